@@ -1,0 +1,234 @@
+"""Every seam to the outside, as Protocols.
+
+The daemon gets the real implementations (`croft.adapters`), the simulator its own (`croft.sim`). Both sides of each
+seam pass the same tests.
+"""
+
+from __future__ import annotations
+
+import enum
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Protocol, TypeVar
+
+from croft.model.ids import PeerId
+from croft.model.isolation import Isolation
+
+T = TypeVar("T")
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+class RouteKind(enum.StrEnum):
+    """How packets to a peer travel."""
+
+    DIRECT = "direct"
+    RELAYED = "relayed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The path in use to a peer. `address` is `ip:port` when direct, the relay's URL when relayed."""
+
+    kind: RouteKind
+    address: str = ""
+    round_trip_s: float | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class Stream(Protocol):
+    """A reliable, ordered, bidirectional stream of bytes inside a connection.
+
+    Every method may be cancelled without losing data: a cancelled `read` leaves the bytes for the next one, a
+    cancelled `write` still goes out whole. One reader and one writer at a time.
+    """
+
+    async def read(self, size_bytes_max: int) -> bytes:
+        """Some bytes, at most `size_bytes_max`; `b""` once the other side has finished. Raises ConnectionLost."""
+        ...
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Hands over all of `data`, waiting while the other side does not keep up. Raises ConnectionLost."""
+        ...
+
+    async def finish(self) -> None:
+        """Half-closes: the other side reads `b""` after the last byte."""
+        ...
+
+    def abort(self) -> None:
+        """Drops both directions at once, without waiting; the other side sees ConnectionLost. Idempotent."""
+        ...
+
+
+class Connection(Protocol):
+    """An encrypted connection between two peers, each of which has proved that it holds its key."""
+
+    @property
+    def remote(self) -> PeerId: ...
+
+    @property
+    def protocol(self) -> bytes:
+        """The ALPN both sides agreed on."""
+        ...
+
+    @property
+    def is_dialler(self) -> bool:
+        """Whether this side dialled."""
+        ...
+
+    async def open_stream(self) -> Stream:
+        """A new stream; the other side sees it once something is written. Raises ConnectionLost."""
+        ...
+
+    async def accept_stream(self) -> Stream:
+        """The next stream that the other side opened; safe to cancel. Raises ConnectionLost once closed."""
+        ...
+
+    def route(self) -> Route: ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Closes at once; `reason` (at most 1,000 bytes) reaches the other side. Idempotent."""
+        ...
+
+    async def wait_closed(self) -> str:
+        """Returns the reason once the connection is closed, by whichever side or by the network."""
+        ...
+
+
+class Transport(Protocol):
+    """Connections by public key: dial and be dialled."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def addresses(self) -> Sequence[str]:
+        """`ip:port` under which this peer may be reached, best first. May change over time."""
+        ...
+
+    async def dial(
+        self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float
+    ) -> Connection:
+        """Connects to `peer` at any of `addresses`. Raises Unreachable. Safe to cancel."""
+        ...
+
+    async def accept(self) -> Connection | None:
+        """The next connection that another peer dialled; None once the transport is closed. Safe to cancel."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# --- time and chance -------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Wall time. Durations and timers use the running loop's clock instead."""
+
+    def now(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        ...
+
+
+class Entropy(Protocol):
+    """Secrets and chance; seeded in simulation."""
+
+    def token(self, size_bytes: int) -> bytes:
+        """Unpredictable bytes, fit for keys and secrets."""
+        ...
+
+    def random(self) -> Random:
+        """A generator for choices that are not secrets."""
+        ...
+
+
+# --- the machine -----------------------------------------------------------------------------------------------------
+
+
+class Database(Protocol):
+    """The peer's state. One writer; every call is one transaction, durable once it returns."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work` in one transaction: committed if it returns, rolled back if it raises."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Offload(Protocol):
+    """CPU work off the event loop."""
+
+    async def run(self, work: Callable[..., T], *args: object) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSpec:
+    """What a box is given. Everything that is not listed is out of reach for the code inside.
+
+    Attributes:
+        name: unique among the peer's live boxes; letters, digits and dashes.
+        argv: the program; an argument equal to `{fd}` becomes the number of the inherited socket.
+        read_only: paths of the host seen inside at the same place, besides the system's `/usr`.
+        work_dir: a folder of the host that is writable inside as `/work`; None for none.
+        environment: the program's whole environment, besides PATH, HOME, TMPDIR and LANG.
+        cpus: processor share; memory_bytes: resident, page cache and tmpfs together; processes_max: tasks alive;
+        scratch_bytes: size of `/tmp`; work_bytes and work_files_max: what `/work` may grow to.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    read_only: tuple[str, ...] = ()
+    work_dir: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cpus: float = 1.0
+    memory_bytes: int = 512 << 20
+    processes_max: int = 64
+    scratch_bytes: int = 64 << 20
+    work_bytes: int = 1 << 30
+    work_files_max: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class BoxUsage:
+    """What a box used, as read from outside it. `death` names why it ended if a limit or a fault ended it."""
+
+    cpu_s: float = 0.0
+    memory_peak_bytes: int = 0
+    death: str = ""
+
+
+class Box(Protocol):
+    """A running program in isolation, with one socket to it."""
+
+    async def read(self, size_bytes_max: int) -> bytes:
+        """Some bytes from the program; `b""` once it has ended. Safe to cancel."""
+        ...
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Hands over all of `data`, waiting while the program does not keep up. Raises ConnectionLost."""
+        ...
+
+    def usage(self) -> BoxUsage:
+        """What it has used so far."""
+        ...
+
+    async def close(self) -> BoxUsage:
+        """Kills everything inside, frees what it held and returns the final usage. Idempotent."""
+        ...
+
+
+class Sandbox(Protocol):
+    """Holds foreign code."""
+
+    def isolation(self) -> Isolation:
+        """What this machine can hold, found by trying."""
+        ...
+
+    async def open(self, spec: BoxSpec) -> Box:
+        """Starts a box. Raises Failed with the reason if it cannot be started."""
+        ...

@@ -1,0 +1,1 @@
+"""How bytes become messages: codec, framing, signed envelopes, protocol versions."""
