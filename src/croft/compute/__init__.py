@@ -1,0 +1,1 @@
+"""Splits work over peers, runs the work of others in boxes."""

@@ -1,0 +1,194 @@
+"""Messages between a peer and the worker inside one of its boxes, and, forwarded, between consumer and lender.
+
+Each travels as one frame of `croft.wire.frames`. Only add: new fields need a default, tags are for ever.
+
+The worker is process 1 of its box. It keeps functions by digest and forks one *runner* per chunk, so that what a chunk
+leaves behind dies with it. A chunk is a short list of tasks of one function; its tasks run one after the other.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from croft.wire.codec import Message
+
+FUNCTION_BYTES_MAX = 64 << 20
+ARGUMENT_BYTES_MAX = 8 << 20
+RESULT_BYTES_MAX = 8 << 20
+FILE_PART_BYTES = 1 << 20
+OUTPUT_PART_BYTES = 64 << 10
+TASK_OUTPUT_BYTES_MAX = 4 << 10
+"""What is kept, from the end, of what a task printed; it travels with failures only."""
+
+
+class Status(enum.IntEnum):
+    """How one task ended. The payload of an outcome depends on it."""
+
+    OK = 0
+    """Payload: the value in the safe codec (`croft.wire.values`)."""
+    RAISED = 1
+    """Payload: an encoded `RemoteException`."""
+    DIED = 2
+    """Payload: UTF-8 text naming the signal, exit code or exhausted limit."""
+    TIMED_OUT = 3
+    """Payload: UTF-8 text."""
+    UNCARRIED = 4
+    """The safe codec cannot carry the result. Payload: UTF-8 text naming the type and where in the result it is."""
+    TOO_LARGE = 5
+    """The encoded result exceeds RESULT_BYTES_MAX. Payload: UTF-8 text."""
+
+
+class RemoteException(Message, frozen=True):
+    """An exception that a task raised. `arguments` is the safe-codec tuple of `args`, empty if it cannot be carried."""
+
+    module: str
+    name: str
+    message: str
+    traceback: str
+    arguments: bytes = b""
+    output: str = ""
+
+
+Outcome = tuple[int, int, bytes]
+"""Index of the task in its chunk, `Status`, payload."""
+
+
+# --- to the worker ---------------------------------------------------------------------------------------------------
+
+
+class LoadFunction(Message, frozen=True, tag=1):
+    """A function by the BLAKE3 digest of its cloudpickle bytes. Sent before the first chunk that uses it."""
+
+    digest: bytes
+    pickled: bytes
+    python: str
+    """Major.minor of the sender's interpreter: pickles are not loaded across minor versions."""
+
+
+class RunChunk(Message, frozen=True, tag=2):
+    """Run these tasks of one function in order, in one fresh runner. `arguments`: pickles of (args, kwargs)."""
+
+    chunk: int
+    function: bytes
+    arguments: list[bytes]
+    task_s_max: float = 0.0
+    """Time limit of each task in seconds; 0 for none."""
+
+
+class CancelChunk(Message, frozen=True, tag=3):
+    """Kill the chunk's runner, or forget the chunk if it waits. Answered by `ChunkDone` either way."""
+
+    chunk: int
+
+
+class PutFile(Message, frozen=True, tag=4):
+    """Begins a file at a relative `path` below /work; `FileBytes` follow, then `FileEnd`. Parents are made."""
+
+    path: str
+    is_executable: bool = False
+
+
+class GetFile(Message, frozen=True, tag=5):
+    """Asks for a regular file below /work: answered by `FileBytes`… `FileEnd`, or by `FileFailed`."""
+
+    path: str
+
+
+class RunCommand(Message, frozen=True, tag=6):
+    """Run a command in /work with stdin empty; its output comes live, then `CommandExited`. One at a time."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    time_s_max: float = 0.0
+
+
+class CancelCommand(Message, frozen=True, tag=7):
+    """Kill the command and all it started."""
+
+
+# --- both ways -------------------------------------------------------------------------------------------------------
+
+
+class FileBytes(Message, frozen=True, tag=10):
+    """The next part of the file in transfer, at most FILE_PART_BYTES."""
+
+    data: bytes
+
+
+class FileEnd(Message, frozen=True, tag=11):
+    """The file is complete."""
+
+
+# --- from the worker -------------------------------------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True, tag=20):
+    """The worker is up. First message it sends."""
+
+    python: str
+
+
+class ChunkResults(Message, frozen=True, tag=21):
+    """Outcomes so far, a few milliseconds' worth at a time; each task's outcome is sent once."""
+
+    chunk: int
+    outcomes: list[Outcome]
+
+
+class ChunkDone(Message, frozen=True, tag=22):
+    """No more outcomes of this chunk will come. `elapsed_s` is the time its runner worked."""
+
+    chunk: int
+    elapsed_s: float
+
+
+class FunctionFailed(Message, frozen=True, tag=23):
+    """The function cannot be loaded: every task of it fails with this reason."""
+
+    digest: bytes
+    reason: str
+
+
+class Output(Message, frozen=True, tag=24):
+    """What the command printed; `descriptor` is 1 or 2. At most OUTPUT_PART_BYTES."""
+
+    descriptor: int
+    data: bytes
+
+
+class CommandExited(Message, frozen=True, tag=25):
+    """The command ended. `signal` is 0 unless one killed it; `reason` names a limit that did."""
+
+    exit_code: int
+    signal: int = 0
+    reason: str = ""
+
+
+class FileFailed(Message, frozen=True, tag=26):
+    """A file could not be written or read; `reason` says why."""
+
+    path: str
+    reason: str
+
+
+class FilePut(Message, frozen=True, tag=27):
+    """The file begun by `PutFile` is complete on the box's disk."""
+
+    path: str
+
+
+ToWorker = (
+    LoadFunction | RunChunk | CancelChunk | PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
+)
+FromWorker = (
+    Ready
+    | ChunkResults
+    | ChunkDone
+    | FunctionFailed
+    | Output
+    | CommandExited
+    | FileBytes
+    | FileEnd
+    | FileFailed
+    | FilePut
+)
