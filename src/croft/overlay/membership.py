@@ -264,6 +264,10 @@ class Membership:
             if self._is_news(member, sender, now):
                 self._members[member.community][member.peer] = member
                 fresh.append(member)
+                redial = self._redials.get(member.peer)
+                if redial is not None and not redial.is_under_way:
+                    # It started anew, perhaps elsewhere: no reason to wait longer.
+                    del self._redials[member.peer]
                 effects.append(Remember(member))
         return [*effects, *self._flood(fresh, sender), *self._dial_due(now)]
 
