@@ -326,6 +326,6 @@ class Bag:
                 chunk.open -= gone
                 if not chunk.open:
                     effects.append(RevokeChunk(chunk.peer, number))
-        for task in gone:
-            del self._tasks[task]
+        for number in tasks:
+            self._tasks.pop(number, None)
         return effects
