@@ -44,6 +44,7 @@ class _Waiting:
     """A chunk that the box runs for a session."""
 
     session_chunk: int
+    function: bytes
     deliver: Deliver
 
 
@@ -56,7 +57,6 @@ class TaskBox:
     messages: MessageStream
     loaded: set[bytes] = field(default_factory=set)
     waiting: dict[int, _Waiting] = field(default_factory=dict)
-    functions_wanted: dict[bytes, list[Deliver]] = field(default_factory=dict)
     next_chunk: int = 1
     sessions: int = 0
     idle_since: float = 0.0
@@ -66,7 +66,7 @@ class TaskBox:
         """Starts a chunk; outcomes go to `deliver` under the session's own number. Returns the box's number."""
         number = self.next_chunk
         self.next_chunk += 1
-        self.waiting[number] = _Waiting(chunk.chunk, deliver)
+        self.waiting[number] = _Waiting(chunk.chunk, chunk.function, deliver)
         if function.digest not in self.loaded:
             self.loaded.add(function.digest)
             self.messages.post(function)
@@ -95,9 +95,8 @@ class TaskBox:
                     case ChunkDone(number, elapsed_s):
                         if waiting := self.waiting.pop(number, None):
                             waiting.deliver(ChunkDone(waiting.session_chunk, elapsed_s))
-                    case FunctionFailed():
-                        for waiting in {id(w.deliver): w for w in self.waiting.values()}.values():
-                            waiting.deliver(message)
+                    case FunctionFailed(digest):
+                        self._fail_function(digest, message)
                     case _:
                         pass
         except (ConnectionLost, PeerMisbehaved) as fault:
@@ -108,6 +107,16 @@ class TaskBox:
             for waiting in list(self.waiting.values()):
                 waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
             self.waiting.clear()
+
+
+    def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
+        told: list[Deliver] = []
+        for number in [n for n, waiting in self.waiting.items() if waiting.function == digest]:
+            waiting = self.waiting.pop(number)
+            if waiting.deliver not in told:
+                told.append(waiting.deliver)
+                waiting.deliver(message)
+            waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
 
 
 class BoxPool:
