@@ -108,7 +108,6 @@ class TaskBox:
                 waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
             self.waiting.clear()
 
-
     def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
         told: list[Deliver] = []
         for number in [n for n, waiting in self.waiting.items() if waiting.function == digest]:

@@ -26,7 +26,16 @@ from croft.compute.worker_messages import (
     PutFile,
     RunCommand,
 )
-from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, Unreachable, by_code
+from croft.errors import (
+    Busy,
+    ConnectionLost,
+    CroftError,
+    Failed,
+    PeerMisbehaved,
+    Refused,
+    Unreachable,
+    by_code,
+)
 from croft.model.ids import PeerId
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
@@ -143,7 +152,12 @@ class CommandJob:
                 ]
                 await stream.finish()
                 return CommandResult(
-                    exited.exit_code, exited.signal, exited.reason, candidate.peer, candidate.name, tuple(missing)
+                    exited.exit_code,
+                    exited.signal,
+                    exited.reason,
+                    candidate.peer,
+                    candidate.name,
+                    tuple(missing),
                 )
         finally:
             stream.abort()
@@ -209,10 +223,12 @@ async def _get_output(messages: MessageStream, name: str, destination: Path) -> 
             message = await _receive(messages)
             match message:
                 case FileBytes(data):
-                    file = file or await asyncio.to_thread(part.open, "wb")
+                    if file is None:
+                        file = await asyncio.to_thread(part.open, "wb")
                     await asyncio.to_thread(file.write, data)
                 case FileEnd():
-                    file = file or await asyncio.to_thread(part.open, "wb")
+                    if file is None:
+                        file = await asyncio.to_thread(part.open, "wb")
                     file.close()
                     await asyncio.to_thread(part.replace, destination)
                     return ""
@@ -228,4 +244,3 @@ async def _get_output(messages: MessageStream, name: str, destination: Path) -> 
         if file is not None and not file.closed:
             file.close()
             part.unlink(missing_ok=True)
-

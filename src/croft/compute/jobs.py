@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from croft.compute import job as core
 from croft.compute.lenders import Candidate, Lenders, Wish
-from croft.compute.messages import Declined, Opened, OpenTasks, Reply, TASKS_PURPOSE
+from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Reply
 from croft.compute.worker_messages import (
     CancelChunk,
     ChunkDone,
@@ -59,7 +59,14 @@ class TaskJob:
     """One bag of tasks. `run` works until cancelled; `on_outcomes` hears of every recorded outcome, once."""
 
     def __init__(
-        self, job: JobId, peers: Peers, wish: Wish, on_outcomes: OnOutcomes, *, memory_bytes: int, task_s_max: float
+        self,
+        job: JobId,
+        peers: Peers,
+        wish: Wish,
+        on_outcomes: OnOutcomes,
+        *,
+        memory_bytes: int,
+        task_s_max: float,
     ) -> None:
         self.id = job
         self.done_by: dict[PeerId, int] = {}

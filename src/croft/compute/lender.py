@@ -196,9 +196,7 @@ class Lender:
             self._deliver(number, ChunkDone(chunk_number, 0.0))
             return
         function = self._pool.functions(session.box.twin)[chunk.function]
-        session.running[chunk_number] = session.box.run(
-            chunk, function, lambda message: self._deliver(number, message)
-        )
+        session.running[chunk_number] = session.box.run(chunk, function, lambda message: self._deliver(number, message))
 
     def _deliver(self, number: int, message: Message) -> None:
         """Passes a box's answer to its consumer."""
@@ -226,9 +224,7 @@ class Lender:
             number = next(self._numbers)
             started = self._commands[number] = asyncio.Event()
             self._perform(self._admission.handle(admission.SessionOpened(number)))
-            self._perform(
-                self._admission.handle(admission.UnitArrived(number, 0, max(1, round(opening.cpus))))
-            )
+            self._perform(self._admission.handle(admission.UnitArrived(number, 0, max(1, round(opening.cpus)))))
             # A consumer that goes away while it waits for a slot ends its stream: watch for both.
             hung_up = asyncio.create_task(messages.receive(), name="command.hung_up")
             try:
@@ -316,16 +312,14 @@ async def _await_ready(worker: MessageStream) -> None:
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             payload = await worker.receive()
-        ready: FromWorker | None = payload and decode_union(payload, FromWorker, step="box")
+        ready: FromWorker | None = None if payload is None else decode_union(payload, FromWorker, step="box")
     except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
         raise Failed(f"the box did not start: {fault or 'no answer'}", remedy="See the peer's log.") from None
     if not isinstance(ready, Ready):
         raise Failed("the box did not start: its worker ended", remedy="See the peer's log.")
 
 
-async def _pump_down(
-    first: asyncio.Task[bytes | None], messages: MessageStream, worker: MessageStream
-) -> None:
+async def _pump_down(first: asyncio.Task[bytes | None], messages: MessageStream, worker: MessageStream) -> None:
     """Passes the consumer's messages to the box until the consumer closes its side."""
     payload = await first
     while payload is not None:

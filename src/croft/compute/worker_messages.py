@@ -177,9 +177,7 @@ class FilePut(Message, frozen=True, tag=27):
     path: str
 
 
-ToWorker = (
-    LoadFunction | RunChunk | CancelChunk | PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
-)
+ToWorker = LoadFunction | RunChunk | CancelChunk | PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
 FromWorker = (
     Ready
     | ChunkResults

@@ -133,7 +133,8 @@ class Link:
 
     def _unreachable(self, method: str) -> Unreachable:
         return Unreachable(
-            f"the link to {self.greeted.name} ended during `{method}`", remedy="See who is here: `croft peers`."
+            f"the link to {self.greeted.name} ended during `{method}`",
+            remedy="See who is here: `croft peers`.",
         )
 
     async def _listen(self) -> None:

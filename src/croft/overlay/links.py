@@ -256,7 +256,8 @@ class Links:
             greeting = await _receive_greeting(control)
             if isinstance(greeting, Rejected):
                 raise Refused(
-                    f"peer {short(connection.remote)} refused the link: {greeting.message}", remedy=greeting.remedy
+                    f"peer {short(connection.remote)} refused the link: {greeting.message}",
+                    remedy=greeting.remedy,
                 )
             greeted = self._passport.check(connection.remote, greeting)
             return Link(connection, control, greeted, self._calls, self._notices)

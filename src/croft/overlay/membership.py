@@ -245,9 +245,7 @@ class Membership:
 
     def _send(self, peer: PeerId, community: CommunityId, members: Sequence[Member]) -> list[Effect]:
         return [
-            SendRecords(
-                peer, community, tuple(member.record for member in members[at : at + RECORDS_PER_NOTICE_MAX])
-            )
+            SendRecords(peer, community, tuple(member.record for member in members[at : at + RECORDS_PER_NOTICE_MAX]))
             for at in range(0, len(members), RECORDS_PER_NOTICE_MAX)
         ]
 

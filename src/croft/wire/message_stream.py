@@ -34,9 +34,7 @@ class MessageStream:
     `receive` returns one frame's payload, or None once the other side has finished between two frames.
     """
 
-    def __init__(
-        self, stream: ByteStream, *, step: str, frame_bytes_max: int = frames.FRAME_BYTES_MAX
-    ) -> None:
+    def __init__(self, stream: ByteStream, *, step: str, frame_bytes_max: int = frames.FRAME_BYTES_MAX) -> None:
         self._stream = stream
         self._reader = frames.FrameReader(frame_bytes_max, step=step)
         self._received: deque[bytes] = deque()
