@@ -113,17 +113,21 @@ class TaskJob:
         """Keeps enough lenders at work. Raises Refused if for NOBODY_S_MAX none could be had."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            while True:
+            # The loop ends only while no session is open, so the group has nothing left to wait for.
+            while not self._is_hopeless(loop.time()):
                 await self._wanted.wait()
                 if self._bag.open_tasks == 0:
                     self._wanted.clear()
-                    self._nobody_since = None
                     continue
                 for candidate in self._to_ask(loop.time()):
                     self._sessions[candidate.peer] = None
                     tasks.create_task(self._work_with(candidate), name=f"job.{self.id}.{candidate.name}")
-                self._check_nobody(loop.time())
                 await asyncio.sleep(LOOK_AGAIN_S)
+        reasons = self._lenders.reasons()
+        raise Refused(
+            "no peer takes this job: " + ("; ".join(reasons) if reasons else "none that fits is here"),
+            remedy="See who lends what: `croft peers`.",
+        )
 
     def _to_ask(self, now: float) -> list[Candidate]:
         """Lenders to bring in: as many as the waiting tasks could keep busy."""
@@ -138,18 +142,13 @@ class TaskJob:
             wanted -= candidate.slots
         return chosen
 
-    def _check_nobody(self, now: float) -> None:
-        if self._sessions:
+    def _is_hopeless(self, now: float) -> bool:
+        if self._sessions or self._bag.open_tasks == 0:
             self._nobody_since = None
-            return
+            return False
         if self._nobody_since is None:
             self._nobody_since = now
-        if now - self._nobody_since > NOBODY_S_MAX:
-            reasons = self._lenders.reasons()
-            raise Refused(
-                "no peer takes this job: " + ("; ".join(reasons) if reasons else "none that fits is here"),
-                remedy="See who lends what: `croft peers`.",
-            )
+        return now - self._nobody_since > NOBODY_S_MAX
 
     async def _work_with(self, candidate: Candidate) -> None:
         peer = candidate.peer
