@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from croft.client.local_api import LocalApi
 from croft.client.task_session import Options, TaskFuture, TaskSession
+from croft.control.home import Home
 from croft.errors import Usage
 from croft.model.quantities import duration_s, size_bytes
-from croft.node.paths import Home
 
 if TYPE_CHECKING:
     from croft.client.executor import GridExecutor
@@ -44,8 +44,9 @@ class Grid:
         self._thread.start()
         self._pid = os.getpid()
         self._sessions: set[TaskSession] = set()
-        self._shared: dict[Options, TaskSession] = {}
+        self._shared: TaskSession | None = None
         self._lock = threading.Lock()
+        self._submit_lock = threading.Lock()
         self._is_closed = False
 
     # --- work --------------------------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ class Grid:
             Unserialisable, TooLarge: the function or an argument cannot be sent.
             Unreachable: the daemon is not running.
         """
-        return self._shared_session(Options(label=_name(function))).submit(function, args, kwargs)
+        return self._shared_session().submit(function, args, kwargs)
 
     def map(
         self,
@@ -92,9 +93,7 @@ class Grid:
         """A `concurrent.futures.Executor` over the peers; a job of its own. Arguments as for `map`."""
         from croft.client.executor import GridExecutor
 
-        options = Options(
-            "executor", self._peer_ids(on), self._peer_ids(avoid), size_bytes(memory), duration_s(time)
-        )
+        options = Options("executor", self._peer_ids(on), self._peer_ids(avoid), size_bytes(memory), duration_s(time))
         return GridExecutor(self, self._open_session(options))
 
     # --- questions ---------------------------------------------------------------------------------------------------
@@ -154,15 +153,11 @@ class Grid:
             self._sessions.add(session)
         return session
 
-    def _shared_session(self, options: Options) -> TaskSession:
-        key = Options(label="submit")
-        with self._lock:
-            session = self._shared.get(key)
-        if session is None or session.is_ended:
-            session = self._open_session(key)
-            with self._lock:
-                self._shared[key] = session
-        return session
+    def _shared_session(self) -> TaskSession:
+        with self._submit_lock:
+            if self._shared is None or self._shared.is_ended:
+                self._shared = self._open_session(Options(label="submit"))
+            return self._shared
 
     def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.api.find_peer(name).peer for name in ([names] if isinstance(names, str) else names))

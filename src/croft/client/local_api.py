@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from croft.control import schema
-from croft.errors import CroftError, Unreachable, by_code
+from croft.errors import CroftError, NotFound, Unreachable, Usage, by_code
 
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
+ID_PREFIX_MIN = 4
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -42,6 +43,18 @@ class LocalApi:
     def peers(self) -> list[schema.Peer]:
         """Every known member, this peer first."""
         return self._ask("GET", "/v1/peers", list[schema.Peer])
+
+    def find_peer(self, name: str) -> schema.Peer:
+        """The member of this name, nickname or id, or of an id that starts like this. Raises NotFound, Usage."""
+        peers = self.peers()
+        found = [peer for peer in peers if name in (peer.name, peer.peer)]
+        found = found or [peer for peer in peers if len(name) >= ID_PREFIX_MIN and peer.peer.startswith(name)]
+        if not found:
+            raise NotFound(f"no peer is called `{name}`", remedy="See who is here: `croft peers`.")
+        if len(found) > 1:
+            ids = ", ".join(peer.peer[:10] for peer in found)
+            raise Usage(f"several peers are called `{name}`: {ids}", remedy="Name it by the start of its id.")
+        return found[0]
 
     def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True) -> schema.Invitation:
         """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN."""

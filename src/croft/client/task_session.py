@@ -12,7 +12,7 @@ from typing import Any
 
 from croft.client.local_api import not_running
 from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
-from croft.control.work import SocketStream
+from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
     DefineFunction,
@@ -156,6 +156,11 @@ class TaskSession:
             await asyncio.gather(self._reading, return_exceptions=True)
 
     @property
+    def is_ended(self) -> bool:
+        """Whether the job takes no more tasks."""
+        return self._failure is not None
+
+    @property
     def open_tasks(self) -> int:
         """Tasks without an outcome."""
         return len(self._futures)
@@ -242,4 +247,3 @@ class TaskSession:
 
 def _daemon_ended() -> Unreachable:
     return Unreachable("the daemon ended before the job was done", remedy="Start it with `croft up`, and run it again.")
-

@@ -13,6 +13,7 @@ from croft.compute.commands import CommandJob, CommandSpec
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import LoadFunction
+from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
     CommandEnded,
@@ -52,29 +53,6 @@ class JobFactory(Protocol):
     async def ended(self, job: str, error: CroftError | None) -> None:
         """A job is over."""
         ...
-
-
-class SocketStream:
-    """A Unix-socket connection as `croft.wire.message_stream.ByteStream`."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def read(self, size_bytes_max: int) -> bytes:
-        """Some bytes; `b""` at the end."""
-        try:
-            return await self._reader.read(size_bytes_max)
-        except OSError as error:
-            raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
-
-    async def write(self, data: bytes | memoryview) -> None:
-        """All of `data`, with back-pressure."""
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
 
 
 class WorkServer:

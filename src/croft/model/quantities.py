@@ -33,7 +33,7 @@ def duration_s(text: str | int | float) -> float:
 
 
 def show_size(size: float) -> str:
-    """"1.5 GB": two or three digits and a unit, for people."""
+    """ "1.5 GB": two or three digits and a unit, for people."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1024 or unit == "TB":
             return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
@@ -42,7 +42,7 @@ def show_size(size: float) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """"12 ms", "4.2 s", "3 min", "2 h", "5 d": for people."""
+    """ "12 ms", "4.2 s", "3 min", "2 h", "5 d": for people."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else f"{seconds * 1000:.1f} ms"
     for limit, unit, divisor in ((60, "s", 1), (3600, "min", 60), (172_800, "h", 3600)):
