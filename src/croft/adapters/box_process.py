@@ -30,6 +30,7 @@ START_SILENT_S_MAX = 1.0
 """`open` waits for the first sign of life; a program that says nothing for so long counts as started."""
 END_S_MAX = 0.5
 """How long a box whose socket has closed may take to end by itself, so that its exit code is known."""
+TRY_S_MAX = 5.0
 ERROR_BYTES_MAX = 4 << 10
 WORK_FOLDER = "/work"
 MINIMAL_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -49,8 +50,14 @@ class Launch:
     """Passed on, and closed here once it runs; the inside of the socket is not among them."""
     held: list[int] = field(default_factory=list)
     """Kept open here until the box is closed."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of the first program outside the box, besides LAUNCH_ENVIRONMENT."""
+    keeper_s: float = 0.0
+    """How long the first program may take to clear the box away by itself once the held descriptors are closed."""
     group: ControlGroup | None = None
     cleanups: list[Callable[[], None]] = field(default_factory=list)
+    scratch: Path | None = None
+    """A folder of the host that serves as the box's /tmp, if it has no /tmp of its own."""
     watch: Watch | None = None
     process: subprocess.Popen[bytes] | None = None
     outside: socket.socket | None = None
@@ -74,7 +81,10 @@ class Launch:
         if self.group is not None:
             with contextlib.suppress(OSError):
                 self.group.kill()
-        if self.process is not None and self.process.returncode is None:
+        if self.process is not None and self.keeper_s:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(self.keeper_s)
+        if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -121,6 +131,22 @@ class ProcessSandbox:
             raise
         return box
 
+    def try_out(self, spec: BoxSpec) -> str:
+        """Runs a program that ends by itself. Blocks; returns "" if it ended well, else what went wrong."""
+        try:
+            launch = self._start(spec)
+        except Failed as error:
+            return error.message
+        assert launch.process is not None, "it was started"
+        try:
+            code = launch.process.wait(TRY_S_MAX)
+            said = os.read(launch.errors, ERROR_BYTES_MAX) if code else b""
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        finally:
+            launch.undo()
+        return said.decode(errors="replace").strip() or (f"exit code {code}" if code else "")
+
     def _discard(self, starting: asyncio.Future[Launch]) -> None:
         if not starting.cancelled() and starting.exception() is None:
             self._starter.submit(starting.result().undo)
@@ -139,7 +165,7 @@ class ProcessSandbox:
             launch.process = subprocess.Popen(
                 launch.argv,
                 pass_fds=[inside.fileno(), *launch.descriptors],
-                env=LAUNCH_ENVIRONMENT,
+                env={**LAUNCH_ENVIRONMENT, **launch.environment},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=error_end,

@@ -121,10 +121,17 @@ def _bubblewrap_arguments(spec: BoxSpec, launch: Launch, sources: dict[str, str]
     for path in spec.read_only:
         arguments += ["--ro-bind", sources.get(path, path), path]
     arguments += ["--remount-ro", "/", "--chdir", WORK_FOLDER if has_work else "/tmp"]
-    environment = {"PATH": MINIMAL_PATH, "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **spec.environment}
+    environment = {
+        "PATH": MINIMAL_PATH,
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        **spec.environment,
+    }
     for name, value in environment.items():
         arguments += ["--setenv", name, value]
-    arguments += ["--seccomp", str(launch.remember(compile_filter()))]
+    program = compile_filter(has_memory_limit=launch.group is not None)
+    arguments += ["--seccomp", str(launch.remember(program))]
     return arguments
 
 

@@ -19,7 +19,7 @@ def worker_argv(slots: int = 1) -> tuple[str, ...]:
 def runtime_paths() -> tuple[str, ...]:
     """Folders besides /usr that hold the interpreter, its packages and Croft itself; outer ones first."""
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    candidates = {sys.base_prefix, sys.prefix, *packages, str(Path(__file__).parent.parent)}
+    candidates = {sys.base_prefix, sys.prefix, *packages, str(Path(__file__).parents[2])}
     # A virtual environment's interpreter is a chain of links, and every step of it must be there.
     link = sys.executable
     while os.path.islink(link):
@@ -36,6 +36,10 @@ def runtime_environment() -> dict[str, str]:
     """Variables without which the interpreter does not start, or loads another one's library."""
     environment = {"PYTHONDONTWRITEBYTECODE": "1"}
     folder = sysconfig.get_config_var("LIBDIR")
-    if sysconfig.get_config_var("Py_ENABLE_SHARED") and folder and not Path(folder).is_relative_to(SYSTEM_PREFIX):
+    if (
+        sysconfig.get_config_var("Py_ENABLE_SHARED")
+        and folder
+        and not Path(folder).is_relative_to(SYSTEM_PREFIX)
+    ):
         environment["LD_LIBRARY_PATH"] = str(folder)
     return environment

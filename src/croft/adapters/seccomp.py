@@ -125,7 +125,10 @@ _DENIED_WITHOUT_NAMESPACES: dict[str, Numbers] = {
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
     "ioprio_set": (251, 30),
-    # what Landlock leaves open
+}
+
+_DENIED_WITHOUT_OWN_USER: dict[str, Numbers] = {
+    # Landlock does not restrict these, and files of the peer's user would obey
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -144,6 +147,12 @@ _DENIED_WITHOUT_NAMESPACES: dict[str, Numbers] = {
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
+}
+
+_DENIED_WITHOUT_MEMORY_LIMIT: dict[str, Numbers] = {
+    # memory that belongs to no process, so that nothing but a control group counts it
+    "memfd_create": (319, 279),
+    "shmget": (29, 194),
 }
 
 _CLONE: Numbers = (56, 220)
@@ -215,11 +224,18 @@ class _Rules:
         self.add(_LOAD, _OFFSET_ARGUMENTS + 8 * argument)
 
 
-def compile_filter(*, has_namespaces: bool = True, architecture: str = "") -> bytes:
+def compile_filter(
+    *,
+    has_namespaces: bool = True,
+    has_own_user: bool = True,
+    has_memory_limit: bool = True,
+    architecture: str = "",
+) -> bytes:
     """The filter as an array of `struct sock_filter`, in the byte order of this machine.
 
-    Without namespaces of its own (`has_namespaces` false) a box also loses Unix sockets, System V IPC, changes of
-    ownership, mode, times and attributes, and influence on processes other than the caller.
+    A box without namespaces of its own also loses Unix sockets, shared IPC objects, and influence on processes other
+    than the caller; one that runs as the peer's own user loses changes of ownership, mode, times and attributes; one
+    without a hard memory limit loses memory that no process owns.
 
     Raises:
         KeyError: the architecture is not supported.
@@ -235,6 +251,12 @@ def compile_filter(*, has_namespaces: bool = True, architecture: str = "") -> by
     rules.add(_RETURN, _ERRNO | errno.ENOSYS)
     rules.refuse(_UNKNOWN.values(), errno.ENOSYS)
     rules.refuse(_DENIED.values(), errno.EPERM)
+    if not has_memory_limit:
+        rules.refuse(_DENIED_WITHOUT_MEMORY_LIMIT.values(), errno.EPERM)
+    if not has_namespaces:
+        rules.refuse(_DENIED_WITHOUT_NAMESPACES.values(), errno.EPERM)
+    if not has_namespaces and not has_own_user:
+        rules.refuse(_DENIED_WITHOUT_OWN_USER.values(), errno.EPERM)
     rules.forbid_bits(_CLONE, 0, _CLONE_NEW_ANYTHING, errno.EPERM)
     rules.forbid(_IOCTL, 1, (_TIOCSTI, _TIOCLINUX), errno.EPERM)
     rules.require(_PERSONALITY, 0, (_PERSONALITY_PLAIN, _PERSONALITY_QUERY), errno.EPERM)
@@ -243,7 +265,6 @@ def compile_filter(*, has_namespaces: bool = True, architecture: str = "") -> by
         rules.require(_SOCKET, 0, (_AF_UNIX,), errno.EAFNOSUPPORT)
     else:
         rules.require(_SOCKET, 0, (), errno.EAFNOSUPPORT)
-        rules.refuse(_DENIED_WITHOUT_NAMESPACES.values(), errno.EPERM)
         for call in _OWN_PROCESS_ONLY:
             rules.require(call, 0, (0,), errno.EPERM)
         rules.require(_SETPRIORITY, 0, (0,), errno.EPERM)

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,8 +43,8 @@ class Watch:
     folder_files_max: int = 0
     scratch: Path | None = None
     scratch_bytes_max: int = 0
-    kill: Callable[[], None] | None = None
-    """How to end the box; without it the process and all its descendants are killed."""
+    has_keeper: bool = False
+    """The first process stays outside the box to clear it away, so it is neither counted nor killed."""
     reason: str = ""
     cpu_s: float = 0.0
     memory_peak_bytes: int = 0
@@ -93,12 +93,12 @@ class Watchdog:
             return
         pids: list[int] = []
         if watch.memory_bytes_max is not None:
-            pids = _descendants(watch.pid, children)
+            pids = _inside(watch, children)
             self._look_at_memory(watch, pids, watch.memory_bytes_max)
         now = time.monotonic()
         if not watch.reason and now >= watch.next_folder_sweep:
             if not pids:
-                pids = _descendants(watch.pid, _children_of_all())
+                pids = _inside(watch, _children_of_all())
             self._look_at_folders(watch, pids)
             spent = time.monotonic() - now
             watch.next_folder_sweep = time.monotonic() + max(FOLDER_SWEEP_S_MIN, spent / FOLDER_SHARE_MAX)
@@ -138,10 +138,7 @@ class Watchdog:
 
 
 def _kill(watch: Watch) -> None:
-    if watch.kill is not None:
-        watch.kill()
-        return
-    for pid in reversed(_descendants(watch.pid, _children_of_all())):
+    for pid in reversed(_inside(watch, _children_of_all())):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
@@ -225,6 +222,10 @@ def _descendants(pid: int, children: Mapping[int, list[int]]) -> list[int]:
     for parent in found:
         found.extend(children.get(parent, ()))
     return found
+
+
+def _inside(watch: Watch, children: Mapping[int, list[int]]) -> list[int]:
+    return _descendants(watch.pid, children)[int(watch.has_keeper) :]
 
 
 def _stat_fields(pid: int) -> list[bytes]:

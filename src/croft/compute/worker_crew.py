@@ -240,7 +240,11 @@ class Crew:
         framed = frame(encode(request))
         is_whole = len(chunk.unfinished) == len(request.arguments)
         try:
-            if is_whole and len(framed) <= REQUEST_BYTES_MAX and os.write(spare.request, framed) == len(framed):
+            if (
+                is_whole
+                and len(framed) <= REQUEST_BYTES_MAX
+                and os.write(spare.request, framed) == len(framed)
+            ):
                 spare.chunk = chunk
                 os.close(spare.request)
                 spare.request = NOBODY
@@ -414,7 +418,11 @@ class Crew:
         self._finish(runner, chunk, is_reaped=True)
 
     def _blame(self, runner: RunnerProcess, chunk: Chunk, status: int) -> None:
-        index, outcome, text = runner.verdict or (runner.progress.read()[0], Status.DIED, describe_exit(status))
+        index, outcome, text = runner.verdict or (
+            runner.progress.read()[0],
+            Status.DIED,
+            describe_exit(status),
+        )
         if index in chunk.unfinished:
             del chunk.unfinished[index]
             payload = _with_last_words(text, runner.tail.of_running())

@@ -178,7 +178,15 @@ class FilePut(Message, frozen=True, tag=27):
 
 
 ToWorker = (
-    LoadFunction | RunChunk | CancelChunk | PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
+    LoadFunction
+    | RunChunk
+    | CancelChunk
+    | PutFile
+    | GetFile
+    | RunCommand
+    | CancelCommand
+    | FileBytes
+    | FileEnd
 )
 FromWorker = (
     Ready

@@ -171,7 +171,9 @@ class Runner:
         sys.stderr.reconfigure(line_buffering=True)
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # new process, new streams
 
-    def run(self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]) -> NoReturn:
+    def run(
+        self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]
+    ) -> NoReturn:
         """Runs tasks in order, reports each, and ends the process."""
         mark, now = self._progress.mark, time.monotonic
         for index in indices:
@@ -214,7 +216,10 @@ def run_task(function: Callable[..., object], pickled: bytes) -> tuple[Status, b
         text = f"a result of type {type(result).__qualname__} cannot be encoded: {_text_of(error)}"
         return Status.UNCARRIED, text.encode(errors="replace")[:MESSAGE_CHARACTERS_MAX]
     if len(encoded) > RESULT_BYTES_MAX:
-        return Status.TOO_LARGE, f"the result has {len(encoded)} bytes, the limit is {RESULT_BYTES_MAX}".encode()
+        return (
+            Status.TOO_LARGE,
+            f"the result has {len(encoded)} bytes, the limit is {RESULT_BYTES_MAX}".encode(),
+        )
     return Status.OK, encoded
 
 
