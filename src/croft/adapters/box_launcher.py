@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 if __name__ == "__main__":
     # Under -I nothing but the standard library can be found, not even this package.
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120 - pathlib costs start-up time
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from croft.adapters.landlock import restrict_paths
 from croft.adapters.seccomp import install_filter
@@ -109,7 +109,7 @@ def _has_ended(pid: int) -> bool:
 
 def _children() -> list[int]:
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as listed:  # noqa: PTH123 - see above
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as listed:
             return [int(pid) for pid in listed.read().split()]
     except FileNotFoundError:
         return _children_by_walking()
@@ -119,7 +119,7 @@ def _children_by_walking() -> list[int]:
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - see above
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
                 if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
                     found.append(int(name))
     return found

@@ -103,9 +103,9 @@ def _bubblewrap_arguments(spec: BoxSpec, launch: Launch, sources: dict[str, str]
         *("--ro-bind", "/usr", "/usr"),
     ]
     for path in LOADER_PATHS:
-        if os.path.islink(path):
-            arguments += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
+        if Path(path).is_symlink():
+            arguments += ["--symlink", str(Path(path).readlink()), path]
+        elif Path(path).is_dir():
             arguments += ["--ro-bind", path, path]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     arguments += ["--size", str(min(SHARED_MEMORY_BYTES, spec.memory_bytes)), "--tmpfs", "/dev/shm"]
@@ -151,7 +151,7 @@ def _hidden_paths(spec: BoxSpec) -> Iterable[str]:
     if spec.work_dir is not None:
         paths.append(str(spec.work_dir))
     for path in paths:
-        if not all(os.stat(parent).st_mode & stat.S_IXOTH for parent in Path(path).parents):
+        if not all(parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents):
             yield path
 
 
@@ -163,13 +163,13 @@ def _stage(paths: Iterable[str], launch: Launch, script: list[str]) -> dict[str,
     staged = dict.fromkeys(paths, "")
     if not staged:
         return {}
-    stage = tempfile.mkdtemp(prefix="croft-box-", dir="/run" if os.path.isdir("/run") else None)
-    launch.cleanups.append(lambda: os.rmdir(stage))
+    stage = tempfile.mkdtemp(prefix="croft-box-", dir="/run" if Path("/run").is_dir() else None)
+    launch.cleanups.append(Path(stage).rmdir)
     script.append(f"mount -t tmpfs -o mode=755,size=1m croft {shlex.quote(stage)}")
     for number, path in enumerate(staged):
         place = f"{stage}/{number}"
         staged[path] = place
-        make = "mkdir" if os.path.isdir(path) else "touch"
+        make = "mkdir" if Path(path).is_dir() else "touch"
         script.append(f"{make} {shlex.quote(place)}")
         script.append(f"mount --rbind {shlex.quote(path)} {shlex.quote(place)}")
     return staged

@@ -65,11 +65,8 @@ class ControlGroups(Protocol):
 def find_control_groups() -> ControlGroups | str:
     """The hierarchy that works here, found by making a group in it; else the reason why none does."""
     try:
-        groups: ControlGroups
-        if (ROOT / "cgroup.controllers").exists():
-            groups = _VersionTwo.find()
-        else:
-            groups = _VersionOne.find()
+        is_version_two = (ROOT / "cgroup.controllers").exists()
+        groups: ControlGroups = _VersionTwo.find() if is_version_two else _VersionOne.find()
         groups.create("probe", 1.0, 64 << 20, 8).remove()
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

@@ -34,7 +34,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def landlock_version() -> int:
     """The version of Landlock's interface in this kernel; 0 if there is none."""
-    return max(0, _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION))
+    version: int = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION)
+    return max(0, version)
 
 
 def restrict_paths(read_only: Iterable[str], writable: Iterable[str]) -> None:

@@ -126,15 +126,15 @@ def _limits(spec: BoxSpec, user: int | None, *, has_group: bool) -> list[tuple[s
 
 def _own_processes() -> int:
     count = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
             try:
-                if os.stat(f"/proc/{name}").st_uid == os.getuid():
-                    count += len(os.listdir(f"/proc/{name}/task"))
+                if process.stat().st_uid == os.getuid():
+                    count += sum(1 for _ in (process / "task").iterdir())
             except OSError:
                 continue
     return count
 
 
 def _is_hidden(paths: list[str]) -> bool:
-    return any(not os.stat(parent).st_mode & stat.S_IXOTH for path in paths for parent in Path(path).parents)
+    return any(not parent.stat().st_mode & stat.S_IXOTH for path in paths for parent in Path(path).parents)

@@ -21,10 +21,10 @@ def runtime_paths() -> tuple[str, ...]:
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     candidates = {sys.base_prefix, sys.prefix, *packages, str(Path(__file__).parents[2])}
     # A virtual environment's interpreter is a chain of links, and every step of it must be there.
-    link = sys.executable
-    while os.path.islink(link):
-        link = os.path.join(os.path.dirname(link), os.readlink(link))
-        candidates.add(os.path.dirname(os.path.dirname(os.path.normpath(link))))
+    link = Path(sys.executable)
+    while link.is_symlink():
+        link = link.parent / link.readlink()
+        candidates.add(os.path.normpath(link.parent.parent))
     kept: list[str] = []
     for path in sorted(candidates):
         if path != "/" and not any(Path(path).is_relative_to(outer) for outer in (SYSTEM_PREFIX, *kept)):
@@ -36,10 +36,6 @@ def runtime_environment() -> dict[str, str]:
     """Variables without which the interpreter does not start, or loads another one's library."""
     environment = {"PYTHONDONTWRITEBYTECODE": "1"}
     folder = sysconfig.get_config_var("LIBDIR")
-    if (
-        sysconfig.get_config_var("Py_ENABLE_SHARED")
-        and folder
-        and not Path(folder).is_relative_to(SYSTEM_PREFIX)
-    ):
+    if sysconfig.get_config_var("Py_ENABLE_SHARED") and folder and not Path(folder).is_relative_to(SYSTEM_PREFIX):
         environment["LD_LIBRARY_PATH"] = str(folder)
     return environment

@@ -253,7 +253,7 @@ def _cpu_s(pid: int) -> float:
 
 def _proportional_bytes(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as lines:  # noqa: PTH123 - one small file of many
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as lines:
             for line in lines:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) << 10

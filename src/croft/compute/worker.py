@@ -1,8 +1,8 @@
 """The program inside a box: keeps functions, forks runners for chunks, runs commands, moves files.
 
-Started as `python -sEP -m croft.compute.worker FD [SLOTS]`, or by its path. FD is the inherited socket to the peer, over
-which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once. Its current folder is
-`/work`. It ends when the socket does, and everything below it ends with it.
+Started as `python -sEP -m croft.compute.worker FD [SLOTS]`, or by its path. FD is the inherited socket to the peer,
+over which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once. Its current folder
+is `/work`. It ends when the socket does, and everything below it ends with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 if __name__ == "__main__" and not __package__:
     # Started by path, perhaps under an interpreter in which Croft is not installed.
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120 - pathlib costs start-up time
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import cloudpickle  # noqa: F401 - pickles of functions refer to it, and every runner shares this import
 
@@ -36,7 +36,7 @@ from croft.compute.worker_messages import (
 )
 from croft.compute.worker_processes import Children, become_subreaper, set_dumpable
 from croft.errors import PeerMisbehaved
-from croft.wire.codec import decode
+from croft.wire.codec import decode_union
 
 PROTOCOL_BROKEN_CODE = 65
 
@@ -68,7 +68,7 @@ class Worker:
             self._crew.end()
 
     def _receive(self, payload: bytes) -> None:
-        message: ToWorker = decode(payload, ToWorker, step="worker")  # type: ignore[arg-type]  # a union is a form
+        message: ToWorker = decode_union(payload, ToWorker, step="worker")
         match message:
             case RunChunk():
                 self._crew.submit(message)

@@ -1,7 +1,8 @@
 """Runs chunks in forked runners, several at a time, and accounts for every task of every chunk exactly once.
 
-A runner that is already forked waits for each function in use, so that a lone task pays for no fork. When a runner dies,
-the task that it was running is to blame; tasks that it had finished keep their outcome, the rest go on in a new one.
+A runner that is already forked waits for each function in use, so that a lone task pays for no fork. When a runner
+dies, the task that it was running is to blame; tasks that it had finished keep their outcome, the rest go on in a new
+runner.
 """
 
 from __future__ import annotations
@@ -240,11 +241,7 @@ class Crew:
         framed = frame(encode(request))
         is_whole = len(chunk.unfinished) == len(request.arguments)
         try:
-            if (
-                is_whole
-                and len(framed) <= REQUEST_BYTES_MAX
-                and os.write(spare.request, framed) == len(framed)
-            ):
+            if is_whole and len(framed) <= REQUEST_BYTES_MAX and os.write(spare.request, framed) == len(framed):
                 spare.chunk = chunk
                 os.close(spare.request)
                 spare.request = NOBODY
@@ -287,7 +284,7 @@ class Crew:
         self._busy.append(runner)
         self._loop.watch(runner.exit_descriptor, lambda: self._runner_died(runner))
         self._loop.watch(runner.results, lambda: self._read_results(runner))
-        self._loop.watch(runner.output, lambda: self._read_output(runner))
+        self._loop.watch(runner.output, lambda: self._drain_once(runner))
         if chunk.request.task_s_max > 0:
             self._loop.call_at(runner.started + chunk.request.task_s_max, lambda: self._check_time(runner))
         return True
@@ -379,6 +376,9 @@ class Crew:
             self._loop.forget(runner.output)
         runner.tail.feed(printed)
         return bool(printed)
+
+    def _drain_once(self, runner: RunnerProcess) -> None:
+        self._read_output(runner)
 
     def _drain_output(self, runner: RunnerProcess) -> None:
         # A task that goes on printing must not hold the worker here: a pipe holds no more than this.

@@ -30,12 +30,7 @@ _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 def open_below(root: int, path: str, flags: int, *, mode: int = 0o644, makes_parents: bool = False) -> int:
     """Opens the regular file at the relative `path` below the folder `root`. Raises OSError with a plain reason."""
     parts = path.split("/")
-    if (
-        not path
-        or len(parts) > PATH_PARTS_MAX
-        or "\0" in path
-        or any(part in ("", ".", "..") for part in parts)
-    ):
+    if not path or len(parts) > PATH_PARTS_MAX or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise OSError("the path must be relative, without empty parts, `.` or `..`")
     folder = os.dup(root)
     try:
@@ -81,9 +76,7 @@ class Files:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             descriptor = open_below(self._root, message.path, flags, mode=mode, makes_parents=True)
             self._incoming_descriptor = descriptor
-            with contextlib.suppress(
-                PermissionError
-            ):  # some boxes may not; then a file keeps the mode it has
+            with contextlib.suppress(PermissionError):  # some boxes may not; then a file keeps the mode it has
                 os.fchmod(descriptor, mode)
         except OSError as error:
             self._put_failed(error)

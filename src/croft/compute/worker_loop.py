@@ -50,7 +50,7 @@ class Loop:
         heapq.heappush(self._timers, (when, next(self._order), callback))
 
     def turn(self, *, is_idle_wanted: bool = False) -> bool:
-        """Waits for something to happen and handles it. With `is_idle_wanted`, does not wait; returns whether it idled."""
+        """Handles what happens next, and returns whether nothing did. With `is_idle_wanted` it does not wait for it."""
         timeout = -1.0
         if is_idle_wanted:
             timeout = 0.0

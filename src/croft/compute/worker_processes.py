@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import os
 import signal
-from pathlib import Path
 
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
@@ -34,7 +33,11 @@ def become_subreaper() -> None:
 def prefer_for_killing() -> None:
     """Makes the kernel choose this process rather than the worker when memory runs out."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"1000")
+        finally:
+            os.close(descriptor)
 
 
 def describe_exit(status: int) -> str:
@@ -56,7 +59,7 @@ class Children:
     def __init__(self) -> None:
         self._known: set[int] = set()
         self._is_process_one = os.getpid() == 1
-        own = Path(f"/proc/self/task/{os.getpid()}/children")
+        own = f"/proc/self/task/{os.getpid()}/children"
         try:
             self._list: int | None = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -112,7 +115,8 @@ def _children_by_walking(parent: int) -> list[int]:
         return found
     for name in names:
         try:
-            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == parent:

@@ -88,7 +88,7 @@ class OutcomeReader:
         buffer += received
         outcomes: list[Outcome] = []
         position, end = 0, len(buffer)
-        unpack, header = _HEADER.unpack_from, _HEADER.size
+        unpack, header, view = _HEADER.unpack_from, _HEADER.size, memoryview(buffer)
         while end - position >= header:
             index, status, size = unpack(buffer, position)
             if size > OUTCOME_BYTES_MAX or status > Status.TOO_LARGE:
@@ -97,7 +97,8 @@ class OutcomeReader:
             if end - start < size:
                 break
             position = start + size
-            outcomes.append((index, status, bytes(buffer[start:position])))
+            outcomes.append((index, status, bytes(view[start:position])))
+        view.release()
         del buffer[:position]
         return outcomes
 
@@ -171,9 +172,7 @@ class Runner:
         sys.stderr.reconfigure(line_buffering=True)
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # new process, new streams
 
-    def run(
-        self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]
-    ) -> NoReturn:
+    def run(self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]) -> NoReturn:
         """Runs tasks in order, reports each, and ends the process."""
         mark, now = self._progress.mark, time.monotonic
         for index in indices:
