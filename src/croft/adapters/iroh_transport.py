@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from iroh import iroh_ffi as iroh
 
-from croft.adapters import iroh_copy
+from croft.adapters import dialling, iroh_copy
 from croft.adapters.socket_addresses import SocketAddress, best_first
 from croft.errors import ConnectionLost, Failed, Unreachable
-from croft.model.ids import PeerId, is_key_id, short
+from croft.model.ids import PeerId, short
 from croft.ports import Route, RouteKind
 
 T = TypeVar("T")
@@ -40,7 +40,6 @@ HANDSHAKES_MAX = 256
 HANDSHAKE_S_MAX = 10.0
 ACCEPTED_MAX = 256
 """Connections that wait for `accept`; further ones are closed at once."""
-DIAL_ADDRESSES_MAX = 32
 WRONG_PEER_RETRIES = 3
 CLOSE_S_MAX = 3.0
 REASON_BYTES_MAX = 1_000
@@ -426,34 +425,23 @@ class IrohTransport:
         Raises:
             Unreachable: says at which addresses and why.
         """
-        name = short(peer)
-        if self._is_closed:
-            raise Unreachable(f"dialling {name}: this peer is shutting down")
-        if peer == self._peer_id or not is_key_id(peer):
-            raise Unreachable(f"dialling {name}: this is not another peer's id")
+        candidates = dialling.candidates(
+            peer,
+            addresses,
+            own_id=self._peer_id,
+            own_addresses=self.addresses(),
+            is_closed=self._is_closed,
+        )
         # A peer that came back on another port cannot be reached while the old connection is open.
         for old in list(self._connections.get(peer, ())):
             old.close(CODE_REPLACED, "replaced by a new connection")
-        own = set(self.addresses())
-        candidates = best_first(
-            address
-            for text in addresses[:DIAL_ADDRESSES_MAX]
-            if text not in own and (address := SocketAddress.parse(text)) is not None and address.is_dialable
-        )
-        if not candidates:
-            raise Unreachable(
-                f"dialling {name}: no address of it is known", remedy="It may be off; try later."
-            )
         try:
             async with asyncio.timeout(timeout_s):
                 native = await self._connect(peer, candidates, protocol, timeout_s)
         except TimeoutError:
-            raise Unreachable(
-                f"dialling {name}: no answer within {timeout_s:g} s at {_listed(candidates)}",
-                remedy="It may be off, or a firewall drops UDP between you.",
-            ) from None
+            raise dialling.no_answer(peer, candidates, timeout_s) from None
         except iroh.IrohError as error:
-            raise _dial_failed(name, candidates, _text(error)) from None
+            raise _dial_failed(peer, candidates, _text(error)) from None
         return self._register(native, is_dialler=True)
 
     async def _connect(
@@ -557,10 +545,6 @@ class IrohTransport:
             self._connections.pop(connection.remote, None)
 
 
-def _listed(candidates: Sequence[SocketAddress]) -> str:
-    return ", ".join(str(address) for address in candidates)
-
-
 def _bind_failed(address: SocketAddress, why: str) -> Failed:
     if "in use" in why or "another port" in why:
         return Failed(
@@ -572,16 +556,9 @@ def _bind_failed(address: SocketAddress, why: str) -> Failed:
     )
 
 
-def _dial_failed(name: str, candidates: Sequence[SocketAddress], why: str) -> Unreachable:
-    at = _listed(candidates)
+def _dial_failed(peer: PeerId, tried: Sequence[SocketAddress], why: str) -> Unreachable:
     if _WRONG_PEER in why:
-        return Unreachable(
-            f"dialling {name}: another peer answers at {at}",
-            remedy="Its addresses are out of date; try again once they have been refreshed.",
-        )
+        return dialling.wrong_peer(peer, tried)
     if "known protocol" in why:
-        return Unreachable(
-            f"dialling {name}: it does not speak this protocol version",
-            remedy="Update Croft on both machines.",
-        )
-    return Unreachable(f"dialling {name} at {at}: {_printable(why)}")
+        return dialling.no_common_protocol(peer)
+    return dialling.failed(peer, tried, _printable(why))
