@@ -208,7 +208,7 @@ class SimulatedNetwork:
 
 
 class SimulatedTransport:
-    """A peer's place on the simulated network; see `croft.ports.Transport`. `SimulatedNetwork.open` makes it."""
+    """A peer's place on the simulated network; see `croft.ports.Transport`."""
 
     def __init__(
         self, network: SimulatedNetwork, host: Host, secret_key: bytes, protocols: Sequence[bytes], port: int
