@@ -1,1 +1,1 @@
-"""The real implementations of the ports."""
+"""The real sides of the seams in `croft.ports`."""

@@ -67,7 +67,7 @@ class GridExecutor(concurrent.futures.Executor):
 
     def _done(self, future: concurrent.futures.Future[Any]) -> None:
         with self._lock:
-            self._open.discard(future)  # type: ignore[arg-type]  # callbacks are only added to our own futures
+            self._open.discard(future)
 
 
 def _call_each(function: Callable[..., R], calls: list[tuple[Any, ...]]) -> list[R]:

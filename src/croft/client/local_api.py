@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -86,7 +86,7 @@ class LocalApi:
         """Asks the daemon to end."""
         self._ask("POST", "/v1/stop", dict[str, str])
 
-    def _ask(self, method: str, path: str, kind: Any, wanted: object = None, timeout_s: float = TIMEOUT_S) -> Any:
+    def _ask(self, method: str, path: str, kind: type[T], wanted: object = None, timeout_s: float = TIMEOUT_S) -> T:
         connection = _UnixConnection(self._socket, timeout_s)
         body = b"" if wanted is None else msgspec.json.encode(wanted)
         try:
