@@ -37,7 +37,7 @@ from croft.compute.worker_messages import (
 )
 from croft.wire.codec import decode
 from croft.wire.values import decode_value
-from tests.support.worker_process import WorkerProcess, arguments, load_message
+from support.worker_process import WorkerProcess, arguments, load_message
 
 SOON_S = 20.0
 
@@ -252,7 +252,7 @@ def test_a_daemon_does_not_outlive_its_chunk(worker: WorkerProcess, tmp_path: Pa
                     file.write(str(os.getpid()))
                 time.sleep(600)
             os._exit(0)
-        while not os.path.exists(path) or not open(path).read():
+        while not os.path.exists(path) or not os.path.getsize(path):
             time.sleep(0.001)
         if is_crashing:
             os._exit(1)
@@ -272,7 +272,7 @@ def test_a_daemon_of_a_finished_chunk_dies_while_another_chunk_runs_on(worker: W
                     file.write(str(os.getpid()))
                 time.sleep(600)
             os._exit(0)
-        while not os.path.exists(path) or not open(path).read():
+        while not os.path.exists(path) or not os.path.getsize(path):
             time.sleep(0.001)
 
     def outlast(path: str) -> bool:
