@@ -411,7 +411,12 @@ class IrohTransport:
             bound = SocketAddress.parse(text)
             if bound is not None and bound.host.version == 4 and bound.host.is_unspecified:
                 found.add(SocketAddress(ipaddress.ip_address("127.0.0.1"), bound.port))
-        return [str(address) for address in best_first(address for address in found if address)]
+        # The port of the IPv6 socket changes with every start, which on loopback makes it of no use.
+        return [
+            str(address)
+            for address in best_first(address for address in found if address is not None)
+            if address.host.version == 4 or not address.host.is_loopback
+        ]
 
     async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> IrohConnection:
         """Connects to `peer` at any of `addresses`; closes older connections to it first.
