@@ -402,6 +402,12 @@ class IrohTransport:
     def peer_id(self) -> PeerId:
         return self._peer_id
 
+    @property
+    def port(self) -> int:
+        """The UDP port in use over IPv4."""
+        bound = [SocketAddress.parse(text) for text in self._endpoint.bound_sockets()]
+        return next(address.port for address in bound if address and address.host.version == 4)
+
     def addresses(self) -> Sequence[str]:
         """`ip:port` under which this peer may be reached: LAN first, loopback last."""
         if self._endpoint is None:

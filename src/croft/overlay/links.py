@@ -59,18 +59,15 @@ class Passport(Protocol):
 
 
 class Links:
-    """All live links. `serve` runs them; register handlers before."""
+    """All live links. `serve` runs them; register handlers before.
 
-    def __init__(
-        self,
-        transport: Transport,
-        passport: Passport,
-        *,
-        accept_other: Callable[[Connection], Awaitable[None]] | None = None,
-    ) -> None:
+    `accept_other` takes connections of other protocols than that of members.
+    """
+
+    def __init__(self, transport: Transport, passport: Passport) -> None:
         self._transport = transport
         self._passport = passport
-        self._accept_other = accept_other
+        self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
         self._links: dict[PeerId, Link] = {}
         self._dialling: dict[PeerId, asyncio.Task[Link | CroftError]] = {}
         self._calls: dict[str, CallHandler] = {}
@@ -181,8 +178,8 @@ class Links:
 
     async def _accept(self, connection: Connection) -> None:
         if connection.protocol != PROTOCOL:
-            if self._accept_other is not None:
-                await self._accept_other(connection)
+            if self.accept_other is not None:
+                await self.accept_other(connection)
             return
         self._greetings += 1
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
@@ -23,7 +23,7 @@ from croft.wire.codec import decode, encode
 if TYPE_CHECKING:
     import sqlite3
 
-    from croft.ports import Clock, Connection, Database, Stream, Transport
+    from croft.ports import Clock, Database, Stream, Transport
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,6 @@ class Overlay:
         lends: Callable[[], Lends],
         load: Callable[[], Load],
         *,
-        accept_other: Callable[[Connection], Awaitable[None]] | None = None,
         on_key_used_elsewhere: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self.own = own
@@ -68,7 +67,7 @@ class Overlay:
         self._on_key_used_elsewhere = on_key_used_elsewhere
         self._core = core.Membership(own.peer, own.instance)
         self.passport = PeerPassport(own, clock.now, self._communities_of)
-        self.links = Links(transport, self.passport, accept_other=accept_other)
+        self.links = Links(transport, self.passport)
         self._seen: dict[PeerId, Seen] = {}
         self._unsaved: dict[tuple[CommunityId, PeerId], Member | None] = {}
         self._sequence = 0
@@ -84,8 +83,14 @@ class Overlay:
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def members(self) -> list[Member]:
-        """Every known device once, this one first, then by name."""
+        """Every known device once, this one first even if it is in no community, then by name."""
         by_peer = {member.peer: member for member in self._core.members()}
+        if self.own.peer not in by_peer:
+            alone = Membership(CommunityId(""), "", ())
+            now = self._clock.now()
+            by_peer[self.own.peer] = describe(
+                self.own, alone, self._lends(), list(self._transport.addresses()), now=now, sequence=0
+            )
         return sorted(by_peer.values(), key=lambda m: (m.peer != self.own.peer, m.name, m.peer))
 
     def communities(self) -> list[Membership]:
