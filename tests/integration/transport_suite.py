@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import pytest
 
 from croft.errors import ConnectionLost, Unreachable
+from croft.model.ids import PeerId
 from croft.ports import Connection, RouteKind, Stream, Transport
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class World(Protocol):
         """A transport whose secret key is made of `key`, on `port` or on one that is free."""
         ...
 
-    def stranger(self, key: int) -> str:
+    def stranger(self, key: int) -> PeerId:
         """The id that a transport of `key` would have."""
         ...
 
@@ -354,9 +355,7 @@ class TransportSuite:
         async def story(world: World) -> None:
             dialler, listener = await world.open(1), await world.open(2)
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(
-                    dialler.dial(world.stranger(9), ["127.0.0.1:9"], PROTOCOL, DIAL_S), 0.05
-                )
+                await asyncio.wait_for(dialler.dial(world.stranger(9), ["127.0.0.1:9"], PROTOCOL, DIAL_S), 0.05)
             two = await connect(dialler, listener)
             await two.streams()
             await dialler.close()

@@ -10,6 +10,7 @@ import pytest
 from transport_suite import PROTOCOL, Run, TransportSuite, World, connect, noise, read_all
 
 from croft.errors import ConnectionLost, Unreachable
+from croft.model.ids import PeerId
 from croft.ports import Transport
 from croft.sim import virtual_time
 from croft.sim.network import SimulatedNetwork, SimulatedTransport, peer_id_of
@@ -28,7 +29,7 @@ class OneSwitch:
     async def open(self, key: int, port: int = 0) -> Transport:
         return self.network.open(f"host{key}", secret_key(key), [PROTOCOL], port)
 
-    def stranger(self, key: int) -> str:
+    def stranger(self, key: int) -> PeerId:
         return peer_id_of(secret_key(key))
 
     async def vanish(self, transport: Transport) -> None:
@@ -194,9 +195,7 @@ def test_a_loud_crash_is_noticed_at_once() -> None:
 def test_three_hundred_hosts_meet_within_seconds_of_real_time() -> None:
     async def main(random: Random) -> int:
         network = SimulatedNetwork(random)
-        transports = [
-            network.open(f"host{number}", secret_key(number + 1), [PROTOCOL]) for number in range(300)
-        ]
+        transports = [network.open(f"host{number}", secret_key(number + 1), [PROTOCOL]) for number in range(300)]
 
         async def welcome(transport: SimulatedTransport) -> int:
             seen = 0

@@ -38,6 +38,8 @@ def arguments(*args: object, **kwargs: object) -> bytes:
 
 def load_message(function: Callable[..., object], python: str = PYTHON) -> LoadFunction:
     """The message that carries `function`."""
+    # The modules of tests are not to be found where the function runs.
+    cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
     pickled = cloudpickle.dumps(function)
     return LoadFunction(blake3.blake3(pickled).digest(), pickled, python)
 

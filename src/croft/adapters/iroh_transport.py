@@ -368,9 +368,7 @@ class IrohTransport:
         self._listening = _keep(self._listen(), "iroh.listen")
 
     @classmethod
-    async def open(
-        cls, secret_key: bytes, protocols: Sequence[bytes], bind: str = f"{ANY_HOST}:0"
-    ) -> IrohTransport:
+    async def open(cls, secret_key: bytes, protocols: Sequence[bytes], bind: str = f"{ANY_HOST}:0") -> IrohTransport:
         """Binds the UDP address `bind` and listens for `protocols`. Port 0 lets the system choose.
 
         iroh always opens an IPv6 socket besides, on a port of the system's choice.
@@ -404,6 +402,12 @@ class IrohTransport:
     def peer_id(self) -> PeerId:
         return self._peer_id
 
+    @property
+    def port(self) -> int:
+        """The UDP port in use over IPv4."""
+        bound = [SocketAddress.parse(text) for text in self._endpoint.bound_sockets()]
+        return next(address.port for address in bound if address and address.host.version == 4)
+
     def addresses(self) -> Sequence[str]:
         """`ip:port` under which this peer may be reached: LAN first, loopback last."""
         if self._endpoint is None:
@@ -413,11 +417,14 @@ class IrohTransport:
             bound = SocketAddress.parse(text)
             if bound is not None and bound.host.version == 4 and bound.host.is_unspecified:
                 found.add(SocketAddress(ipaddress.ip_address("127.0.0.1"), bound.port))
-        return [str(address) for address in best_first(address for address in found if address)]
+        # The port of the IPv6 socket changes with every start, which on loopback makes it of no use.
+        return [
+            str(address)
+            for address in best_first(address for address in found if address is not None)
+            if address.host.version == 4 or not address.host.is_loopback
+        ]
 
-    async def dial(
-        self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float
-    ) -> IrohConnection:
+    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> IrohConnection:
         """Connects to `peer` at any of `addresses`; closes older connections to it first.
 
         Loopback addresses are tried only when no other works: they may belong to another peer.
@@ -551,9 +558,7 @@ def _bind_failed(address: SocketAddress, why: str) -> Failed:
             f"UDP port {address.port} is taken by another program",
             remedy="Stop that program, or choose another port to listen on.",
         )
-    return Failed(
-        f"cannot listen on {address}: {_printable(why)}", remedy="Choose an address of this machine."
-    )
+    return Failed(f"cannot listen on {address}: {_printable(why)}", remedy="Choose an address of this machine.")
 
 
 def _dial_failed(peer: PeerId, tried: Sequence[SocketAddress], why: str) -> Unreachable:

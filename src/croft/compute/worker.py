@@ -58,11 +58,9 @@ class Worker:
         try:
             while not self._link.is_closed:
                 self._link.flush()
-                if self._crew.wants_spare:
-                    if self._loop.turn(is_idle_wanted=True):
-                        self._crew.fork_spare()
-                else:
-                    self._loop.turn()
+                quiet_s = self._crew.spare_after_s()
+                if self._loop.turn(quiet_s) and quiet_s is not None:
+                    self._crew.fork_spare()
         finally:
             self._commands.end()
             self._crew.end()

@@ -38,6 +38,7 @@ from croft.compute.worker_runner import (
     OutputTail,
     Progress,
     Runner,
+    run_task,
 )
 from croft.wire.codec import decode, encode
 from croft.wire.frames import HEADER_BYTES, frame
@@ -51,6 +52,7 @@ RESULTS_PIPE_BYTES = 256 << 10
 REQUEST_BYTES_MAX = 60 << 10
 """A chunk up to this size fits an empty pipe, so it can be handed to a waiting runner without blocking."""
 SPARES_MAX = 4
+QUIET_S = 0.002
 BARREN_RUNNERS_MAX = 3
 """Runners of a chunk that may die without running any task before its tasks are given up."""
 FORK_RETRY_S = 0.02
@@ -111,6 +113,8 @@ def fork_runner(digest: bytes, function: Function, chunk: Chunk | None) -> Runne
         try:
             runner = Runner(results_end, output_end, progress, token)
             runner.prepare(keep=() if chunk is not None else (request_end,))
+            if chunk is None:
+                _warm_up()
             request_message = chunk.request if chunk is not None else _await_request(request_end)
             indices = list(chunk.unfinished) if chunk is not None else range(len(request_message.arguments))
             runner.run(function, indices, request_message.arguments)
@@ -126,6 +130,13 @@ def fork_runner(digest: bytes, function: Function, chunk: Chunk | None) -> Runne
     if chunk is None:
         os.set_blocking(request_to, False)
     return process
+
+
+def _warm_up() -> None:
+    """Touches the memory that a task will need: the first write to each page that a fork shares copies it."""
+    request = RunChunk(0, b"", [pickle.dumps((("",), {}))])
+    repeated = decode(encode(request), RunChunk, step="runner")
+    run_task(repr, repeated.arguments[0])
 
 
 def _await_request(descriptor: int) -> RunChunk:
@@ -209,10 +220,12 @@ class Crew:
 
     # --- runners in reserve ---
 
-    @property
-    def wants_spare(self) -> bool:
-        """Whether a quiet moment should be used to fork a runner ahead of need."""
-        return self._spare_wanted is not None
+    def spare_after_s(self) -> float | None:
+        """After how long a quiet moment a runner should be forked ahead of need; None if none is wanted."""
+        if self._spare_wanted is None:
+            return None
+        # A fork holds up the worker: with nothing waiting, a short chunk gets its results out first.
+        return QUIET_S if self._busy and not self._waiting else 0.0
 
     def fork_spare(self) -> None:
         """Forks the runner that was wanted; without memory or processes to spare, does not."""

@@ -49,13 +49,12 @@ class Loop:
         """Calls `callback` once, at or after `when` on the monotonic clock."""
         heapq.heappush(self._timers, (when, next(self._order), callback))
 
-    def turn(self, *, is_idle_wanted: bool = False) -> bool:
-        """Handles what happens next, and returns whether nothing did. With `is_idle_wanted` it does not wait for it."""
-        timeout = -1.0
-        if is_idle_wanted:
-            timeout = 0.0
-        elif self._timers:
-            timeout = max(0.0, self._timers[0][0] - time.monotonic())
+    def turn(self, wait_s_max: float | None = None) -> bool:
+        """Handles what happens next, within `wait_s_max` seconds; returns whether nothing did."""
+        timeout = -1.0 if wait_s_max is None else wait_s_max
+        if self._timers:
+            due = max(0.0, self._timers[0][0] - time.monotonic())
+            timeout = due if wait_s_max is None else min(due, wait_s_max)
         try:
             ready = self._epoll.poll(timeout)
         except InterruptedError:
@@ -65,13 +64,15 @@ class Loop:
             callback = self._callbacks.get(descriptor)
             if callback is not None:
                 callback()
-        self._call_due()
-        return not ready
+        return not self._call_due() and not ready
 
-    def _call_due(self) -> None:
+    def _call_due(self) -> bool:
         now = time.monotonic()
+        has_called = False
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
+            has_called = True
+        return has_called
 
 
 class PeerLink:
