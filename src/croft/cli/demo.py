@@ -24,9 +24,9 @@ from croft.cli.output import done, is_coloured, print_table, say, style
 from croft.client.grid import Grid, MapResult
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
+from croft.control.quantities import show_duration, show_size
 from croft.errors import Failed, Usage
 from croft.model.isolation import Grade
-from croft.model.quantities import show_duration, show_size
 from croft.node.launch import running_process, start_in_background, stop
 
 PEERS = 5
@@ -79,10 +79,8 @@ def demo(folder: str | None, query: tuple[str, ...], keep: bool) -> int:
     Without FOLDER they read the source files of Python's standard library and of the installed packages.
     """
     corpus = _read(Path(folder) if folder else None)
-    say(
-        f"{style('Croft demo', error=True, bold=True)}: {len(corpus.names):,} files, {show_size(corpus.size)} to index, "
-        f"and a picture of {work.WIDTH} × {work.HEIGHT} points to draw"
-    )
+    title = style("Croft demo", error=True, bold=True)
+    say(f"{title}: {len(corpus.names):,} files, {show_size(corpus.size)} to index, and a picture to draw")
     base = Path(tempfile.mkdtemp(prefix="croft-demo-"))
     try:
         homes = [Home.find(base / f"peer-{number}") for number in range(1, PEERS + 1)]
@@ -133,7 +131,9 @@ def _await_links(apis: list[LocalApi]) -> None:
         if all(sum(peer.link == "direct" for peer in api.peers()) == PEERS - 1 for api in apis):
             return
         time.sleep(0.1)
-    raise Failed("the peers did not find each other", remedy="Run it again; if that fails too, report it with the logs.")
+    raise Failed(
+        "the peers did not find each other", remedy="Run it again; if that fails too, report it with the logs."
+    )
 
 
 def _kill(home: Home, name: str) -> None:
@@ -190,9 +190,7 @@ def _show(homes: list[Home], names: list[str], corpus: _Corpus, query: list[str]
     with Grid(homes[0].state) as grid:
         alone = _run(grid, corpus, "one peer alone", on=[names[1]])
         victim = homes[VICTIM]
-        shared = _run(
-            grid, corpus, f"{PEERS} peers, one dies", at_share=lambda: _kill(victim, names[VICTIM])
-        )
+        shared = _run(grid, corpus, f"{PEERS} peers, one dies", at_share=lambda: _kill(victim, names[VICTIM]))
     reference = _run_here(corpus)
     is_equal = shared.digest() == reference.digest() == alone.digest()
     counted = sum(shared.done_by.values())
@@ -204,7 +202,9 @@ def _show(homes: list[Home], names: list[str], corpus: _Corpus, query: list[str]
     _show_table(names, shared, killed=names[VICTIM])
     say()
     say(f"  {'one peer alone':<28}{show_duration(alone.seconds):>8}")
-    say(f"  {f'{PEERS} peers, one killed':<28}{show_duration(shared.seconds):>8}   {alone.seconds / shared.seconds:.1f} × as fast")
+    say(
+        f"  {f'{PEERS} peers, one killed':<28}{show_duration(shared.seconds):>8}   {alone.seconds / shared.seconds:.1f} × as fast"
+    )
     say(f"  {'one process, no peers':<28}{show_duration(reference.seconds):>8}   ({os.cpu_count()} processors here)")
     if is_equal:
         done("Results equal", "index and picture are the same as in one process, byte for byte")
@@ -273,7 +273,14 @@ def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("  {task.description:<24}"),
