@@ -111,9 +111,7 @@ class Transport(Protocol):
         """`ip:port` under which this peer may be reached, best first. May change over time."""
         ...
 
-    async def dial(
-        self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float
-    ) -> Connection:
+    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> Connection:
         """Connects to `peer` at any of `addresses`. Raises Unreachable. Safe to cancel."""
         ...
 

@@ -1,1 +1,1 @@
-"""The real implementations of `croft.ports`: iroh, SQLite, threads, the system's clock and entropy."""
+"""The real sides of the seams in `croft.ports`."""

@@ -13,8 +13,8 @@ import enum
 from croft.wire.codec import Message
 
 FUNCTION_BYTES_MAX = 64 << 20
-ARGUMENT_BYTES_MAX = 8 << 20
-RESULT_BYTES_MAX = 8 << 20
+ARGUMENT_BYTES_MAX = 64 << 20
+RESULT_BYTES_MAX = 64 << 20
 FILE_PART_BYTES = 1 << 20
 OUTPUT_PART_BYTES = 64 << 10
 TASK_OUTPUT_BYTES_MAX = 4 << 10
@@ -177,9 +177,7 @@ class FilePut(Message, frozen=True, tag=27):
     path: str
 
 
-ToWorker = (
-    LoadFunction | RunChunk | CancelChunk | PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
-)
+ToWorker = LoadFunction | RunChunk | CancelChunk | PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
 FromWorker = (
     Ready
     | ChunkResults

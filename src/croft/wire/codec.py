@@ -6,6 +6,7 @@ A message class derives from `Message`. Only add fields, with defaults; tags are
 from __future__ import annotations
 
 from functools import cache
+from types import UnionType
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,13 +34,22 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def decode(data: bytes | memoryview, kind: type[M], *, step: str) -> M:
-    """The message of type `kind` (or a union of tagged messages) that `data` encodes.
+    """The message of type `kind` that `data` encodes.
 
     Raises:
         PeerMisbehaved: the bytes are not such a message; `step` names where in the protocol it happened.
     """
+    message: M = _decode(data, kind, step)
+    return message
+
+
+def decode_union(data: bytes | memoryview, kinds: UnionType, *, step: str) -> Any:
+    """Like `decode`, for one of several tagged messages; the caller annotates the result with the union."""
+    return _decode(data, kinds, step)
+
+
+def _decode(data: bytes | memoryview, kind: Any, step: str) -> Any:
     try:
-        message: M = _decoder(kind).decode(data)
+        return _decoder(kind).decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise PeerMisbehaved(f"not a valid message: {error}", step=step) from None
-    return message

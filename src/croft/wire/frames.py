@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from croft.errors import PeerMisbehaved
 
 HEADER_BYTES = 4
-FRAME_BYTES_MAX = 16 << 20
+FRAME_BYTES_MAX = 72 << 20
 
 
 def frame(payload: bytes) -> bytes:

@@ -1,0 +1,79 @@
+"""`croft invite` and `croft join`: how a new peer comes in."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from croft.cli.output import done, print_json, print_table, say
+from croft.client.local_api import LocalApi
+from croft.control.home import Home
+from croft.errors import Usage
+from croft.model.quantities import duration_s, show_duration
+
+
+@click.group(invoke_without_command=True)
+@click.option("--for", "lifetime", default="1h", show_default=True, help="How long it is good for, such as 10m or 2d.")
+@click.option("--line-only", is_flag=True, help="Make no spoken code: nothing is announced on the LAN.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def invite(context: click.Context, lifetime: str, line_only: bool, as_json: bool) -> None:
+    """Invite somebody: one line that works once. Without a subcommand, make a new one."""
+    if context.invoked_subcommand is not None:
+        return
+    lifetime_s = duration_s(lifetime)
+    made = LocalApi(Home.find().control_socket).invite(lifetime_s=lifetime_s, is_spoken=not line_only)
+    if as_json:
+        print_json("", made)
+        return
+    say(f"This works once, within {show_duration(lifetime_s)}. On the other machine:")
+    say()
+    click.echo(f"croft up --join {made.line}")
+    say()
+    if made.code:
+        say(f"On the same network it is enough to say:  croft up --join {made.code}")
+    say(f"Take it back with:  croft invite withdraw {made.invitation}")
+
+
+@invite.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_invitations(as_json: bool) -> None:
+    """Invitations made here."""
+    made = LocalApi(Home.find().control_socket).invitations()
+    if as_json:
+        print_json("invitations", made)
+        return
+    rows = [
+        [one.invitation, one.state, show_duration(max(0.0, one.expires_at - time.time())), one.used_by[:10] or "–"]
+        for one in made
+    ]
+    print_table(["INVITATION", "STATE", "GOOD FOR", "USED BY"], rows)
+
+
+@invite.command()
+@click.argument("invitation")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def withdraw(invitation: str, as_json: bool) -> None:
+    """Make an open invitation worthless."""
+    withdrawn = LocalApi(Home.find().control_socket).withdraw(invitation)
+    if as_json:
+        print_json("", withdrawn)
+    else:
+        done("Withdrawn", withdrawn.invitation)
+
+
+@click.command()
+@click.argument("code", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def join(code: tuple[str, ...], as_json: bool) -> None:
+    """Join a community by the line or the spoken code of an invitation."""
+    text = "-".join(code)
+    if not text.strip():
+        raise Usage("the code is empty", remedy="Ask for a new one: `croft invite` on a member's machine.")
+    joined = LocalApi(Home.find().control_socket).join(text)
+    if as_json:
+        print_json("", joined)
+        return
+    done("Joined", f"{joined.name}, {joined.members} members")
+    say("See who is here: `croft peers`. Run something there: `croft run -- hostname`.")

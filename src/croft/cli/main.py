@@ -1,0 +1,104 @@
+"""Finds the command, and turns errors into two lines and an exit code. Commands are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from croft.errors import CroftError
+
+COMMANDS = {
+    "up": "croft.cli.peer:up",
+    "down": "croft.cli.peer:down",
+    "status": "croft.cli.peer:status",
+    "peers": "croft.cli.peer:peers",
+    "init": "croft.cli.peer:init",
+    "invite": "croft.cli.invitation:invite",
+    "join": "croft.cli.invitation:join",
+    "run": "croft.cli.work:run",
+    "map": "croft.cli.map_lines:map_lines",
+    "jobs": "croft.cli.work:jobs",
+    "config": "croft.cli.settings:config",
+    "service": "croft.cli.service:service",
+    "completion": "croft.cli.completion:completion",
+    "demo": "croft.cli.demo:demo",
+}
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name, and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggests the nearest command for a misspelt one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean `croft {near[0]}`?" if near else "see `croft --help`"
+            ctx.fail(f"no command `{args[0]}`; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `croft up`; see it work with `croft demo`.",
+)
+@click.option(
+    "--home", type=click.Path(file_okay=False), help="The peer's home (default: CROFT_HOME, else your data folder)."
+)
+@click.version_option(package_name="croft", prog_name="croft")
+def croft(home: str | None) -> None:
+    """One computer out of the machines that people already own."""
+    if home:
+        os.environ["CROFT_HOME"] = os.path.abspath(home)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `croft` program."""
+    try:
+        code = croft.main(args=arguments, prog_name="croft", standalone_mode=False)
+        sys.stdout.flush()
+    except CroftError as error:
+        from croft.cli.output import show_error
+
+        show_error(error.message, error.remedy)
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`: nothing to say to anybody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""`croft map`: one command line per item, each on some peer, in the manner of GNU parallel."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import click
+
+from croft.cli.output import say, show_error
+from croft.cli.work import CROFT_FAILED, exit_code, name_there, output_file, peer_ids
+from croft.client.command import CommandEvents, run_command
+from croft.control.home import Home
+from croft.control.work_messages import CommandEnded, OpenCommandJob
+from croft.errors import CroftError, Usage
+from croft.model.quantities import duration_s, size_bytes
+
+SEPARATOR = ":::"
+FAILURES_SHOWN_MAX = 101
+"""As with GNU parallel: the exit code counts failed lines, up to 101."""
+DEFAULT_JOBS = 64
+
+
+@dataclass(slots=True)
+class _Line:
+    """One item's command, and what came of it."""
+
+    number: int
+    item: str
+    argv: list[str]
+    inputs: list[tuple[str, str]]
+    outputs: list[tuple[str, str]]
+    printed: list[tuple[int, bytes]] = field(default_factory=list)
+    code: int | None = None
+    peer_name: str = ""
+    seconds: float = 0.0
+
+
+def substitute(word: str, item: str, number: int) -> str:
+    """Fills in `{}`, `{.}` (no extension), `{/}` (no folder), `{//}` (the folder), `{/.}` (neither), `{#}` (number)."""
+    path = PurePosixPath(item)
+    bare = item[: -len(path.suffix)] if path.suffix else item
+    for mark, value in (
+        ("{}", item),
+        ("{.}", bare),
+        ("{/}", path.name),
+        ("{//}", str(path.parent)),
+        ("{/.}", path.stem),
+        ("{#}", str(number)),
+    ):
+        word = word.replace(mark, value)
+    return word
+
+
+def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The command before `:::` and the items after it; None if there is no `:::`."""
+    if SEPARATOR in words:
+        at = list(words).index(SEPARATOR)
+        return list(words[:at]), list(words[at + 1 :])
+    return list(words), None
+
+
+@click.command(name="map", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("-j", "--jobs", "jobs_max", default=DEFAULT_JOBS, show_default=True, help="Lines under way at a time.")
+@click.option("-k", "--keep-order", is_flag=True, help="Print in the order of the items.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="NAME[:FILE]",
+    help="A file each line writes; marks are filled in.",
+)
+@click.option(
+    "-i", "--input", "extra", multiple=True, metavar="FILE", help="A further file for every line; marks are filled in."
+)
+@click.option("--results", type=click.Path(file_okay=False), help="Write each line's output to files in this folder.")
+@click.option("--joblog", type=click.Path(dir_okay=False), help="Write a line per finished item to this file.")
+@click.option("--resume", is_flag=True, help="Skip items that --joblog says succeeded.")
+@click.option("--on", multiple=True, metavar="PEER", help="Run on this peer; may be given again.")
+@click.option("--avoid", multiple=True, metavar="PEER", help="Do not run on this peer.")
+@click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors per line.")
+@click.option("--mem", "memory", default="0", help="Memory per line, such as 2G.")
+@click.option("--time", "time_limit", default="0", help="Kill a line after so long.")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+def map_lines(
+    jobs_max: int,
+    keep_order: bool,
+    outputs: tuple[str, ...],
+    extra: tuple[str, ...],
+    results: str | None,
+    joblog: str | None,
+    resume: bool,
+    on: tuple[str, ...],
+    avoid: tuple[str, ...],
+    cpus: float,
+    memory: str,
+    time_limit: str,
+    words: tuple[str, ...],
+) -> int:
+    """Run a command for each item, each on some peer, with its file.
+
+    \b
+    croft map -- wc -l {} ::: *.txt
+    croft map -o {.}.png -- convert {} {.}.png ::: *.svg
+    find . -name '*.log' | croft map -k -- grep -c ERROR {}
+
+    Items come after `:::`, else from standard input, one per line. An item that is a file goes along. In the command,
+    {} is the item, {.} without its extension, {/} without its folder, {//} its folder, {/.} without both, {#} its number.
+    A command of one word is given to `sh -c`.
+    """
+    command, items = split_arguments(words)
+    if not command:
+        raise Usage("there is no command", remedy="Write it before `:::`, as in `croft map -- wc -l {} ::: *.txt`.")
+    if resume and not joblog:
+        raise Usage("--resume needs --joblog", remedy="Give the job log of the run that was cut short.")
+    if jobs_max < 1:
+        raise Usage("-j must be at least 1")
+    finished = _finished(Path(joblog)) if resume and joblog else set()
+    limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit))
+    source = iter(items) if items is not None else (line.rstrip("\n") for line in sys.stdin)
+    lines = (
+        _line(number, item, command, outputs, extra)
+        for number, item in enumerate(source, 1)
+        if item and item not in finished
+    )
+    run = _MapRun(limits, keep_order, Path(results) if results else None, Path(joblog) if joblog else None)
+    failed = asyncio.run(run.all(lines, jobs_max))
+    return min(failed, FAILURES_SHOWN_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    only: list[str]
+    never: list[str]
+    cpus: float
+    memory_bytes: int
+    time_s: float
+
+
+def _line(number: int, item: str, command: list[str], outputs: tuple[str, ...], extra: tuple[str, ...]) -> _Line:
+    has_mark = any("{" in word for word in command)
+    is_file = Path(item).is_file()
+    shown = name_there(item) if is_file else item
+    if len(command) == 1 and (" " in command[0] or not has_mark):
+        text = substitute(command[0], shlex.quote(shown), number)
+        argv = ["sh", "-c", text if has_mark else f"{text} {shlex.quote(shown)}"]
+    else:
+        argv = [substitute(word, shown, number) for word in command] + ([] if has_mark else [shown])
+    inputs = [(str(Path(item).absolute()), shown)] if is_file else []
+    for text in extra:
+        path = Path(substitute(text, item, number))
+        if not path.is_file():
+            raise Usage(f"there is no file {path}", remedy="Check the path after -i.")
+        inputs.append((str(path.absolute()), name_there(str(path))))
+    # What a line writes stands beside its item here, and under the name that the command used there.
+    pairs = [(substitute(text, shown, number), substitute(text, item, number)) for text in outputs]
+    return _Line(number, item, argv, inputs, [(output_file(there)[0], output_file(here)[1]) for there, here in pairs])
+
+
+def _finished(joblog: Path) -> set[str]:
+    try:
+        rows = joblog.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return set()
+    fields = (row.split("\t", 4) for row in rows[1:])
+    return {field[4] for field in fields if len(field) == 5 and field[3] == "0"}
+
+
+class _MapRun:
+    """The lines under way, and what is still to be printed."""
+
+    def __init__(self, limits: _Limits, keep_order: bool, results: Path | None, joblog: Path | None) -> None:
+        self._limits = limits
+        self._keep_order = keep_order
+        self._results = results
+        self._joblog = joblog
+        self._socket = Home.find().work_socket
+        self._waiting: dict[int, _Line] = {}
+        self._failed = 0
+        self._order: list[int] = []
+
+    async def all(self, lines: Iterator[_Line], jobs_max: int) -> int:
+        """Runs every line; returns how many failed. Interrupted, it kills those under way on their peers."""
+        this = asyncio.current_task()
+        assert this is not None, "run as a task"
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, this.cancel)
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            for line in lines:
+                self._order.append(line.number)
+                under_way.add(asyncio.create_task(self._one(line), name=f"map.{line.number}"))
+                if len(under_way) >= jobs_max:
+                    under_way = await self._reap(under_way)
+            while under_way:
+                under_way = await self._reap(under_way)
+        except asyncio.CancelledError:
+            say(f"interrupted: {len(under_way)} lines were under way and are cancelled")
+            raise KeyboardInterrupt from None
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+        return self._failed
+
+    async def _reap(self, under_way: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+        done, rest = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        return rest
+
+    async def _one(self, line: _Line) -> None:
+        limits = self._limits
+        opening = OpenCommandJob(
+            line.argv,
+            {"CROFT_ITEM": line.item},
+            line.inputs,
+            line.outputs,
+            limits.only,
+            limits.never,
+            limits.cpus,
+            limits.memory_bytes,
+            0,
+            limits.time_s,
+        )
+        started = time.monotonic()
+        try:
+            ended: CommandEnded = await run_command(
+                self._socket, opening, CommandEvents(lambda fd, data: line.printed.append((fd, data)))
+            )
+            line.code = exit_code(ended)
+            line.peer_name = ended.peer_name
+        except CroftError as error:
+            show_error(f"{line.item}: {error.message}", error.remedy)
+            line.code = CROFT_FAILED
+        line.seconds = time.monotonic() - started
+        if line.code:
+            self._failed += 1
+        self._finish(line)
+
+    def _finish(self, line: _Line) -> None:
+        self._write_log(line)
+        if self._results is not None:
+            self._write_results(self._results, line)
+        elif not self._keep_order:
+            _print(line)
+        else:
+            self._waiting[line.number] = line
+            while self._order and self._order[0] in self._waiting:
+                _print(self._waiting.pop(self._order.pop(0)))
+
+    def _write_log(self, line: _Line) -> None:
+        if self._joblog is None:
+            return
+        is_new = not self._joblog.exists()
+        with self._joblog.open("a", encoding="utf-8") as file:
+            if is_new:
+                file.write("Seq\tPeer\tSeconds\tExit\tItem\n")
+            file.write(f"{line.number}\t{line.peer_name}\t{line.seconds:.3f}\t{line.code}\t{line.item}\n")
+
+    def _write_results(self, folder: Path, line: _Line) -> None:
+        place = folder / str(line.number)
+        place.mkdir(parents=True, exist_ok=True)
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            (place / name).write_bytes(b"".join(data for fd, data in line.printed if fd == descriptor))
+        (place / "exit").write_text(f"{line.code}\n", encoding="utf-8")
+        (place / "item").write_text(f"{line.item}\n", encoding="utf-8")
+
+
+def _print(line: _Line) -> None:
+    for descriptor, data in line.printed:
+        stream = sys.stdout.buffer if descriptor == 1 else sys.stderr.buffer
+        stream.write(data)
+    sys.stdout.buffer.flush()
+    sys.stderr.buffer.flush()

@@ -1,0 +1,191 @@
+"""`croft run` and `croft jobs`: a command on some peer, and what was submitted."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path, PurePosixPath
+
+import click
+
+from croft.cli.output import ago, print_json, print_table, say, show_error, style
+from croft.control.home import Home
+from croft.control.work_messages import CommandEnded, OpenCommandJob
+from croft.errors import CroftError, Usage
+from croft.model.quantities import duration_s, size_bytes
+
+CROFT_FAILED = 125
+SIGNAL_EXIT_BASE = 128
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "-i", "--input", "inputs", multiple=True, metavar="FILE[:NAME]", help="A file or folder the command reads."
+)
+@click.option("-o", "--output", "outputs", multiple=True, metavar="NAME[:FILE]", help="A file the command writes.")
+@click.option("--on", multiple=True, metavar="PEER", help="Run on this peer; may be given again.")
+@click.option("--avoid", multiple=True, metavar="PEER", help="Do not run on this peer.")
+@click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors.")
+@click.option("--mem", "memory", default="0", help="Memory, such as 2G; by default what the lender gives.")
+@click.option("--disk", default="0", help="Room for files, such as 5G; by default what the lender gives.")
+@click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
+@click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
+@click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    on: tuple[str, ...],
+    avoid: tuple[str, ...],
+    cpus: float,
+    memory: str,
+    disk: str,
+    time_limit: str,
+    environment: tuple[str, ...],
+    verbose: bool,
+    command: tuple[str, ...],
+) -> int:
+    """Run a command on some peer: files in, live output, files out, its own exit code.
+
+    \b
+    croft run -- uname -a
+    croft run -i data.csv -o sums.csv -- sh -c 'sort data.csv > sums.csv'
+
+    The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
+    """
+    opening = OpenCommandJob(
+        argv=list(command),
+        environment=dict(_variable(text) for text in environment),
+        inputs=input_files(inputs),
+        outputs=[output_file(text) for text in outputs],
+        only=peer_ids(on),
+        never=peer_ids(avoid),
+        cpus=cpus,
+        memory_bytes=size_bytes(memory),
+        disk_bytes=size_bytes(disk),
+        time_s_max=duration_s(time_limit),
+    )
+    try:
+        ended = asyncio.run(_run(opening, verbose))
+    except CroftError as error:
+        show_error(error.message, error.remedy)
+        return CROFT_FAILED
+    return exit_code(ended)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def jobs(as_json: bool) -> None:
+    """Jobs submitted from this machine, newest first."""
+    from croft.client.local_api import LocalApi
+
+    submitted = LocalApi(Home.find().control_socket).jobs()
+    if as_json:
+        print_json("jobs", submitted)
+        return
+    rows = [
+        [
+            job.job,
+            job.kind,
+            job.label[:40],
+            job.state,
+            f"{job.done} of {job.tasks}",
+            str(job.failed),
+            ago(job.created_at),
+        ]
+        for job in submitted
+    ]
+    print_table(["JOB", "KIND", "LABEL", "STATE", "DONE", "FAILED", "STARTED"], rows)
+
+
+async def _run(opening: OpenCommandJob, verbose: bool) -> CommandEnded:
+    from croft.client.command import CommandEvents, run_command
+
+    def on_output(descriptor: int, data: bytes) -> None:
+        stream = sys.stdout.buffer if descriptor == 1 else sys.stderr.buffer
+        stream.write(data)
+        stream.flush()
+
+    def on_start(name: str) -> None:
+        if verbose:
+            say(style(f"running on {name}", error=True, dim=True))
+
+    job = asyncio.create_task(run_command(Home.find().work_socket, opening, CommandEvents(on_output, on_start)))
+    # Cancelling lets the daemon know at once, so that the command dies on its peer before this program does.
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, job.cancel)
+    try:
+        return await job
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def exit_code(ended: CommandEnded) -> int:
+    """What to exit with: the command's own code; and says what else there is to say."""
+    if ended.reason:
+        show_error(f"the command was killed on {ended.peer_name}: {ended.reason}")
+    for problem in ended.missing:
+        show_error(f"an output is missing: {problem}")
+    if ended.signal:
+        return SIGNAL_EXIT_BASE + ended.signal
+    if ended.exit_code == 0 and ended.missing:
+        return 1
+    return ended.exit_code
+
+
+def peer_ids(names: tuple[str, ...]) -> list[str]:
+    """The ids of peers named by people. Raises NotFound."""
+    if not names:
+        return []
+    from croft.client.local_api import LocalApi
+
+    api = LocalApi(Home.find().control_socket)
+    return [api.find_peer(name).peer for name in names]
+
+
+def input_files(given: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Pairs (absolute path here, name there); folders with all that is in them. Raises Usage."""
+    files: list[tuple[str, str]] = []
+    for text in given:
+        source, name = _source_and_name(text)
+        if source.is_dir():
+            for found in sorted(path for path in source.rglob("*") if path.is_file()):
+                files.append((str(found.absolute()), str(PurePosixPath(name) / found.relative_to(source).as_posix())))
+        elif source.is_file():
+            files.append((str(source.absolute()), name))
+        else:
+            raise Usage(f"there is no file {source}", remedy="Check the path after -i.")
+    return files
+
+
+def output_file(text: str) -> tuple[str, str]:
+    """(name there, absolute path here). Raises Usage if the folder here does not exist."""
+    name, _, destination = text.partition(":")
+    path = Path(destination or name)
+    if not path.absolute().parent.is_dir():
+        raise Usage(f"there is no folder {path.parent}", remedy="Make it first; outputs are written into it.")
+    return name_there(name), str(path.absolute())
+
+
+def name_there(name: str) -> str:
+    """A path inside the command's folder: relative paths stay, others keep their last part."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        return path.name
+    return str(path)
+
+
+def _source_and_name(text: str) -> tuple[Path, str]:
+    if not Path(text).exists() and ":" in text:
+        source, _, name = text.rpartition(":")
+        return Path(source), name_there(name)
+    return Path(text), name_there(text)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise Usage(f"`{text}` is not NAME=VALUE", remedy="Write it like --env LEVEL=3.")
+    return name, value

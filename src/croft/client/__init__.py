@@ -1,0 +1,1 @@
+"""The inside of the Python API: connections to the local daemon, futures, executors."""

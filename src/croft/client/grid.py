@@ -1,0 +1,257 @@
+"""The blocking Python API: `connect()` gives a `Grid`, which spreads calls over the peers."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from croft.client.local_api import LocalApi
+from croft.client.task_session import Options, TaskFuture, TaskSession
+from croft.control.home import Home
+from croft.errors import Usage
+from croft.model.quantities import duration_s, size_bytes
+
+if TYPE_CHECKING:
+    from croft.client.executor import GridExecutor
+    from croft.control import schema
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAP_AHEAD_TASKS = 10_000
+MAP_AHEAD_FIRST = 256
+"""Tasks that a map keeps unfinished ahead of the value asked for, whatever the length of its input."""
+
+
+class Grid:
+    """The computers of this peer's communities, as one.
+
+    Every method may be called from any thread. Use as a context manager, or call `close`.
+    """
+
+    def __init__(self, home: Path | None = None) -> None:
+        self._home = Home.find(home)
+        self.api = LocalApi(self._home.control_socket)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="croft", daemon=True)
+        self._thread.start()
+        self._pid = os.getpid()
+        self._sessions: set[TaskSession] = set()
+        self._shared: TaskSession | None = None
+        self._lock = threading.Lock()
+        self._submit_lock = threading.Lock()
+        self._is_closed = False
+
+    # --- work --------------------------------------------------------------------------------------------------------
+
+    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[R]:
+        """Runs `function(*args, **kwargs)` on some peer; returns its future at once.
+
+        Raises:
+            Unserialisable, TooLarge: the function or an argument cannot be sent.
+            Unreachable: the daemon is not running.
+        """
+        return self._shared_session().submit(function, args, kwargs)
+
+    def map(
+        self,
+        function: Callable[..., R],
+        *iterables: Iterable[Any],
+        on: Sequence[str] = (),
+        avoid: Sequence[str] = (),
+        memory: str | int = 0,
+        time: str | float = 0,
+        label: str = "",
+    ) -> MapResult[R]:
+        """Runs `function` on each item, spread over the peers; the results come in order, as an iterable.
+
+        Args:
+            iterables: as for the built-in `map`; may be endless, they are read as results are taken.
+            on, avoid: names or ids of peers to use only, or not to use.
+            memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
+            time: limit for one task, in seconds or such as "5m"; 0: none.
+        """
+        options = Options(
+            label=label or _name(function),
+            on=self._peer_ids(on),
+            avoid=self._peer_ids(avoid),
+            memory_bytes=size_bytes(memory),
+            time_s=duration_s(time),
+        )
+        return MapResult(self, self._open_session(options), function, zip(*iterables, strict=False))
+
+    def executor(
+        self, *, on: Sequence[str] = (), avoid: Sequence[str] = (), memory: str | int = 0, time: str | float = 0
+    ) -> GridExecutor:
+        """A `concurrent.futures.Executor` over the peers; a job of its own. Arguments as for `map`."""
+        from croft.client.executor import GridExecutor
+
+        options = Options("executor", self._peer_ids(on), self._peer_ids(avoid), size_bytes(memory), duration_s(time))
+        return GridExecutor(self, self._open_session(options))
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def status(self) -> schema.Status:
+        """Who this peer is, who is here, what is wrong."""
+        return self.api.status()
+
+    def peers(self) -> list[schema.Peer]:
+        """Every known member, this peer first."""
+        return self.api.peers()
+
+    def jobs(self) -> list[schema.Job]:
+        """Jobs submitted here, newest first."""
+        return self.api.jobs()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Cancels what is not done, and disconnects. Idempotent."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        if os.getpid() == self._pid:
+            for session in list(self._sessions):
+                self.run(session.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=5)
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine of this package on the grid's own loop, and waits for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def release(self, session: TaskSession) -> None:
+        """Closes a session that is no longer needed."""
+        with self._lock:
+            if session not in self._sessions:
+                return
+            self._sessions.discard(session)
+        if not self._is_closed:
+            self.run(session.close())
+
+    def _open_session(self, options: Options) -> TaskSession:
+        if self._is_closed:
+            raise Usage("this grid is closed", remedy="Connect again: `croft.connect()`.")
+        session = TaskSession(options)
+        self.run(session.open(self._home.work_socket))
+        with self._lock:
+            self._sessions.add(session)
+        return session
+
+    def _shared_session(self) -> TaskSession:
+        with self._submit_lock:
+            if self._shared is None or self._shared.is_ended:
+                self._shared = self._open_session(Options(label="submit"))
+            return self._shared
+
+    def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.api.find_peer(name).peer for name in ([names] if isinstance(names, str) else names))
+
+
+class MapResult(Generic[R]):
+    """The results of a map, in the order of its input. Iterate once; leaving early cancels the rest."""
+
+    def __init__(
+        self, grid: Grid, session: TaskSession, function: Callable[..., R], calls: Iterator[tuple[Any, ...]]
+    ) -> None:
+        self._grid = grid
+        self._session = session
+        self._function = function
+        self._calls = calls
+        self._ahead: deque[TaskFuture] = deque()
+        self._taken = 0
+        self._results = self._iterate()
+        self._feed()
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        return next(self._results)
+
+    @property
+    def done_by(self) -> dict[str, int]:
+        """How many tasks each peer did so far, by name."""
+        return dict(self._session.done_by)
+
+    def cancel(self) -> None:
+        """Cancels what is not done, here and on the peers."""
+        for future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+        self._grid.release(self._session)
+
+    def as_completed(self) -> Iterator[tuple[int, R]]:
+        """Pairs of (index in the input, result) in the order in which they are done, instead of iterating."""
+        index = 0
+        waiting: dict[concurrent.futures.Future[R], int] = {}
+        try:
+            while True:
+                while self._ahead:
+                    waiting[self._ahead.popleft()] = index
+                    index += 1
+                if not waiting:
+                    return
+                done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    yield waiting.pop(future), future.result()
+                self._taken += len(done)
+                self._feed(len(waiting))
+        finally:
+            for future in waiting:
+                future.cancel()
+            self.cancel()
+
+    def _iterate(self) -> Iterator[R]:
+        try:
+            while self._ahead:
+                result = self._ahead.popleft().result()
+                self._taken += 1
+                self._feed()
+                yield result
+        finally:
+            self.cancel()
+
+    def _feed(self, elsewhere: int = 0) -> None:
+        # Grows with what was taken, so that an endless input of costly items is not read far ahead at once.
+        ahead = min(MAP_AHEAD_TASKS, MAP_AHEAD_FIRST + 4 * self._taken)
+        if len(self._ahead) + elsewhere > ahead * 3 // 4 and self._taken:
+            return
+        for call in self._calls:
+            self._ahead.append(self._session.submit(self._function, call, {}))
+            if len(self._ahead) + elsewhere >= ahead:
+                break
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def connect(home: str | Path | None = None) -> Grid:
+    """Connects to this machine's peer. Raises Unreachable if it is not running.
+
+    Args:
+        home: the peer's home; by default as `croft` finds it (`CROFT_HOME`, else the user's data folder).
+    """
+    grid = Grid(Path(home) if home is not None else None)
+    try:
+        grid.status()
+    except BaseException:
+        grid.close()
+        raise
+    return grid

@@ -1,0 +1,128 @@
+"""Asks the local daemon over its Unix socket. Standard library only: the command line starts with it."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from croft.control import schema
+from croft.errors import CroftError, NotFound, Unreachable, Usage, by_code
+
+T = TypeVar("T")
+
+TIMEOUT_S = 30.0
+JOIN_TIMEOUT_S = 60.0
+ID_PREFIX_MIN = 4
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class LocalApi:
+    """The daemon's answers, typed. Every method raises Unreachable if the daemon does not run."""
+
+    def __init__(self, control_socket: Path) -> None:
+        self._socket = control_socket
+
+    def status(self) -> schema.Status:
+        """Who this peer is, who is here, what is wrong."""
+        return self._ask("GET", "/v1/status", schema.Status)
+
+    def peers(self) -> list[schema.Peer]:
+        """Every known member, this peer first."""
+        return self._ask("GET", "/v1/peers", list[schema.Peer])
+
+    def find_peer(self, name: str) -> schema.Peer:
+        """The member of this name, nickname or id, or of an id that starts like this. Raises NotFound, Usage."""
+        peers = self.peers()
+        found = [peer for peer in peers if name in (peer.name, peer.peer)]
+        found = found or [peer for peer in peers if len(name) >= ID_PREFIX_MIN and peer.peer.startswith(name)]
+        if not found:
+            raise NotFound(f"no peer is called `{name}`", remedy="See who is here: `croft peers`.")
+        if len(found) > 1:
+            ids = ", ".join(peer.peer[:10] for peer in found)
+            raise Usage(f"several peers are called `{name}`: {ids}", remedy="Name it by the start of its id.")
+        return found[0]
+
+    def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True) -> schema.Invitation:
+        """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN."""
+        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken)
+        return self._ask("POST", "/v1/invitations", schema.Invitation, wanted)
+
+    def invitations(self) -> list[schema.Invitation]:
+        """Invitations made here, newest first, without their secrets."""
+        return self._ask("GET", "/v1/invitations", list[schema.Invitation])
+
+    def withdraw(self, invitation: str) -> schema.Invitation:
+        """Makes an open invitation worthless. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/invitations/{invitation}", schema.Invitation)
+
+    def join(self, code: str) -> schema.Joined:
+        """Joins a community. Raises Usage, Refused, Unreachable."""
+        wanted = schema.JoinWanted(code=code)
+        return self._ask("POST", "/v1/join", schema.Joined, wanted, timeout_s=JOIN_TIMEOUT_S)
+
+    def jobs(self) -> list[schema.Job]:
+        """Jobs submitted here, newest first."""
+        return self._ask("GET", "/v1/jobs", list[schema.Job])
+
+    def settings(self) -> list[schema.Setting]:
+        """The daemon's settings, with their origins."""
+        return self._ask("GET", "/v1/settings", list[schema.Setting])
+
+    def stop(self) -> None:
+        """Asks the daemon to end."""
+        self._ask("POST", "/v1/stop", dict[str, str])
+
+    def _ask(self, method: str, path: str, kind: type[T], wanted: object = None, timeout_s: float = TIMEOUT_S) -> T:
+        connection = _UnixConnection(self._socket, timeout_s)
+        body = b"" if wanted is None else msgspec.json.encode(wanted)
+        try:
+            connection.request(method, path, body=body, headers={"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read()
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise not_running() from None
+        except PermissionError:
+            raise Unreachable(
+                f"the daemon's socket {self._socket} belongs to another user",
+                remedy="Run as the user who ran `croft up`, or set CROFT_HOME to a home of your own.",
+            ) from None
+        except TimeoutError:
+            raise Unreachable(
+                f"the daemon gave no answer within {timeout_s:g} s", remedy="See its log: `croft status --log`."
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"the daemon ended while it was asked: {error}", remedy="Start it: `croft up`.") from None
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise _error(answer)
+        return msgspec.json.decode(answer, type=kind)
+
+
+def not_running() -> Unreachable:
+    """What to say when there is no daemon."""
+    return Unreachable("the peer is not running", remedy="Start it with `croft up`.")
+
+
+def _error(answer: bytes) -> CroftError:
+    try:
+        failure = msgspec.json.decode(answer, type=schema.Failure)
+    except msgspec.MsgspecError:
+        return CroftError("the daemon failed on this request", remedy="See its log: `croft status --log`.")
+    error = by_code(failure.code, failure.message, failure.remedy)
+    error.exit_code = failure.exit_code
+    return error

@@ -1,0 +1,159 @@
+"""Turns functions and arguments into bytes for the peers, and outcomes back into values and exceptions.
+
+Arguments travel as pickles and are loaded only inside a box. Results come back in the safe codec: nothing that a
+lender sends is ever unpickled here.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import pickle
+import sys
+from typing import Any
+
+import cloudpickle
+from blake3 import blake3
+
+from croft.compute.worker_messages import ARGUMENT_BYTES_MAX, FUNCTION_BYTES_MAX, RemoteException, Status
+from croft.errors import CodecError, PeerMisbehaved, TaskDied, TaskFailed, TaskTimedOut, TooLarge, Unserialisable
+from croft.wire.codec import decode
+from croft.wire.values import decode_value
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class RemoteTraceback(Exception):
+    """Stands as the cause of an exception from a task; its text is the traceback on the peer."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def function_bytes(function: object) -> tuple[bytes, bytes]:
+    """Digest and pickle of a function. Raises Unserialisable, TooLarge."""
+    if not callable(function):
+        raise Unserialisable(f"{function!r} is not callable", remedy="Pass a function.")
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        pickled = cloudpickle.dumps(function, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise Unserialisable(
+            f"the function {name} cannot be sent: {error}",
+            remedy="It holds something that exists only here (an open file, a lock, a connection): make it inside.",
+        ) from None
+    if len(pickled) > FUNCTION_BYTES_MAX:
+        raise TooLarge(
+            f"the function {name} is {len(pickled):,} bytes with what it refers to, limit is {FUNCTION_BYTES_MAX:,}",
+            remedy="Pass large values as arguments, or read them inside.",
+        )
+    return blake3(pickled).digest(), pickled
+
+
+def argument_bytes(arguments: tuple[Any, ...], named: dict[str, Any]) -> bytes:
+    """The pickle of one call's arguments. Raises Unserialisable, TooLarge."""
+    call = (arguments, named)
+    try:
+        pickled = _fast_pickle(call)
+    except Exception:
+        try:
+            pickled = cloudpickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
+        except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise Unserialisable(
+                f"an argument cannot be sent: {error}", remedy="Pass plain data, and open files or connections inside."
+            ) from None
+    if len(pickled) > ARGUMENT_BYTES_MAX:
+        raise TooLarge(
+            f"the arguments are {len(pickled):,} bytes, limit is {ARGUMENT_BYTES_MAX:,}",
+            remedy="Split them into several tasks.",
+        )
+    return pickled
+
+
+class _MainIsElsewhere(pickle.Pickler):
+    """Refuses what lives in `__main__`: another process has another one, so cloudpickle must carry it by value."""
+
+    def reducer_override(self, value: object) -> Any:
+        if getattr(value, "__module__", None) == "__main__" and isinstance(value, type | _FUNCTION):
+            raise pickle.PicklingError
+        return NotImplemented
+
+
+_FUNCTION = type(lambda: None)
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
+
+
+def _fast_pickle(call: tuple[tuple[Any, ...], dict[str, Any]]) -> bytes:
+    arguments, named = call
+    if not named and all(type(argument) in _PLAIN for argument in arguments):
+        return pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
+    buffer = io.BytesIO()
+    _MainIsElsewhere(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(call)
+    return buffer.getvalue()
+
+
+def outcome_value(status: int, payload: bytes, peer_name: str) -> Any:
+    """The value of a task. Raises what it raised, TaskDied, TaskTimedOut, CodecError or TooLarge."""
+    if status == Status.OK:
+        return decode_value(payload)
+    raise _exception(status, payload, peer_name)
+
+
+def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
+    where = f"on {peer_name}" if peer_name else "on every peer that tried"
+    if status == Status.RAISED:
+        return _raised(payload, where)
+    text = payload.decode(errors="replace")
+    if status == Status.TIMED_OUT:
+        return TaskTimedOut(f"the task {where} {text}", remedy="Give it more time, or split it.")
+    if status == Status.UNCARRIED:
+        return CodecError(f"the result of a task {where} cannot be carried: {text}", remedy="Return plain data.")
+    if status == Status.TOO_LARGE:
+        return TooLarge(f"the result of a task {where} is too large: {text}", remedy="Return it in parts.")
+    return TaskDied(f"the task {where} died: {text}")
+
+
+def _raised(payload: bytes, where: str) -> BaseException:
+    try:
+        remote = decode(payload, RemoteException, step="task results")
+    except PeerMisbehaved as fault:
+        return TaskDied(f"the task {where} failed, and how cannot be read: {fault}")
+    error = _rebuild(remote)
+    if error is None:
+        error = TaskFailed(
+            f"a task {where} raised {remote.name}: {remote.message}",
+            type_name=f"{remote.module}.{remote.name}",
+            remote_traceback=remote.traceback,
+        )
+    text = f"{where}:\n{remote.traceback}"
+    if remote.output:
+        text += f"\nIt had printed:\n{remote.output}\n"
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _rebuild(remote: RemoteException) -> BaseException | None:
+    """The same exception, if its class is known here; no code of a class that is not built in runs for it."""
+    kind: Any = builtins if remote.module == "builtins" else sys.modules.get(remote.module)
+    for part in remote.name.split("."):
+        kind = getattr(kind, part, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return None
+    arguments = _arguments(remote)
+    try:
+        if kind.__module__ == "builtins":
+            return kind(*arguments)
+        return BaseException.__new__(kind, *arguments)
+    except TypeError:
+        return None
+
+
+def _arguments(remote: RemoteException) -> tuple[Any, ...]:
+    if remote.arguments:
+        try:
+            arguments = decode_value(remote.arguments)
+        except CodecError:
+            arguments = None
+        if isinstance(arguments, tuple):
+            return arguments
+    return (remote.message,)

@@ -1,0 +1,249 @@
+"""One job of tasks on the work socket: submits in batches, resolves futures as outcomes come."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from croft.client.local_api import not_running
+from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
+from croft.control.socket_stream import SocketStream
+from croft.control.work_messages import (
+    CancelTasks,
+    DefineFunction,
+    FromDaemon,
+    JobFailed,
+    JobOpened,
+    OpenTaskJob,
+    SubmitTasks,
+    TaskOutcomes,
+)
+from croft.errors import Cancelled, ConnectionLost, CroftError, Unreachable, by_code
+from croft.wire.codec import decode_union
+from croft.wire.message_stream import MessageStream
+
+BATCH_BYTES_MAX = 1 << 20
+BATCH_TASKS_MAX = 2_000
+
+
+class TaskFuture(concurrent.futures.Future[Any]):
+    """A task's future. Unlike those of a local pool it can also be cancelled while the task runs, on its peer."""
+
+    def __init__(self, session: TaskSession, number: int) -> None:
+        super().__init__()
+        self._session = session
+        self._number = number
+
+    def cancel(self) -> bool:
+        """Whether the task is cancelled; False once it is done."""
+        if self.cancelled():
+            return True
+        if not super().cancel():
+            return False
+        self.set_running_or_notify_cancel()
+        self._session.forget(self._number)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a job's tasks are to run. `on` and `avoid` hold peer ids; `time_s` 0: no limit."""
+
+    label: str = ""
+    on: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    time_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Batch:
+    function: bytes
+    first: int
+    arguments: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+
+class TaskSession:
+    """A job. `submit` may be called from any thread; all else happens on the loop given to `open`."""
+
+    def __init__(self, options: Options) -> None:
+        self.job = ""
+        self.done_by: dict[str, int] = {}
+        self._options = options
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._messages: MessageStream | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._next = 0
+        self._futures: dict[int, TaskFuture] = {}
+        self._digests: dict[int, tuple[object, bytes]] = {}
+        self._sent_functions: set[bytes] = set()
+        self._pending: list[_Batch] = []
+        self._definitions: list[DefineFunction] = []
+        self._is_flush_due = False
+        self._cancelled: list[int] = []
+        self._lock = threading.Lock()
+        self._failure: CroftError | None = None
+
+    async def open(self, work_socket: Path) -> None:
+        """Connects and opens the job. Raises Unreachable if the daemon does not run."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            reader, writer = await asyncio.open_unix_connection(work_socket, limit=4 << 20)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise not_running() from None
+        self._writer = writer
+        self._messages = MessageStream(SocketStream(reader, writer), step="local work")
+        options = self._options
+        self._messages.post(
+            OpenTaskJob(
+                options.label, PYTHON, list(options.on), list(options.avoid), options.memory_bytes, options.time_s
+            )
+        )
+        self._reading = asyncio.create_task(self._read(), name="session.read")
+
+    def submit(self, function: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> TaskFuture:
+        """A future of the call. Raises Unserialisable, TooLarge, or why the job has ended."""
+        if self._failure is not None:
+            raise self._failure
+        digest = self._digest(function)
+        pickled = argument_bytes(arguments, named)
+        with self._lock:
+            number = self._next
+            self._next += 1
+            future = self._futures[number] = TaskFuture(self, number)
+            batch = self._pending[-1] if self._pending else None
+            if (
+                batch is None
+                or batch.function != digest
+                or batch.size > BATCH_BYTES_MAX
+                or len(batch.arguments) >= BATCH_TASKS_MAX
+            ):
+                batch = _Batch(digest, number)
+                self._pending.append(batch)
+            batch.arguments.append(pickled)
+            batch.size += len(pickled)
+            is_first = not self._is_flush_due
+            self._is_flush_due = True
+        if is_first:
+            assert self._loop is not None, "sessions are opened before they are used"
+            self._loop.call_soon_threadsafe(self._flush)
+        return future
+
+    def forget(self, number: int) -> None:
+        """A task's future was cancelled: nobody waits for it. From any thread."""
+        with self._lock:
+            self._cancelled.append(number)
+            is_first = len(self._cancelled) == 1
+        if is_first and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._send_cancelled)
+
+    async def close(self) -> None:
+        """Ends the job; tasks that are not done fail with Cancelled."""
+        self._fail(Cancelled("the job was closed before this task was done"))
+        if self._messages is not None:
+            await self._messages.close()
+        if self._writer is not None:
+            self._writer.close()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the job takes no more tasks."""
+        return self._failure is not None
+
+    @property
+    def open_tasks(self) -> int:
+        """Tasks without an outcome."""
+        return len(self._futures)
+
+    def _digest(self, function: object) -> bytes:
+        known = self._digests.get(id(function))
+        if known is not None and known[0] is function:
+            return known[1]
+        digest, pickled = function_bytes(function)
+        with self._lock:
+            # The function is kept too, so that its id is not given to another one.
+            self._digests[id(function)] = (function, digest)
+            if digest not in self._sent_functions:
+                self._sent_functions.add(digest)
+                self._definitions.append(DefineFunction(digest, pickled))
+        return digest
+
+    def _flush(self) -> None:
+        with self._lock:
+            batches, self._pending = self._pending, []
+            definitions, self._definitions = self._definitions, []
+            self._is_flush_due = False
+        if self._failure is not None or self._messages is None:
+            return
+        try:
+            for definition in definitions:
+                self._messages.post(definition)
+            for batch in batches:
+                self._messages.post(SubmitTasks(batch.function, batch.first, batch.arguments))
+        except ConnectionLost:
+            self._fail(_daemon_ended())
+
+    def _send_cancelled(self) -> None:
+        self._flush()
+        with self._lock:
+            numbers, self._cancelled = self._cancelled, []
+        for number in numbers:
+            self._futures.pop(number, None)
+        if self._failure is None and self._messages is not None:
+            try:
+                self._messages.post(CancelTasks(numbers))
+            except ConnectionLost:
+                self._fail(_daemon_ended())
+
+    async def _read(self) -> None:
+        assert self._messages is not None, "reading starts when the connection is open"
+        try:
+            while (payload := await self._messages.receive()) is not None:
+                message: FromDaemon = decode_union(payload, FromDaemon, step="local work")
+                match message:
+                    case JobOpened(job):
+                        self.job = job
+                    case TaskOutcomes(_, name, outcomes):
+                        self._resolve(name, outcomes)
+                    case JobFailed(code, text, remedy):
+                        self._fail(by_code(code, text, remedy))
+                        return
+                    case _:
+                        raise AssertionError(f"{type(message).__name__} in a job of tasks")
+            self._fail(_daemon_ended())
+        except ConnectionLost:
+            self._fail(_daemon_ended())
+
+    def _resolve(self, name: str, outcomes: Sequence[tuple[int, int, bytes]]) -> None:
+        self.done_by[name] = self.done_by.get(name, 0) + len(outcomes)
+        for number, status, payload in outcomes:
+            future = self._futures.pop(number, None)
+            if future is None or future.cancelled() or not future.set_running_or_notify_cancel():
+                continue
+            try:
+                value = outcome_value(status, payload, name)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+    def _fail(self, error: CroftError) -> None:
+        self._failure = self._failure or error
+        futures, self._futures = self._futures, {}
+        for future in futures.values():
+            if not future.cancelled() and future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+
+def _daemon_ended() -> Unreachable:
+    return Unreachable("the daemon ended before the job was done", remedy="Start it with `croft up`, and run it again.")

@@ -1,0 +1,210 @@
+"""Keeps one warm box per consumer for Python tasks, and hands its answers to the session that asked.
+
+A box is started when its consumer's first chunk is let in, and kept for IDLE_S after the last session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from croft.compute.worker_messages import (
+    CancelChunk,
+    ChunkDone,
+    ChunkResults,
+    FromWorker,
+    FunctionFailed,
+    LoadFunction,
+    Ready,
+    RunChunk,
+)
+from croft.errors import ConnectionLost, Failed, PeerMisbehaved
+from croft.model.ids import TwinId
+from croft.wire.codec import Message, decode_union
+from croft.wire.message_stream import MessageStream
+
+if TYPE_CHECKING:
+    from croft.ports import Box, BoxSpec, Sandbox
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 20.0
+IDLE_S = 60.0
+BOXES_MAX = 16
+FUNCTION_CACHE_BYTES_MAX = 256 << 20
+
+Deliver = Callable[[Message], None]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A chunk that the box runs for a session."""
+
+    session_chunk: int
+    function: bytes
+    deliver: Deliver
+
+
+@dataclass(slots=True)
+class TaskBox:
+    """One consumer's warm box."""
+
+    twin: TwinId
+    box: Box
+    messages: MessageStream
+    loaded: set[bytes] = field(default_factory=set)
+    waiting: dict[int, _Waiting] = field(default_factory=dict)
+    next_chunk: int = 1
+    sessions: int = 0
+    idle_since: float = 0.0
+    is_dead: bool = False
+
+    def run(self, chunk: RunChunk, function: LoadFunction, deliver: Deliver) -> int:
+        """Starts a chunk; outcomes go to `deliver` under the session's own number. Returns the box's number."""
+        number = self.next_chunk
+        self.next_chunk += 1
+        self.waiting[number] = _Waiting(chunk.chunk, chunk.function, deliver)
+        if function.digest not in self.loaded:
+            self.loaded.add(function.digest)
+            self.messages.post(function)
+        self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Kills a chunk; `ChunkDone` still comes."""
+        if number in self.waiting and not self.is_dead:
+            self.messages.post(CancelChunk(number))
+
+    def forget(self, number: int) -> None:
+        """Kills a chunk whose session is gone."""
+        self.cancel(number)
+        self.waiting.pop(number, None)
+
+    async def listen(self) -> None:
+        """Hands on what the worker says until the box ends."""
+        try:
+            while (payload := await self.messages.receive()) is not None:
+                message: FromWorker = decode_union(payload, FromWorker, step="box")
+                match message:
+                    case ChunkResults(number, outcomes):
+                        if waiting := self.waiting.get(number):
+                            waiting.deliver(ChunkResults(waiting.session_chunk, outcomes))
+                    case ChunkDone(number, elapsed_s):
+                        if waiting := self.waiting.pop(number, None):
+                            waiting.deliver(ChunkDone(waiting.session_chunk, elapsed_s))
+                    case FunctionFailed(digest):
+                        self._fail_function(digest, message)
+                    case _:
+                        pass
+        except (ConnectionLost, PeerMisbehaved) as fault:
+            log.warning("the box of twin %s: %s", self.twin, fault)
+        finally:
+            self.is_dead = True
+            # The chunks end without their outcomes: their consumers run them again elsewhere.
+            for waiting in list(self.waiting.values()):
+                waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
+            self.waiting.clear()
+
+    def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
+        told: list[Deliver] = []
+        for number in [n for n, waiting in self.waiting.items() if waiting.function == digest]:
+            waiting = self.waiting.pop(number)
+            if waiting.deliver not in told:
+                told.append(waiting.deliver)
+                waiting.deliver(message)
+            waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
+
+
+class BoxPool:
+    """All warm boxes of this peer."""
+
+    def __init__(self, sandbox: Sandbox, spec: Callable[[TwinId, int], BoxSpec]) -> None:
+        self._sandbox = sandbox
+        self._spec = spec
+        self._boxes: dict[TwinId, TaskBox] = {}
+        self._starting: dict[TwinId, asyncio.Lock] = {}
+        self._functions: dict[TwinId, dict[bytes, LoadFunction]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def serve(self) -> None:
+        """Runs the boxes' listeners, and closes boxes that stayed idle; ends by cancellation."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                while True:
+                    await asyncio.sleep(IDLE_S / 10)
+                    for twin, box in list(self._boxes.items()):
+                        is_idle = box.sessions == 0 and loop.time() - box.idle_since > IDLE_S
+                        if is_idle or (box.is_dead and box.sessions == 0):
+                            await self._close(twin)
+        finally:
+            self._tasks = None
+            for twin in list(self._boxes):
+                await self._close(twin)
+
+    def functions(self, twin: TwinId) -> dict[bytes, LoadFunction]:
+        """The functions that a consumer has sent, by digest; bounded by forgetting the oldest."""
+        return self._functions.setdefault(twin, {})
+
+    def keep_function(self, twin: TwinId, function: LoadFunction) -> None:
+        """Remembers a function for later sessions of the same consumer."""
+        kept = self.functions(twin)
+        kept[function.digest] = function
+        while sum(len(f.pickled) for f in kept.values()) > FUNCTION_CACHE_BYTES_MAX and len(kept) > 1:
+            del kept[next(iter(kept))]
+
+    async def acquire(self, twin: TwinId, memory_bytes: int) -> TaskBox:
+        """The consumer's box, started if need be; give it back by `release`. Raises Failed."""
+        async with self._starting.setdefault(twin, asyncio.Lock()):
+            box = self._boxes.get(twin)
+            if box is not None and box.is_dead:
+                await self._close(twin)
+                box = None
+            if box is None:
+                await self._make_room()
+                box = await self._start(twin, memory_bytes)
+                self._boxes[twin] = box
+            box.sessions += 1
+            return box
+
+    def release(self, box: TaskBox) -> None:
+        """A session no longer uses the box."""
+        box.sessions -= 1
+        box.idle_since = asyncio.get_running_loop().time()
+
+    async def _start(self, twin: TwinId, memory_bytes: int) -> TaskBox:
+        box = await self._sandbox.open(self._spec(twin, memory_bytes))
+        messages = MessageStream(box, step="box")
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                payload = await messages.receive()
+            ready = payload and decode_union(payload, FromWorker, step="box")
+            if not isinstance(ready, Ready):
+                raise ConnectionLost("the worker ended while it started")
+        except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
+            await messages.close()
+            usage = await box.close()
+            raise Failed(
+                f"the box did not start: {usage.death or fault or 'no answer'}", remedy="See the peer's log."
+            ) from None
+        task_box = TaskBox(twin, box, messages)
+        assert self._tasks is not None, "the pool is served before boxes are asked for"
+        self._tasks.create_task(task_box.listen(), name=f"box.{twin[:8]}")
+        return task_box
+
+    async def _make_room(self) -> None:
+        idle = sorted((b.idle_since, twin) for twin, b in self._boxes.items() if b.sessions == 0)
+        while len(self._boxes) >= BOXES_MAX:
+            if not idle:
+                raise Failed(f"{BOXES_MAX} boxes are in use", remedy="Try again, or on another peer.")
+            await self._close(idle.pop(0)[1])
+
+    async def _close(self, twin: TwinId) -> None:
+        box = self._boxes.pop(twin, None)
+        if box is not None:
+            await box.box.close()
+            await box.messages.close()

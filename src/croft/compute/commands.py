@@ -1,0 +1,246 @@
+"""Runs one command on some peer: files in, live output, the command's own exit code, files out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from croft.compute.jobs import Peers
+from croft.compute.lenders import Candidate, Lenders, Wish
+from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened
+from croft.compute.worker_messages import (
+    FILE_PART_BYTES,
+    CommandExited,
+    FileBytes,
+    FileEnd,
+    FileFailed,
+    FilePut,
+    FromWorker,
+    GetFile,
+    Output,
+    PutFile,
+    RunCommand,
+)
+from croft.errors import (
+    Busy,
+    ConnectionLost,
+    CroftError,
+    Failed,
+    PeerMisbehaved,
+    Refused,
+    Unreachable,
+    by_code,
+)
+from croft.model.ids import PeerId
+from croft.wire.codec import decode_union
+from croft.wire.message_stream import MessageStream
+
+if TYPE_CHECKING:
+    from croft.ports import Stream
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.25
+NOBODY_S_MAX = 10.0
+STEP = "command"
+
+FromLender = Opened | Declined | FromWorker
+OnOutput = Callable[[int, bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here)."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[tuple[Path, str], ...] = ()
+    outputs: tuple[tuple[str, Path], ...] = ()
+    cpus: float = 1.0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    time_s_max: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How it ended. `missing`: outputs that could not be fetched, with the reason."""
+
+    exit_code: int
+    signal: int
+    reason: str
+    peer: PeerId
+    peer_name: str
+    missing: tuple[str, ...] = ()
+
+
+class CommandJob:
+    """One command, from choosing a peer to fetching its files."""
+
+    def __init__(self, peers: Peers, wish: Wish, spec: CommandSpec) -> None:
+        self._peers = peers
+        self._spec = spec
+        self._lenders = Lenders(wish)
+        self._has_shown_output = False
+        self.peer: PeerId | None = None
+
+    async def run(self, on_output: OnOutput, on_start: Callable[[str], Awaitable[None]]) -> CommandResult:
+        """The result, from the first peer that sees it through.
+
+        A peer lost before anything was printed is replaced by another one.
+
+        Raises:
+            Refused: no peer takes it. Unreachable: its peer was lost after it had printed. Failed: a file problem.
+        """
+        loop = asyncio.get_running_loop()
+        nobody_since = loop.time()
+        tried: set[PeerId] = set()
+        while True:
+            ranked = self._lenders.ranked(self._peers.candidates(), (), loop.time())
+            if not ranked:
+                if loop.time() - nobody_since > NOBODY_S_MAX:
+                    reasons = "; ".join(self._lenders.reasons()) or "none that fits is here"
+                    raise Refused(f"no peer takes this command: {reasons}", remedy="See who is here: `croft peers`.")
+                await asyncio.sleep(LOOK_AGAIN_S)
+                continue
+            candidate = ranked[0]
+            try:
+                result = await self._run_on(candidate, on_output, on_start)
+            except (Busy, Refused, Unreachable) as error:
+                self._lenders.refused(candidate, error.message, loop.time())
+            except ConnectionLost as lost:
+                if self._has_shown_output:
+                    raise Unreachable(
+                        f"{candidate.name} was lost while it ran the command ({lost})",
+                        remedy="What it had printed is above; run the command again.",
+                    ) from None
+                self._lenders.refused(candidate, f"lost: {lost}", loop.time())
+            except PeerMisbehaved as fault:
+                log.warning("peer %s (%s) broke the protocol: %s", candidate.name, candidate.peer[:10], fault)
+                self._lenders.refused(candidate, f"broke the protocol: {fault}", loop.time())
+            else:
+                return result
+            if candidate.peer not in tried:
+                tried.add(candidate.peer)
+                nobody_since = loop.time()
+
+    async def _run_on(
+        self, candidate: Candidate, on_output: OnOutput, on_start: Callable[[str], Awaitable[None]]
+    ) -> CommandResult:
+        stream: Stream = await self._peers.open_stream(candidate.peer, COMMAND_PURPOSE)
+        spec = self._spec
+        try:
+            async with MessageStream(stream, step=STEP) as messages:
+                messages.post(OpenCommand(spec.cpus, spec.memory_bytes, spec.disk_bytes))
+                opened = await _receive(messages)
+                if not isinstance(opened, Opened):
+                    raise PeerMisbehaved("no answer to the opening", step=STEP)
+                self.peer = candidate.peer
+                await self._put_inputs(messages)
+                await on_start(candidate.name)
+                messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max))
+                exited = await self._follow(messages, on_output)
+                missing = [
+                    problem
+                    for name, destination in spec.outputs
+                    if (problem := await _get_output(messages, name, destination))
+                ]
+                await stream.finish()
+                return CommandResult(
+                    exited.exit_code,
+                    exited.signal,
+                    exited.reason,
+                    candidate.peer,
+                    candidate.name,
+                    tuple(missing),
+                )
+        finally:
+            stream.abort()
+
+    async def _put_inputs(self, messages: MessageStream) -> None:
+        for source, name in self._spec.inputs:
+            await _send_file(messages, source, name)
+        for source, _ in self._spec.inputs:
+            reply = await _receive(messages)
+            match reply:
+                case FilePut():
+                    pass
+                case FileFailed(path, reason):
+                    raise Failed(f"the peer cannot take {source} as {path}: {reason}")
+                case _:
+                    raise PeerMisbehaved(f"{type(reply).__name__} while files were sent", step=STEP)
+
+    async def _follow(self, messages: MessageStream, on_output: OnOutput) -> CommandExited:
+        while True:
+            message = await _receive(messages)
+            match message:
+                case Output(descriptor, data):
+                    self._has_shown_output = True
+                    await on_output(descriptor, data)
+                case CommandExited():
+                    return message
+                case _:
+                    raise PeerMisbehaved(f"{type(message).__name__} while the command ran", step=STEP)
+
+
+async def _receive(messages: MessageStream) -> FromLender:
+    payload = await messages.receive()
+    if payload is None:
+        raise ConnectionLost("it closed the stream")
+    message: FromLender = decode_union(payload, FromLender, step=STEP)
+    if isinstance(message, Declined):
+        error: CroftError = by_code(message.code, message.message, message.remedy)
+        raise error
+    return message
+
+
+async def _send_file(messages: MessageStream, source: Path, name: str) -> None:
+    try:
+        file = await asyncio.to_thread(source.open, "rb")
+    except OSError as error:
+        raise Failed(f"cannot read {source}: {error.strerror}") from None
+    try:
+        messages.post(PutFile(name, os.access(source, os.X_OK)))
+        while part := await asyncio.to_thread(file.read, FILE_PART_BYTES):
+            await messages.send(FileBytes(part))
+        await messages.send(FileEnd())
+    finally:
+        file.close()
+
+
+async def _get_output(messages: MessageStream, name: str, destination: Path) -> str:
+    """Fetches one file, whole or not at all; returns what went wrong, or nothing."""
+    part = destination.with_name(f".{destination.name}.part")
+    messages.post(GetFile(name))
+    file: BinaryIO | None = None
+    try:
+        while True:
+            message = await _receive(messages)
+            match message:
+                case FileBytes(data):
+                    if file is None:
+                        file = await asyncio.to_thread(part.open, "wb")
+                    await asyncio.to_thread(file.write, data)
+                case FileEnd():
+                    if file is None:
+                        file = await asyncio.to_thread(part.open, "wb")
+                    file.close()
+                    await asyncio.to_thread(part.replace, destination)
+                    return ""
+                case FileFailed(path, reason):
+                    return f"{path}: {reason}"
+                case Opened() | Declined():
+                    raise PeerMisbehaved("an answer to an opening while files were fetched", step=STEP)
+                case _:
+                    raise PeerMisbehaved(f"{type(message).__name__} while files were fetched", step=STEP)
+    except OSError as error:
+        raise Failed(f"cannot write {destination}: {error.strerror}") from None
+    finally:
+        if file is not None and not file.closed:
+            file.close()
+            part.unlink(missing_ok=True)

@@ -1,0 +1,331 @@
+"""Decides which lender gets which tasks of one bag, and records each task's outcome once, whatever dies.
+
+A lost lender's unfinished tasks go back to the front of the queue. The first outcome of a task counts; later ones,
+from a lender given up too early, are dropped. Sans-IO: events go in, effects come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from croft.compute.splitter import CHUNK_BYTES_MAX, Pace, chunk_tasks
+from croft.errors import PeerMisbehaved
+from croft.model.ids import PeerId
+
+LENDERS_LOST_MAX = 5
+"""A task that was with so many lenders when they were lost is failed, not tried again."""
+CHUNKS_AHEAD = 1
+"""Chunks a lender holds beyond its slots, so that no slot waits for the network."""
+
+Outcome = tuple[int, int, bytes]
+"""Task, `croft.compute.worker_messages.Status`, payload."""
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TasksAdded:
+    """New tasks; `sizes` are the bytes of their arguments."""
+
+    function: bytes
+    tasks: Sequence[int]
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LenderReady:
+    """A lender opened a session with so many slots."""
+
+    peer: PeerId
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class LenderLost:
+    """A lender's session ended, for whatever reason."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomesReceived:
+    """Some tasks of a chunk are done; indices count within the chunk."""
+
+    peer: PeerId
+    chunk: int
+    outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEnded:
+    """A lender says that no more outcomes of a chunk will come."""
+
+    peer: PeerId
+    chunk: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionBroken:
+    """A lender cannot load a function."""
+
+    peer: PeerId
+    function: bytes
+    status: int
+    reason: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TasksCancelled:
+    """Nobody waits for these tasks any more."""
+
+    tasks: Sequence[int]
+
+
+Event = TasksAdded | LenderReady | LenderLost | OutcomesReceived | ChunkEnded | FunctionBroken | TasksCancelled
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendChunk:
+    """Give these tasks to a lender, as one chunk."""
+
+    peer: PeerId
+    chunk: int
+    function: bytes
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeChunk:
+    """None of this chunk's outcomes is wanted any more."""
+
+    peer: PeerId
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """These outcomes count; each task is recorded once, ever."""
+
+    peer: PeerId
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Too many lenders were lost with this task; it is done, without an outcome."""
+
+    task: int
+    lenders: int
+
+
+Effect = SendChunk | RevokeChunk | Record | GiveUp
+
+
+@dataclass(slots=True)
+class _Chunk:
+    peer: PeerId
+    function: bytes
+    tasks: tuple[int, ...]
+    open: set[int]
+
+
+@dataclass(slots=True)
+class _Lender:
+    slots: int
+    pace: dict[bytes, Pace] = field(default_factory=dict)
+    chunks: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Task:
+    function: bytes
+    size: int
+    lenders_lost: int = 0
+
+
+class Bag:
+    """The tasks of one job, from arrival to record."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[int, _Task] = {}
+        self._queue: deque[int] = deque()
+        self._lenders: dict[PeerId, _Lender] = {}
+        self._chunks: dict[int, _Chunk] = {}
+        self._next_chunk = 1
+
+    @property
+    def open_tasks(self) -> int:
+        """Tasks that are not recorded yet."""
+        return len(self._tasks)
+
+    @property
+    def waiting_tasks(self) -> int:
+        """Tasks that no lender has."""
+        return len(self._queue)
+
+    @property
+    def lenders(self) -> list[PeerId]:
+        """Peers with a session."""
+        return list(self._lenders)
+
+    def handle(self, event: Event) -> Sequence[Effect]:
+        """What to do about `event`. Raises PeerMisbehaved if a lender answers what it was not asked."""
+        match event:
+            case TasksAdded(function, tasks, sizes):
+                for task, size in zip(tasks, sizes, strict=True):
+                    assert task not in self._tasks, "task numbers are unique in a bag"
+                    self._tasks[task] = _Task(function, size)
+                self._queue.extend(tasks)
+                return self._deal()
+            case LenderReady(peer, slots):
+                assert peer not in self._lenders, "one session per lender"
+                self._lenders[peer] = _Lender(slots)
+                return self._deal()
+            case LenderLost(peer):
+                return self._lose(peer)
+            case OutcomesReceived(peer, chunk, outcomes):
+                return self._record(peer, chunk, outcomes)
+            case ChunkEnded(peer, chunk, elapsed_s):
+                return self._end(peer, chunk, elapsed_s)
+            case FunctionBroken(peer, function, status, reason):
+                return self._fail_function(peer, function, status, reason)
+            case TasksCancelled(tasks):
+                return self._cancel(tasks)
+            case _:
+                assert_never(event)
+
+    def validate(self) -> None:
+        """Asserts what must always hold: every open task is either queued or in exactly one live chunk."""
+        held = [task for chunk in self._chunks.values() for task in chunk.open]
+        assert len(held) == len(set(held)), "a task is in two chunks"
+        queued = set(self._queue)
+        assert len(queued) == len(self._queue), "a task is queued twice"
+        assert queued.isdisjoint(held), "a task is queued and dealt"
+        assert queued | set(held) == set(self._tasks), "a task is lost"
+
+    def _deal(self) -> list[Effect]:
+        effects: list[Effect] = []
+        slots_total = sum(lender.slots for lender in self._lenders.values())
+        # Round by round, so that few tasks go to many lenders rather than all to the first.
+        for depth in range(1, max((lender.slots for lender in self._lenders.values()), default=0) + CHUNKS_AHEAD + 1):
+            for peer, lender in self._lenders.items():
+                if not self._queue:
+                    return effects
+                if len(lender.chunks) < min(depth, lender.slots + CHUNKS_AHEAD):
+                    effects.append(self._deal_one(peer, lender, slots_total))
+        return effects
+
+    def _deal_one(self, peer: PeerId, lender: _Lender, slots_total: int) -> SendChunk:
+        function = self._tasks[self._queue[0]].function
+        pace = lender.pace.setdefault(function, Pace())
+        count = chunk_tasks(pace, waiting=len(self._queue), slots_total=slots_total)
+        tasks: list[int] = []
+        size = 0
+        while self._queue and len(tasks) < count:
+            task = self._tasks[self._queue[0]]
+            if task.function != function or (tasks and size + task.size > CHUNK_BYTES_MAX):
+                break
+            tasks.append(self._queue.popleft())
+            size += task.size
+        number = self._next_chunk
+        self._next_chunk += 1
+        self._chunks[number] = _Chunk(peer, function, tuple(tasks), set(tasks))
+        lender.chunks.add(number)
+        return SendChunk(peer, number, function, tuple(tasks))
+
+    def _chunk_of(self, peer: PeerId, number: int) -> _Chunk | None:
+        """The chunk, if `peer` has it; None for one that it had and lost. Raises PeerMisbehaved for another's."""
+        chunk = self._chunks.get(number)
+        if chunk is None and 0 < number < self._next_chunk:
+            return None
+        if chunk is None or chunk.peer != peer:
+            raise PeerMisbehaved(f"answers chunk {number}, which it was not given", step="task results")
+        return chunk
+
+    def _record(self, peer: PeerId, number: int, outcomes: Sequence[Outcome]) -> Sequence[Effect]:
+        chunk = self._chunk_of(peer, number)
+        if chunk is None:
+            return []
+        recorded: list[Outcome] = []
+        for index, status, payload in outcomes:
+            if not 0 <= index < len(chunk.tasks):
+                raise PeerMisbehaved(f"task {index} of a chunk of {len(chunk.tasks)}", step="task results")
+            task = chunk.tasks[index]
+            if task in chunk.open:
+                chunk.open.discard(task)
+                del self._tasks[task]
+                recorded.append((task, status, payload))
+        return [Record(peer, tuple(recorded))] if recorded else []
+
+    def _end(self, peer: PeerId, number: int, elapsed_s: float) -> Sequence[Effect]:
+        chunk = self._chunk_of(peer, number)
+        if chunk is None:
+            return []
+        del self._chunks[number]
+        lender = self._lenders[peer]
+        lender.chunks.discard(number)
+        lender.pace[chunk.function].learn(len(chunk.tasks) - len(chunk.open), elapsed_s)
+        # A lender that ends a chunk early has lost the rest, as if it had died with them.
+        return [*self._requeue(chunk), *self._deal()]
+
+    def _requeue(self, chunk: _Chunk) -> list[Effect]:
+        effects: list[Effect] = []
+        back: list[int] = []
+        for number in chunk.tasks:
+            if number not in chunk.open:
+                continue
+            task = self._tasks[number]
+            task.lenders_lost += 1
+            if task.lenders_lost >= LENDERS_LOST_MAX:
+                del self._tasks[number]
+                effects.append(GiveUp(number, task.lenders_lost))
+            else:
+                back.append(number)
+        self._queue.extendleft(reversed(back))
+        return effects
+
+    def _lose(self, peer: PeerId) -> Sequence[Effect]:
+        lender = self._lenders.pop(peer, None)
+        if lender is None:
+            return []
+        effects: list[Effect] = []
+        for number in sorted(lender.chunks, reverse=True):
+            effects.extend(self._requeue(self._chunks.pop(number)))
+        return [*effects, *self._deal()]
+
+    def _fail_function(self, peer: PeerId, function: bytes, status: int, reason: bytes) -> Sequence[Effect]:
+        held = [n for n, chunk in self._chunks.items() if chunk.peer == peer and chunk.function == function]
+        if not held:
+            raise PeerMisbehaved("says that a function is broken that it was not given", step="task results")
+        outcomes: list[Outcome] = []
+        for number in held:
+            chunk = self._chunks.pop(number)
+            self._lenders[peer].chunks.discard(number)
+            for task in chunk.tasks:
+                if task in chunk.open:
+                    del self._tasks[task]
+                    outcomes.append((task, status, reason))
+        return [Record(peer, tuple(outcomes)), *self._deal()]
+
+    def _cancel(self, tasks: Sequence[int]) -> Sequence[Effect]:
+        gone = {task for task in tasks if task in self._tasks}
+        if not gone:
+            return []
+        self._queue = deque(task for task in self._queue if task not in gone)
+        effects: list[Effect] = []
+        for number, chunk in list(self._chunks.items()):
+            if chunk.open & gone:
+                chunk.open -= gone
+                if not chunk.open:
+                    effects.append(RevokeChunk(chunk.peer, number))
+        for number in tasks:
+            self._tasks.pop(number, None)
+        return effects

@@ -1,0 +1,100 @@
+"""Decides which peers a job asks for slots, in which order, and when to ask again after a refusal.
+
+Sans-IO. Others come before this peer itself, idle ones before busy ones, near ones before far ones; a peer that
+refused or failed is asked again after a pause that doubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from croft.model.ids import PeerId
+
+RETRY_FIRST_S = 0.5
+RETRY_MAX_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A reachable member that lends processor time."""
+
+    peer: PeerId
+    name: str
+    is_self: bool
+    slots: int
+    slots_busy: int
+    round_trip_s: float | None
+    python: str
+    grade: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any."""
+
+    python: str = ""
+    only: frozenset[PeerId] = frozenset()
+    never: frozenset[PeerId] = frozenset()
+
+
+@dataclass(slots=True)
+class _Pause:
+    until: float
+    wait_s: float
+    reason: str
+
+
+class Lenders:
+    """One job's view of who could work for it."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self._pauses: dict[PeerId, _Pause] = {}
+        self._mismatches: dict[PeerId, str] = {}
+
+    def ranked(self, candidates: Iterable[Candidate], taken: Iterable[PeerId], now: float) -> list[Candidate]:
+        """The candidates to ask now, best first, without those `taken` already."""
+        used = set(taken)
+        fit = [
+            candidate
+            for candidate in candidates
+            if candidate.peer not in used and self._fits(candidate) and self._is_rested(candidate.peer, now)
+        ]
+        return sorted(fit, key=_rank)
+
+    def refused(self, candidate: Candidate, reason: str, now: float) -> None:
+        """A candidate declined, or could not be reached."""
+        pause = self._pauses.get(candidate.peer)
+        wait_s = RETRY_FIRST_S if pause is None else min(pause.wait_s * 2, RETRY_MAX_S)
+        self._pauses[candidate.peer] = _Pause(now + wait_s, wait_s, f"{candidate.name}: {reason}")
+
+    def accepted(self, peer: PeerId) -> None:
+        """A candidate let the job in."""
+        self._pauses.pop(peer, None)
+
+    def reasons(self) -> list[str]:
+        """Why nobody works, a line per peer."""
+        return [*self._mismatches.values(), *(pause.reason for pause in self._pauses.values())]
+
+    def _fits(self, candidate: Candidate) -> bool:
+        wish = self._wish
+        if candidate.peer in wish.never or (wish.only and candidate.peer not in wish.only):
+            return False
+        if candidate.slots <= 0:
+            return False
+        if wish.python and candidate.python != wish.python:
+            self._mismatches[candidate.peer] = (
+                f"{candidate.name}: runs Python {candidate.python}, the job is made by Python {wish.python}"
+            )
+            return False
+        return True
+
+    def _is_rested(self, peer: PeerId, now: float) -> bool:
+        pause = self._pauses.get(peer)
+        return pause is None or pause.until <= now
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float, float, PeerId]:
+    busy = candidate.slots_busy / candidate.slots
+    return candidate.is_self, busy, candidate.round_trip_s or 0.0, candidate.peer

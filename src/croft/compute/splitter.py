@@ -1,0 +1,45 @@
+"""Decides how many tasks go to a lender in one chunk.
+
+Large chunks spare messages and forks; small ones share the tail evenly. So a chunk is worth CHUNK_S of the lender's
+measured time, grows from one task at a bounded rate while nothing is known, and shrinks with what is left (factoring,
+Hummel, Schonberg and Flynn 1992).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHUNK_S = 0.05
+CHUNK_TASKS_MAX = 2_000
+CHUNK_BYTES_MAX = 4 << 20
+GROWTH = 8
+SMOOTHING = 0.5
+FACTOR = 2
+"""A chunk takes at most 1/(FACTOR · slots) of what is left."""
+TASK_S_MIN = 1e-6
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast one lender works on one bag of tasks. `task_s` is None until its first chunk is back."""
+
+    task_s: float | None = None
+    largest: int = 0
+
+    def learn(self, tasks: int, elapsed_s: float) -> None:
+        """Takes in that `tasks` took `elapsed_s` on one slot."""
+        if tasks <= 0:
+            return
+        measured = max(elapsed_s / tasks, TASK_S_MIN)
+        self.largest = max(self.largest, tasks)
+        self.task_s = measured if self.task_s is None else self.task_s + SMOOTHING * (measured - self.task_s)
+
+
+def chunk_tasks(pace: Pace, *, waiting: int, slots_total: int) -> int:
+    """How many of the `waiting` tasks the next chunk may hold, at least one, given all lenders' `slots_total`."""
+    if pace.task_s is None:
+        return 1
+    by_time = int(CHUNK_S / pace.task_s)
+    by_growth = max(pace.largest, 1) * GROWTH
+    by_share = waiting // (FACTOR * max(slots_total, 1))
+    return max(1, min(by_time, by_growth, by_share, CHUNK_TASKS_MAX))

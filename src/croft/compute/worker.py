@@ -1,0 +1,116 @@
+"""The program inside a box: keeps functions, forks runners for chunks, runs commands, moves files.
+
+Started as `python -sEP -m croft.compute.worker FD [SLOTS]`, or by its path. FD is the inherited socket to the peer,
+over which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once. Its current folder
+is `/work`. It ends when the socket does, and everything below it ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+if __name__ == "__main__" and not __package__:
+    # Started by path, perhaps under an interpreter in which Croft is not installed.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+import cloudpickle  # noqa: F401 - pickles of functions refer to it, and every runner shares this import
+
+from croft.compute.worker_command import Commands
+from croft.compute.worker_crew import Crew
+from croft.compute.worker_files import Files
+from croft.compute.worker_loop import Loop, PeerLink
+from croft.compute.worker_messages import (
+    CancelChunk,
+    CancelCommand,
+    FileBytes,
+    FileEnd,
+    GetFile,
+    LoadFunction,
+    PutFile,
+    Ready,
+    RunChunk,
+    RunCommand,
+    ToWorker,
+)
+from croft.compute.worker_processes import Children, become_subreaper, set_dumpable
+from croft.errors import PeerMisbehaved
+from croft.wire.codec import decode_union
+
+PROTOCOL_BROKEN_CODE = 65
+
+
+class Worker:
+    """Takes messages from the peer to the part that answers them."""
+
+    def __init__(self, descriptor: int, slots: int) -> None:
+        self._loop = Loop()
+        self._link = PeerLink(self._loop, descriptor, self._receive)
+        self._children = Children()
+        self._crew = Crew(self._loop, self._link, self._children, slots)
+        self._files = Files(self._link, os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._commands = Commands(self._loop, self._link, self._children)
+
+    def run(self) -> None:
+        """Serves until the peer closes the socket. Raises PeerMisbehaved."""
+        self._link.send(Ready(f"{sys.version_info.major}.{sys.version_info.minor}"))
+        try:
+            while not self._link.is_closed:
+                self._link.flush()
+                if self._crew.wants_spare:
+                    if self._loop.turn(is_idle_wanted=True):
+                        self._crew.fork_spare()
+                else:
+                    self._loop.turn()
+        finally:
+            self._commands.end()
+            self._crew.end()
+
+    def _receive(self, payload: bytes) -> None:
+        message: ToWorker = decode_union(payload, ToWorker, step="worker")
+        match message:
+            case RunChunk():
+                self._crew.submit(message)
+            case LoadFunction():
+                self._crew.load(message)
+            case CancelChunk(number):
+                self._crew.cancel(number)
+            case PutFile():
+                self._files.begin_put(message)
+            case FileBytes(data):
+                self._files.put_bytes(data)
+            case FileEnd():
+                self._files.end_put()
+            case GetFile(path):
+                self._files.get(path)
+            case RunCommand():
+                if self._commands.is_running:
+                    raise PeerMisbehaved("a second command while one is running", step="worker")
+                self._commands.start(message)
+            case CancelCommand():
+                self._commands.cancel()
+
+
+def main() -> int:
+    """Runs the worker; returns its exit code."""
+    descriptor = int(sys.argv[1])
+    slots = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    os.set_inheritable(descriptor, False)
+    os.set_blocking(descriptor, False)
+    # A tty's interrupt is meant for the peer, which closes the box in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    become_subreaper()
+    worker = Worker(descriptor, slots)
+    set_dumpable(False)
+    try:
+        worker.run()
+    except PeerMisbehaved as error:
+        sys.stderr.write(f"croft worker: {error}\n")
+        return PROTOCOL_BROKEN_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

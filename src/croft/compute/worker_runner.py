@@ -1,0 +1,262 @@
+"""Runs the tasks of one chunk in a process of their own, and reads back what that process reports.
+
+A runner writes every outcome to a pipe as soon as it exists: the worker gathers them into batches, so a slow task never
+delays an earlier result, and what a dying runner had finished is still in the pipe. A page of shared memory says
+which task is running and since when. What tasks print goes to a second pipe that the worker drains, marked where a
+task ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import pickle
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import NoReturn
+
+from croft.compute.worker_messages import (
+    RESULT_BYTES_MAX,
+    TASK_OUTPUT_BYTES_MAX,
+    Outcome,
+    RemoteException,
+    Status,
+)
+from croft.compute.worker_processes import become_subreaper, prefer_for_killing, set_dumpable
+from croft.errors import CodecError
+from croft.wire.codec import encode
+from croft.wire.values import encode_value
+
+MESSAGE_CHARACTERS_MAX = 4 << 10
+TRACEBACK_CHARACTERS_MAX = 16 << 10
+ARGUMENTS_BYTES_MAX = 64 << 10
+OUTCOME_BYTES_MAX = RESULT_BYTES_MAX + 4096
+MARK_TOKEN_BYTES = 16
+
+_HEADER = struct.Struct("<IBI")
+_PROGRESS = struct.Struct("<qd")
+_MARK = struct.Struct("<IB")
+_MARK_BYTES = MARK_TOKEN_BYTES + _MARK.size
+
+
+# --- what the worker reads -------------------------------------------------------------------------------------------
+
+
+class BrokenReport(Exception):
+    """A runner wrote what no runner of ours writes: a task tampered with its process."""
+
+
+class Progress:
+    """Which task a runner is running and since when, in memory that both processes see."""
+
+    IDLE = -1
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self.mark(self.IDLE, 0.0)
+
+    def mark(self, index: int, now: float) -> None:
+        """Says that task `index` started at `now` (monotonic)."""
+        _PROGRESS.pack_into(self._page, 0, index, now)
+
+    def read(self) -> tuple[int, float]:
+        """Index of the running task or IDLE, and when it started. A task can have forged both."""
+        index, started = _PROGRESS.unpack_from(self._page)
+        return index, started
+
+    def close(self) -> None:
+        """Unmaps the page."""
+        self._page.close()
+
+
+class OutcomeReader:
+    """Cuts a runner's report into outcomes."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, received: bytes) -> list[Outcome]:
+        """The outcomes that `received` completes. Raises BrokenReport."""
+        buffer = self._buffer
+        buffer += received
+        outcomes: list[Outcome] = []
+        position, end = 0, len(buffer)
+        unpack, header, view = _HEADER.unpack_from, _HEADER.size, memoryview(buffer)
+        while end - position >= header:
+            index, status, size = unpack(buffer, position)
+            if size > OUTCOME_BYTES_MAX or status > Status.TOO_LARGE:
+                raise BrokenReport(f"an outcome of {size} bytes with status {status}")
+            start = position + header
+            if end - start < size:
+                break
+            position = start + size
+            outcomes.append((index, status, bytes(view[start:position])))
+        view.release()
+        del buffer[:position]
+        return outcomes
+
+
+class OutputTail:
+    """Keeps the end of what each failed task printed, and the end of what the running task has printed so far."""
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+        self._text = bytearray()
+        self._kept: dict[int, bytes] = {}
+
+    def feed(self, printed: bytes) -> None:
+        """Takes the next part of the output pipe."""
+        text = self._text
+        text += printed
+        while (at := text.find(self._token)) >= 0 and len(text) - at >= _MARK_BYTES:
+            index, is_kept = _MARK.unpack_from(text, at + MARK_TOKEN_BYTES)
+            if is_kept:
+                self._kept[index] = bytes(text[max(0, at - TASK_OUTPUT_BYTES_MAX) : at])
+            del text[: at + _MARK_BYTES]
+        del text[: max(0, len(text) - TASK_OUTPUT_BYTES_MAX - _MARK_BYTES)]
+
+    def of_failed(self, index: int) -> str:
+        """The end of what task `index` printed."""
+        return self._kept.pop(index, b"").decode(errors="replace")
+
+    def of_running(self) -> str:
+        """The end of what was printed since the last mark."""
+        return bytes(self._text[-TASK_OUTPUT_BYTES_MAX:]).decode(errors="replace")
+
+
+# --- what happens in the runner --------------------------------------------------------------------------------------
+
+
+class _Printed(io.FileIO):
+    """A standard stream of a runner that knows whether the running task used it."""
+
+    is_dirty = False
+
+    def write(self, text: object) -> int:
+        _Printed.is_dirty = True
+        return super().write(text)  # type: ignore[arg-type]  # FileIO checks it
+
+
+class Runner:
+    """The runner's end of the pipes. Never returns to the caller's code: `run` ends the process."""
+
+    def __init__(self, results: int, output: int, progress: Progress, token: bytes) -> None:
+        self._results = results
+        self._output = output
+        self._progress = progress
+        self._token = token
+
+    def prepare(self, keep: Iterable[int]) -> None:
+        """Makes the fresh fork a process of its own: session, streams, no descriptors but `keep`."""
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        become_subreaper()
+        set_dumpable(True)
+        prefer_for_killing()
+        os.dup2(self._output, 1)
+        os.dup2(self._output, 2)
+        lowest = 3
+        for descriptor in sorted({self._results, *keep}):
+            os.closerange(lowest, descriptor)
+            lowest = descriptor + 1
+        os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Printed(1, "w", closefd=False)), errors="replace")
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(_Printed(2, "w", closefd=False)), errors="replace")
+        sys.stderr.reconfigure(line_buffering=True)
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # new process, new streams
+
+    def run(self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]) -> NoReturn:
+        """Runs tasks in order, reports each, and ends the process."""
+        mark, now = self._progress.mark, time.monotonic
+        for index in indices:
+            mark(index, now())
+            status, payload = run_task(function, arguments[index])
+            self._end_output(index, is_kept=status in (Status.RAISED, Status.DIED))
+            self._report(index, status, payload)
+        mark(Progress.IDLE, 0.0)
+        os._exit(0)
+
+    def _report(self, index: int, status: int, payload: bytes) -> None:
+        report = memoryview(_HEADER.pack(index, status, len(payload)) + payload)
+        while report:
+            report = report[os.write(self._results, report) :]
+
+    def _end_output(self, index: int, *, is_kept: bool) -> None:
+        with contextlib.suppress(Exception):  # a task may have closed or replaced its streams
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if _Printed.is_dirty or is_kept:
+            _Printed.is_dirty = False
+            with contextlib.suppress(OSError):
+                os.write(1, self._token + _MARK.pack(index, is_kept))
+
+
+def run_task(function: Callable[..., object], pickled: bytes) -> tuple[Status, bytes]:
+    """Calls `function` with the pickled (args, kwargs) and says how it went. Never raises."""
+    try:
+        args, kwargs = pickle.loads(pickled)
+        result = function(*args, **kwargs)
+    except SystemExit as error:
+        return Status.DIED, f"the task called sys.exit({error.code!r:.100})".encode()
+    except BaseException as error:
+        return Status.RAISED, encode(describe_exception(error))
+    try:
+        encoded = encode_value(result)
+    except CodecError as error:
+        return Status.UNCARRIED, error.message.encode(errors="replace")[:MESSAGE_CHARACTERS_MAX]
+    except BaseException as error:
+        text = f"a result of type {type(result).__qualname__} cannot be encoded: {_text_of(error)}"
+        return Status.UNCARRIED, text.encode(errors="replace")[:MESSAGE_CHARACTERS_MAX]
+    if len(encoded) > RESULT_BYTES_MAX:
+        return (
+            Status.TOO_LARGE,
+            f"the result has {len(encoded)} bytes, the limit is {RESULT_BYTES_MAX}".encode(),
+        )
+    return Status.OK, encoded
+
+
+def describe_exception(error: BaseException) -> RemoteException:
+    """What travels of an exception: names, text, traceback without our own frames, and arguments if they can."""
+    kind = type(error)
+    try:
+        arguments = encode_value(error.args)
+        if len(arguments) > ARGUMENTS_BYTES_MAX:
+            arguments = b""
+    except BaseException:
+        arguments = b""
+    try:
+        trace = _without_own_frames(error.__traceback__)
+        text = "".join(traceback.format_exception(kind, error, trace))
+    except BaseException:
+        text = f"{kind.__qualname__}: (its traceback cannot be printed)\n"
+    return RemoteException(
+        module=str(kind.__module__),
+        name=kind.__qualname__,
+        message=_text_of(error),
+        traceback=_sendable(text[-TRACEBACK_CHARACTERS_MAX:]),
+        arguments=arguments,
+    )
+
+
+def _without_own_frames(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return _sendable(str(error)[:MESSAGE_CHARACTERS_MAX])
+    except BaseException:
+        return "(its message cannot be printed)"
+
+
+def _sendable(text: str) -> str:
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,150 @@
+"""The owner's settings: flag > `CROFT_*` > config.toml > default. An unknown key is an error."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from croft.control.home import Home
+from croft.errors import Usage
+from croft.model.isolation import Grade
+from croft.model.quantities import size_bytes
+
+CPUS_MAX = 4096
+PORT_MAX = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: its default as written, how it is read, and what it does."""
+
+    default: str
+    read: Callable[[str], Any]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A setting as it stands: as written, as read, and where it comes from."""
+
+    written: str
+    read: Any
+    origin: str
+
+
+def _cpus(text: str) -> int:
+    total = os.cpu_count() or 1
+    if text == "half":
+        return max(1, total // 2)
+    if text == "all":
+        return total
+    if not text.isdigit() or int(text) > CPUS_MAX:
+        raise Usage(f"`{text}` is not a number of processors", remedy="Write a number, `half` or `all`.")
+    return int(text)
+
+
+def _memory(text: str) -> int:
+    if text == "half":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return size_bytes(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > PORT_MAX:
+        raise Usage(f"`{text}` is not a port", remedy=f"Write a number up to {PORT_MAX}; 0 picks a free one.")
+    return int(text)
+
+
+def _grade(text: str) -> Grade:
+    if text.upper() not in Grade.__members__:
+        raise Usage(f"`{text}` is not an isolation grade", remedy="Write A, B, C or D.")
+    return Grade(text.upper())
+
+
+def _level(text: str) -> str:
+    if text not in ("debug", "info", "warning", "error"):
+        raise Usage(f"`{text}` is not a log level", remedy="Write debug, info, warning or error.")
+    return text
+
+
+KEYS: Mapping[str, Key] = {
+    "name": Key("", str, "How others see this device; by default its host name."),
+    "bind": Key("0.0.0.0", str, "The local address to listen on."),
+    "port": Key("0", _port, "The UDP port; 0 picks a free one at the first start and keeps it."),
+    "lend.cpus": Key("half", _cpus, "Processors lent to members: a number, `half` or `all`; 0 lends none."),
+    "lend.memory": Key("half", _memory, "Memory that the work of others may use in all."),
+    "lend.disk": Key("10G", size_bytes, "Disk that the work of others may use in all."),
+    "sandbox.required_grade": Key(
+        "B", _grade, "Code of others runs here only at this isolation grade or a better one."
+    ),
+    "sandbox.own_devices_grade": Key("B", _grade, "The same for code from devices of this very twin."),
+    "log.level": Key("info", _level, "How much is logged: debug, info, warning or error."),
+}
+
+
+class Config:
+    """Every setting's value and origin."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key].read
+
+    def items(self) -> Mapping[str, Value]:
+        """All settings, in the order of KEYS."""
+        return self._values
+
+
+def load(home: Home, flags: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> Config:
+    """The settings of a home. Raises Usage that names the key, its origin and the remedy."""
+    environment = os.environ if environment is None else environment
+    file = _read_file(home)
+    values: dict[str, Value] = {}
+    for name, key in KEYS.items():
+        variable = "CROFT_" + name.upper().replace(".", "_")
+        if flags and name in flags:
+            written, origin = flags[name], "flag"
+        elif variable in environment:
+            written, origin = environment[variable], f"environment {variable}"
+        elif name in file:
+            written, origin = file[name], str(home.config_file)
+        else:
+            written, origin = key.default, "default"
+        try:
+            values[name] = Value(written, key.read(written), origin)
+        except Usage as error:
+            raise Usage(f"setting `{name}` from {origin}: {error.message}", remedy=error.remedy) from None
+    return Config(values)
+
+
+def _read_file(home: Home) -> dict[str, str]:
+    try:
+        text = home.config_file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise Usage(f"cannot read {home.config_file}: {error}") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Usage(f"{home.config_file} is not valid TOML: {error}", remedy="Mend it: `croft config edit`.") from None
+    flat = _flatten(table)
+    for name in flat:
+        if name not in KEYS:
+            near = ", ".join(f"`{key}`" for key in KEYS)
+            raise Usage(f"unknown setting `{name}` in {home.config_file}", remedy=f"The settings are {near}.")
+    return flat
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return flat

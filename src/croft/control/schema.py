@@ -1,0 +1,160 @@
+"""What the local API answers. The same fields are in `--json` and in the Python API.
+
+Times are Unix seconds, durations seconds, sizes bytes, shares of something from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+SCHEMA = 1
+
+
+class Severity(enum.StrEnum):
+    """How bad a health warning is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class HealthWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the owner may want to mend."""
+
+    code: str
+    title: str
+    severity: Severity
+    remedy: str = ""
+
+
+class Lending(msgspec.Struct, frozen=True, kw_only=True):
+    """What this peer lends, and how much of it is in use."""
+
+    slots: int
+    slots_busy: int
+    memory_bytes: int
+    disk_bytes: int
+    grade: str
+    grade_reason: str = ""
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """One member of a community, as this peer knows it."""
+
+    peer: str
+    twin: str
+    name: str
+    communities: list[str]
+    is_self: bool
+    link: str
+    address: str = ""
+    round_trip_s: float | None = None
+    slots: int = 0
+    slots_busy: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    cpu: float | None = None
+    disk: float | None = None
+    grade: str = ""
+    python: str = ""
+    machine: str = ""
+    version: str = ""
+    seen_at: float = 0.0
+
+
+class Community(msgspec.Struct, frozen=True, kw_only=True):
+    """A community that this peer is in."""
+
+    community: str
+    name: str
+    members: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Who this peer is, who is here, what is wrong, what next."""
+
+    peer: str
+    twin: str
+    name: str
+    version: str
+    python: str
+    home: str
+    process: int
+    started_at: float
+    addresses: list[str]
+    lending: Lending
+    communities: list[Community]
+    peers: list[Peer]
+    health: list[HealthWarning]
+    next_step: str = ""
+
+
+class Invitation(msgspec.Struct, frozen=True, kw_only=True):
+    """An invitation. `line` and `code` are given only when it is made: they are secrets."""
+
+    invitation: str
+    community: str
+    state: str
+    created_at: float
+    expires_at: float
+    guesses_left: int
+    used_by: str = ""
+    line: str = ""
+    code: str = ""
+
+
+class InvitationWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What to invite to, and for how long."""
+
+    lifetime_s: float = 3600.0
+    is_spoken: bool = True
+
+
+class JoinWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """The line or the spoken code of an invitation."""
+
+    code: str
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """The community that was joined."""
+
+    community: str
+    name: str
+    inviter: str
+    members: int
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that this peer submitted."""
+
+    job: str
+    kind: str
+    label: str
+    state: str
+    created_at: float
+    ended_at: float | None
+    tasks: int
+    done: int
+    failed: int
+    done_by: dict[str, int] = {}
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting, its value, and where the value comes from: flag, environment, file or default."""
+
+    key: str
+    value: str
+    origin: str
+    text: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of every answer that is not a success."""
+
+    code: str
+    message: str
+    remedy: str = ""
+    exit_code: int = 1

@@ -1,0 +1,232 @@
+"""The work socket: each connection is one job, served until the program closes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from croft.compute.commands import CommandJob, CommandSpec
+from croft.compute.jobs import OnOutcomes, TaskJob
+from croft.compute.lenders import Wish
+from croft.compute.worker_messages import LoadFunction
+from croft.control.socket_stream import SocketStream
+from croft.control.work_messages import (
+    CancelTasks,
+    CommandEnded,
+    CommandOutput,
+    CommandStarted,
+    DefineFunction,
+    FromProgram,
+    JobFailed,
+    JobOpened,
+    OpenCommandJob,
+    OpenTaskJob,
+    SubmitTasks,
+    TaskOutcomes,
+)
+from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Usage
+from croft.model.ids import PeerId
+from croft.wire.codec import Message, decode_union
+from croft.wire.message_stream import MessageStream
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OPEN_BYTES_MAX = 512 << 20
+"""Arguments of unfinished tasks kept for one program; more is taken in as tasks finish."""
+
+
+class JobFactory(Protocol):
+    """Makes jobs, and keeps account of them."""
+
+    def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob: ...
+
+    def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]: ...
+
+    def peer_name(self, peer: PeerId) -> str: ...
+
+    async def ended(self, job: str, error: CroftError | None) -> None:
+        """A job is over."""
+        ...
+
+
+class WorkServer:
+    """Serves the work socket."""
+
+    def __init__(self, jobs: JobFactory) -> None:
+        self._jobs = jobs
+
+    async def serve(self, path: Path) -> None:
+        """Accepts programs until cancelled; then their jobs are cancelled too."""
+        connections: set[asyncio.Task[None]] = set()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(self._serve_one(reader, writer), name="work.connection")
+            connections.add(task)
+            task.add_done_callback(connections.discard)
+            task.add_done_callback(_raise_bug)
+
+        path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(accept, path, limit=4 << 20)
+        path.chmod(0o600)
+        try:
+            await server.serve_forever()
+        finally:
+            for task in list(connections):
+                task.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with MessageStream(SocketStream(reader, writer), step="local work") as messages:
+            try:
+                payload = await messages.receive()
+                if payload is None:
+                    return
+                opening: FromProgram = decode_union(payload, FromProgram, step="local work")
+                match opening:
+                    case OpenTaskJob():
+                        await self._serve_tasks(opening, messages)
+                    case OpenCommandJob():
+                        await self._serve_command(opening, messages)
+                    case _:
+                        raise PeerMisbehaved(f"{type(opening).__name__} before a job was opened", step="local work")
+            except ConnectionLost:
+                pass
+            except (CroftError, PeerMisbehaved) as fault:
+                error = fault if isinstance(fault, CroftError) else Usage(str(fault))
+                with contextlib.suppress(ConnectionLost):
+                    messages.post(JobFailed(error.code, error.message, error.remedy))
+                    await messages.flush()
+            finally:
+                writer.close()
+
+    async def _serve_tasks(self, opening: OpenTaskJob, messages: MessageStream) -> None:
+        open_bytes = 0
+        has_room = asyncio.Event()
+        has_room.set()
+        sizes: dict[int, int] = {}
+
+        def on_outcomes(peer: PeerId, outcomes: Sequence[tuple[int, int, bytes]]) -> None:
+            nonlocal open_bytes
+            open_bytes -= sum(sizes.pop(task, 0) for task, _, _ in outcomes)
+            if open_bytes < OPEN_BYTES_MAX:
+                has_room.set()
+            with contextlib.suppress(ConnectionLost):
+                messages.post(TaskOutcomes(peer, self._jobs.peer_name(peer), list(outcomes)))
+
+        job = self._jobs.task_job(opening, on_outcomes)
+        error: CroftError | None = None
+        try:
+            messages.post(JobOpened(job.id))
+            async with _alongside(job.run()) as running:
+                while (message := await _next(messages, running)) is not None:
+                    match message:
+                        case DefineFunction(digest, pickled):
+                            job.add_function(LoadFunction(digest, pickled, opening.python))
+                        case SubmitTasks(function, first, arguments):
+                            numbers = range(first, first + len(arguments))
+                            sizes.update(zip(numbers, map(len, arguments), strict=True))
+                            open_bytes += sum(map(len, arguments))
+                            job.add(function, numbers, arguments)
+                            if open_bytes > OPEN_BYTES_MAX:
+                                has_room.clear()
+                                await has_room.wait()
+                        case CancelTasks(tasks):
+                            open_bytes -= sum(sizes.pop(task, 0) for task in tasks)
+                            job.cancel(tasks)
+                        case _:
+                            raise PeerMisbehaved(f"{type(message).__name__} in a job of tasks", step="local work")
+        except CroftError as caught:
+            error = caught
+            raise
+        finally:
+            await self._jobs.ended(job.id, error)
+
+    async def _serve_command(self, opening: OpenCommandJob, messages: MessageStream) -> None:
+        job_id, job = self._jobs.command_job(opening)
+
+        async def on_output(descriptor: int, data: bytes) -> None:
+            await messages.send(CommandOutput(descriptor, data))
+
+        async def on_start(name: str) -> None:
+            messages.post(CommandStarted(job.peer or "", name))
+
+        messages.post(JobOpened(job_id))
+        error: CroftError | None = None
+        try:
+            async with _alongside(job.run(on_output, on_start)) as running:
+                hung_up = asyncio.create_task(messages.receive(), name="work.hung_up")
+                await asyncio.wait({running, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+                hung_up.cancel()
+                if not running.done():
+                    return
+                result = running.result()
+            ended = CommandEnded(
+                result.exit_code, result.signal, result.reason, result.peer, result.peer_name, list(result.missing)
+            )
+            messages.post(ended)
+            await messages.flush()
+        except CroftError as caught:
+            error = caught
+            raise
+        finally:
+            await self._jobs.ended(job_id, error)
+
+
+@contextlib.asynccontextmanager
+async def _alongside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Runs `work` beside the block, and not a moment longer. Its error is raised by whoever looks at the task."""
+    task = asyncio.create_task(work, name="work.job")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _next(messages: MessageStream, running: asyncio.Task[None]) -> Message | None:
+    """The program's next message, None when it hung up. Raises what ended the job, if that comes first."""
+    receiving = asyncio.create_task(messages.receive(), name="work.receive")
+    try:
+        await asyncio.wait({receiving, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+            raise AssertionError("a job of tasks does not end by itself")
+        payload = receiving.result()
+    finally:
+        receiving.cancel()
+    if payload is None:
+        return None
+    message: Message = decode_union(payload, FromProgram, step="local work")
+    return message
+
+
+def _raise_bug(task: asyncio.Task[None]) -> None:
+    """A connection handles every failure that it expects: whatever else ended it is a bug of ours."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a local connection ended by a bug", exc_info=error)
+
+
+def command_spec(opening: OpenCommandJob) -> CommandSpec:
+    """What to run, from what the program asked for."""
+    return CommandSpec(
+        argv=tuple(opening.argv),
+        environment=opening.environment,
+        inputs=tuple((Path(source), name) for source, name in opening.inputs),
+        outputs=tuple((name, Path(destination)) for name, destination in opening.outputs),
+        cpus=opening.cpus,
+        memory_bytes=opening.memory_bytes,
+        disk_bytes=opening.disk_bytes,
+        time_s_max=opening.time_s_max,
+    )
+
+
+def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
+    """Which peers may serve, from what the program asked for."""
+    python = opening.python if isinstance(opening, OpenTaskJob) else ""
+    return Wish(python, frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never)))

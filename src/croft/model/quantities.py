@@ -1,0 +1,52 @@
+"""Sizes, durations and rates, as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+from croft.errors import Usage
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?[bB])?\s*")
+_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
+_DURATION_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def size_bytes(text: str | int | float) -> int:
+    """Bytes of "512M", "8G", "1.5 GiB" or a number; units are powers of 1024. Raises Usage."""
+    if isinstance(text, int | float):
+        return int(text)
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise Usage(f"{text!r} is not a size", remedy='Write it like "512M" or "8G".')
+    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+
+
+def duration_s(text: str | int | float) -> float:
+    """Seconds of "90", "50ms", "5m", "2h", "1d" or a number. Raises Usage."""
+    if isinstance(text, int | float):
+        return float(text)
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise Usage(f"{text!r} is not a duration", remedy='Write it like "30s", "5m" or "2h".')
+    return float(match[1]) * _DURATION_UNITS[match[2] or ""]
+
+
+def show_size(size: float) -> str:
+    """ "1.5 GB": two or three digits and a unit, for people."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1024 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("the loop returns")
+
+
+def show_duration(seconds: float) -> str:
+    """ "12 ms", "4.2 s", "3 min", "2 h", "5 d": for people."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else f"{seconds * 1000:.1f} ms"
+    for limit, unit, divisor in ((60, "s", 1), (3600, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            value = seconds / divisor
+            return f"{value:.1f} {unit}" if value < 10 and unit == "s" else f"{value:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"

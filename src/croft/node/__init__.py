@@ -1,0 +1,1 @@
+"""The daemon: settings, the one composition root, supervision, health."""

@@ -1,0 +1,351 @@
+"""Keeps at most one live link to each member, whoever dialled, and carries calls, notices and streams over it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, Unreachable
+from croft.model.ids import PeerId, short
+from croft.overlay.link import CLOSE_REJECTED, CLOSE_REPLACED, CallHandler, Greeted, Link, NoticeHandler
+from croft.overlay.loopback import pipe
+from croft.overlay.messages import (
+    CONTROL_FRAME_BYTES_MAX,
+    HELLO_BYTES_MAX,
+    PROTOCOL,
+    Greeting,
+    Hello,
+    Rejected,
+    StreamHeader,
+)
+from croft.wire.codec import decode, decode_union
+from croft.wire.message_stream import MessageStream
+
+if TYPE_CHECKING:
+    from croft.ports import Connection, Stream, Transport
+
+log = logging.getLogger(__name__)
+
+DIAL_TIMEOUT_S = 5.0
+GREETING_TIMEOUT_S = 5.0
+GREETINGS_MAX = 64
+"""Connections that may be waiting for their hello at a time; more are closed unheard."""
+STREAM_HEADER_TIMEOUT_S = 10.0
+STREAMS_PER_LINK_MAX = 128
+
+StreamHandler = Callable[[Greeted, "Stream"], Awaitable[None]]
+
+
+class Passport(Protocol):
+    """Writes our hello, and checks the hello of others."""
+
+    def hello(self, peer: PeerId | None) -> Hello:
+        """What to say to `peer`; None: to whoever dialled, before it is known."""
+        ...
+
+    def own(self) -> Greeted:
+        """What our own hello proves."""
+        ...
+
+    def check(self, peer: PeerId, hello: Hello) -> Greeted:
+        """What the hello proves. Raises Refused with the reason."""
+        ...
+
+
+class Links:
+    """All live links. `serve` runs them; register handlers before."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        passport: Passport,
+        *,
+        accept_other: Callable[[Connection], Awaitable[None]] | None = None,
+    ) -> None:
+        self._transport = transport
+        self._passport = passport
+        self._accept_other = accept_other
+        self._links: dict[PeerId, Link] = {}
+        self._dialling: dict[PeerId, asyncio.Task[Link | CroftError]] = {}
+        self._calls: dict[str, CallHandler] = {}
+        self._notices: dict[str, NoticeHandler] = {}
+        self._streams: dict[str, StreamHandler] = {}
+        self._on_up: list[Callable[[Link], None]] = []
+        self._on_down: list[Callable[[Link, str], None]] = []
+        self._greetings = 0
+        self._tasks: asyncio.TaskGroup | None = None
+
+    # --- what others use ---------------------------------------------------------------------------------------------
+
+    def on_call(self, method: str, handler: CallHandler) -> None:
+        """Answers calls of `method` by `handler`."""
+        assert method not in self._calls, f"two handlers for {method}"
+        self._calls[method] = handler
+
+    def on_notice(self, topic: str, handler: NoticeHandler) -> None:
+        """Hands notices of `topic` to `handler`, which must not wait."""
+        assert topic not in self._notices, f"two handlers for {topic}"
+        self._notices[topic] = handler
+
+    def on_stream(self, purpose: str, handler: StreamHandler) -> None:
+        """Hands streams of `purpose` to `handler`; the stream is aborted when it returns."""
+        assert purpose not in self._streams, f"two handlers for {purpose}"
+        self._streams[purpose] = handler
+
+    def on_up(self, handler: Callable[[Link], None]) -> None:
+        """Tells `handler` of each new link."""
+        self._on_up.append(handler)
+
+    def on_down(self, handler: Callable[[Link, str], None]) -> None:
+        """Tells `handler` of each link that ended without being replaced, and why."""
+        self._on_down.append(handler)
+
+    def get(self, peer: PeerId) -> Link | None:
+        """The live link to `peer`, if there is one."""
+        return self._links.get(peer)
+
+    def all(self) -> list[Link]:
+        """Every live link."""
+        return list(self._links.values())
+
+    async def ensure(self, peer: PeerId, addresses: Iterable[str]) -> Link:
+        """The live link to `peer`, dialled if there is none. Raises Unreachable, Refused."""
+        if link := self._links.get(peer):
+            return link
+        dialling = self._dialling.get(peer)
+        if dialling is None:
+            assert self._tasks is not None, "links are served before they are dialled"
+            dialling = self._tasks.create_task(self._dial_quietly(peer, tuple(addresses)), name=f"dial.{short(peer)}")
+            self._dialling[peer] = dialling
+            dialling.add_done_callback(lambda _: self._dialling.pop(peer, None))
+        result = await asyncio.shield(dialling)
+        if isinstance(result, CroftError):
+            raise result
+        return result
+
+    async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
+        """A new stream to `peer`'s handler of `purpose`. Raises Unreachable if there is no live link."""
+        if peer == self._transport.peer_id:
+            return self._open_own_stream(purpose)
+        link = self._links.get(peer)
+        if link is None:
+            raise Unreachable(f"no link to peer {short(peer)}", remedy="See who is here: `croft peers`.")
+        try:
+            stream = await link.connection.open_stream()
+            async with MessageStream(stream, step="stream header") as header:
+                header.post(StreamHeader(purpose))
+                await header.flush()
+        except ConnectionLost as lost:
+            raise Unreachable(f"the link to {link.greeted.name} ended: {lost}") from None
+        return stream
+
+    def _open_own_stream(self, purpose: str) -> Stream:
+        """A stream to this very peer: its own handlers serve it like anybody's."""
+        near, far = pipe()
+        assert self._tasks is not None, "links are served before streams are opened"
+        self._tasks.create_task(self._serve_own(purpose, far), name=f"stream.own.{purpose}")
+        return near
+
+    async def _serve_own(self, purpose: str, stream: Stream) -> None:
+        handler = self._streams.get(purpose)
+        try:
+            if handler is not None:
+                await handler(self._passport.own(), stream)
+        except ConnectionLost:
+            pass
+        finally:
+            stream.abort()
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Accepts connections and runs every link, until the transport closes or this is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                while (connection := await self._transport.accept()) is not None:
+                    if self._greetings >= GREETINGS_MAX:
+                        connection.close(CLOSE_REJECTED, "too many connections are waiting to be greeted")
+                        continue
+                    tasks.create_task(self._accept(connection), name=f"accept.{short(connection.remote)}")
+        finally:
+            self._tasks = None
+            for link in self.all():
+                link.close(0, "the peer is going down")
+
+    async def _accept(self, connection: Connection) -> None:
+        if connection.protocol != PROTOCOL:
+            if self._accept_other is not None:
+                await self._accept_other(connection)
+            return
+        self._greetings += 1
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT_S):
+                link = await self._greet_back(connection)
+        except (TimeoutError, ConnectionLost):
+            connection.close(CLOSE_REJECTED, "no hello")
+            return
+        except PeerMisbehaved as fault:
+            log.warning("stranger %s: %s", short(connection.remote), fault)
+            connection.close(CLOSE_REJECTED, "that was no hello")
+            return
+        except Refused:
+            return
+        finally:
+            self._greetings -= 1
+        if self._register(link):
+            await self._run(link)
+
+    async def _greet_back(self, connection: Connection) -> Link:
+        stream = await connection.accept_stream()
+        control = MessageStream(stream, step="control stream", frame_bytes_max=CONTROL_FRAME_BYTES_MAX)
+        try:
+            greeting = await _receive_greeting(control)
+            if not isinstance(greeting, Hello):
+                raise ConnectionLost("the dialler rejected us unheard")
+            greeted = self._passport.check(connection.remote, greeting)
+            control.post(self._passport.hello(greeted.peer))
+            await control.flush()
+            return Link(connection, control, greeted, self._calls, self._notices)
+        except Refused as refusal:
+            log.info("refused %s: %s", short(connection.remote), refusal.message)
+            control.post(Rejected(refusal.code, refusal.message, refusal.remedy))
+            await control.flush()
+            await stream.finish()
+            # The dialler closes once it has read the reason.
+            await connection.wait_closed()
+            await control.close()
+            raise
+        except BaseException:
+            await control.close()
+            raise
+
+    async def _dial_quietly(self, peer: PeerId, addresses: tuple[str, ...]) -> Link | CroftError:
+        # An exception must not leave the task: it belongs to whoever asked, not to the task group.
+        try:
+            return await self._dial(peer, addresses)
+        except CroftError as error:
+            return error
+
+    async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> Link:
+        connection = await self._transport.dial(peer, addresses, PROTOCOL, DIAL_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT_S):
+                link = await self._greet(connection)
+        except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
+            connection.close(CLOSE_REJECTED, "no hello")
+            if existing := self._links.get(peer):
+                return existing
+            raise Unreachable(f"peer {short(peer)} answers, but says no hello: {fault or 'silence'}") from None
+        except BaseException:
+            connection.close(CLOSE_REJECTED, "rejected")
+            raise
+        if not self._register(link):
+            return self._links[peer]
+        assert self._tasks is not None, "links are served before they are dialled"
+        self._tasks.create_task(self._run(link), name=f"link.{short(peer)}")
+        return link
+
+    async def _greet(self, connection: Connection) -> Link:
+        stream = await connection.open_stream()
+        control = MessageStream(stream, step="control stream", frame_bytes_max=CONTROL_FRAME_BYTES_MAX)
+        try:
+            control.post(self._passport.hello(connection.remote))
+            greeting = await _receive_greeting(control)
+            if isinstance(greeting, Rejected):
+                raise Refused(
+                    f"peer {short(connection.remote)} refused the link: {greeting.message}",
+                    remedy=greeting.remedy,
+                )
+            greeted = self._passport.check(connection.remote, greeting)
+            return Link(connection, control, greeted, self._calls, self._notices)
+        except BaseException:
+            await control.close()
+            raise
+
+    def _register(self, link: Link) -> bool:
+        """Whether `link` becomes the one link to its peer; both sides decide alike."""
+        existing = self._links.get(link.peer)
+        if existing is not None and not existing.is_closed:
+            is_restart = existing.greeted.instance != link.greeted.instance
+            is_double_dial = existing.connection.is_dialler != link.connection.is_dialler
+            if is_double_dial and not is_restart and self._dialler(existing) < self._dialler(link):
+                link.close(CLOSE_REPLACED, "both dialled; the other connection stays")
+                return False
+        self._links[link.peer] = link
+        if existing is not None:
+            existing.close(CLOSE_REPLACED, "replaced by a newer connection")
+        return True
+
+    def _dialler(self, link: Link) -> PeerId:
+        return self._transport.peer_id if link.connection.is_dialler else link.peer
+
+    async def _run(self, link: Link) -> None:
+        for handler in self._on_up:
+            handler(link)
+        async with asyncio.TaskGroup() as tasks:
+            accepting = tasks.create_task(self._accept_streams(link, tasks), name=f"streams.{short(link.peer)}")
+            reason = await link.run()
+            accepting.cancel()
+        if self._links.get(link.peer) is link:
+            del self._links[link.peer]
+            for down in self._on_down:
+                down(link, reason)
+
+    async def _accept_streams(self, link: Link, tasks: asyncio.TaskGroup) -> None:
+        open_streams: set[asyncio.Task[None]] = set()
+        while True:
+            try:
+                stream = await link.connection.accept_stream()
+            except ConnectionLost:
+                break
+            if len(open_streams) >= STREAMS_PER_LINK_MAX:
+                stream.abort()
+                continue
+            task = tasks.create_task(self._serve_stream(link, stream), name=f"stream.{short(link.peer)}")
+            open_streams.add(task)
+            task.add_done_callback(open_streams.discard)
+
+    async def _serve_stream(self, link: Link, stream: Stream) -> None:
+        try:
+            async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
+                purpose = decode(await _read_header(stream), StreamHeader, step="stream header").purpose
+            handler = self._streams.get(purpose)
+            if handler is not None:
+                await handler(link.greeted, stream)
+        except (ConnectionLost, TimeoutError):
+            pass
+        except PeerMisbehaved as fault:
+            log.warning("peer %s (%s): %s", link.greeted.name, short(link.peer), fault)
+        finally:
+            stream.abort()
+
+
+async def _receive_greeting(control: MessageStream) -> Greeting:
+    payload = await control.receive()
+    if payload is None:
+        raise ConnectionLost("no hello")
+    if len(payload) > HELLO_BYTES_MAX:
+        raise PeerMisbehaved(f"hello of {len(payload)} bytes", step="hello")
+    greeting: Greeting = decode_union(payload, Greeting, step="hello")
+    return greeting
+
+
+async def _read_header(stream: Stream) -> bytes:
+    """The first frame of a stream, and not a byte more."""
+    size = int.from_bytes(await _read_exactly(stream, 4), "big")
+    if not 0 < size <= HELLO_BYTES_MAX:
+        raise PeerMisbehaved(f"header of {size} bytes", step="stream header")
+    return await _read_exactly(stream, size)
+
+
+async def _read_exactly(stream: Stream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = await stream.read(size - len(data))
+        if not part:
+            raise ConnectionLost("the stream ended inside its header")
+        data += part
+    return data

@@ -1,0 +1,155 @@
+"""Wire messages of `croft/1`, the protocol between members. Only add: new fields need a default, tags are for ever."""
+
+from __future__ import annotations
+
+from croft.wire.codec import Message
+
+PROTOCOL = b"croft/1"
+VERSION = 1
+
+HELLO_BYTES_MAX = 64 << 10
+CONTROL_FRAME_BYTES_MAX = 1 << 20
+
+
+# --- the greeting: first frame of the control stream, each way -------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag=1):
+    """Who speaks: the device's certificate, and for each community that both may share, the grant chain.
+
+    `instance` is drawn anew at each start, so that a restart is told from a second dial.
+    """
+
+    version: int
+    certificate: bytes
+    memberships: list[tuple[str, list[bytes]]]
+    instance: bytes
+
+
+class Rejected(Message, frozen=True, tag=2):
+    """The hello was not good enough; the connection is closed after it."""
+
+    code: str
+    message: str
+    remedy: str = ""
+
+
+Greeting = Hello | Rejected
+
+
+# --- the control stream ----------------------------------------------------------------------------------------------
+
+
+class Call(Message, frozen=True, tag=10):
+    """Asks for an answer within `deadline_s`."""
+
+    call: int
+    method: str
+    deadline_s: float
+    body: bytes
+
+
+class Answer(Message, frozen=True, tag=11):
+    """The answer to a call."""
+
+    call: int
+    body: bytes
+
+
+class Failure(Message, frozen=True, tag=12):
+    """A call failed. No traceback travels."""
+
+    call: int
+    code: str
+    message: str
+    remedy: str = ""
+
+
+class CancelCall(Message, frozen=True, tag=13):
+    """The caller no longer waits."""
+
+    call: int
+
+
+class Notice(Message, frozen=True, tag=14):
+    """Something the other side may want to know; no answer."""
+
+    topic: str
+    body: bytes
+
+
+class Heartbeat(Message, frozen=True, tag=15):
+    """Shows that the sender's event loop runs; the link's life depends on it."""
+
+    sequence: int
+
+
+class HeartbeatEcho(Message, frozen=True, tag=16):
+    """Answers a heartbeat; the round trip is measured by it."""
+
+    sequence: int
+
+
+OnControlStream = Call | Answer | Failure | CancelCall | Notice | Heartbeat | HeartbeatEcho
+
+
+# --- every further stream --------------------------------------------------------------------------------------------
+
+
+class StreamHeader(Message, frozen=True, tag=20):
+    """First frame of a stream: what it is for."""
+
+    purpose: str
+
+
+# --- membership ------------------------------------------------------------------------------------------------------
+
+
+class Descriptor(Message, frozen=True):
+    """What a member says of itself to one community; travels signed by the device's key.
+
+    Attributes:
+        community, grant_chain: the membership, checked by whoever receives this.
+        certificate: the twin's certificate of the device.
+        addresses: `ip:port`, best first. sequence: milliseconds of wall time; the highest wins.
+        instance: drawn anew at each start. expires_at: Unix seconds.
+        slots, memory_bytes, disk_bytes: what it lends; 0 slots: it does not lend processor time.
+        grade: isolation grade. python: major.minor of the interpreter its boxes run. machine: architecture.
+    """
+
+    community: str
+    grant_chain: list[bytes]
+    certificate: bytes
+    addresses: list[str]
+    sequence: int
+    instance: bytes
+    expires_at: float
+    slots: int
+    memory_bytes: int
+    disk_bytes: int
+    grade: str
+    python: str
+    machine: str
+    version: str
+
+
+class Digest(Message, frozen=True):
+    """The members that the sender knows in a community, with the sequence of each descriptor."""
+
+    community: str
+    entries: list[tuple[str, int]]
+
+
+class Records(Message, frozen=True):
+    """Signed descriptors that the receiver lacks."""
+
+    community: str
+    records: list[bytes]
+
+
+class Load(Message, frozen=True):
+    """How busy the sender is: `slots_busy` of its lent slots; `cpu` and `disk` from 0 to 1."""
+
+    slots_busy: int
+    cpu: float
+    disk: float

@@ -1,0 +1,150 @@
+"""The bag of tasks: every task recorded once, whatever dies."""
+
+import pytest
+
+from croft.compute import job as core
+from croft.compute.job import (
+    LENDERS_LOST_MAX,
+    Bag,
+    ChunkEnded,
+    GiveUp,
+    LenderLost,
+    LenderReady,
+    OutcomesReceived,
+    Record,
+    RevokeChunk,
+    SendChunk,
+    TasksAdded,
+    TasksCancelled,
+)
+from croft.errors import PeerMisbehaved
+from croft.model.ids import PeerId
+
+ANNA, BO = PeerId("anna"), PeerId("bo")
+FUNCTION = b"f"
+
+
+def added(count: int) -> TasksAdded:
+    return TasksAdded(FUNCTION, range(count), [1] * count)
+
+
+def chunks(effects: object) -> list[SendChunk]:
+    assert isinstance(effects, list | tuple)
+    return [effect for effect in effects if isinstance(effect, SendChunk)]
+
+
+def test_the_first_tasks_go_one_by_one_to_every_lender() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    bag.handle(LenderReady(BO, 1))
+
+    dealt = chunks(bag.handle(added(10)))
+
+    assert [(chunk.peer, chunk.tasks) for chunk in dealt] == [(ANNA, (0,)), (BO, (1,)), (ANNA, (2,)), (BO, (3,))]
+
+
+def test_chunks_grow_once_a_lender_has_shown_its_pace() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    first = chunks(bag.handle(added(1000)))[0]
+    bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, 0, b"")]))
+
+    following = chunks(bag.handle(ChunkEnded(ANNA, first.chunk, 0.0001)))
+
+    assert len(following[0].tasks) == 8
+
+
+def test_tasks_of_a_lost_lender_go_to_another() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    lost = chunks(bag.handle(added(2)))
+    bag.handle(LenderReady(BO, 1))
+
+    again = chunks(bag.handle(LenderLost(ANNA)))
+
+    assert [chunk.tasks for chunk in lost] == [(0,), (1,)]
+    assert [(chunk.peer, chunk.tasks) for chunk in again] == [(BO, (0,)), (BO, (1,))]
+    bag.validate()
+
+
+def test_a_late_outcome_of_a_task_that_was_given_anew_does_not_count() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    (early,) = chunks(bag.handle(added(1)))
+    bag.handle(LenderLost(ANNA))
+    (again,) = chunks(bag.handle(LenderReady(BO, 1)))
+
+    assert bag.handle(OutcomesReceived(ANNA, early.chunk, [(0, 0, b"late")])) == []
+    assert bag.handle(OutcomesReceived(BO, again.chunk, [(0, 0, b"good")])) == [Record(BO, ((0, 0, b"good"),))]
+
+
+def test_an_outcome_sent_twice_counts_once() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    (chunk,) = chunks(bag.handle(added(1)))
+    bag.handle(OutcomesReceived(ANNA, chunk.chunk, [(0, 0, b"")]))
+
+    assert bag.handle(OutcomesReceived(ANNA, chunk.chunk, [(0, 0, b"")])) == []
+
+
+def test_a_task_that_loses_too_many_lenders_is_given_up() -> None:
+    bag = Bag()
+    bag.handle(added(1))
+    effects: object = []
+    for _ in range(LENDERS_LOST_MAX):
+        bag.handle(LenderReady(ANNA, 1))
+        effects = bag.handle(LenderLost(ANNA))
+
+    assert effects == [GiveUp(0, LENDERS_LOST_MAX)]
+    assert bag.open_tasks == 0
+
+
+def test_a_chunk_that_ends_early_gives_its_rest_back() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    (chunk,) = chunks(bag.handle(added(1)))
+
+    (again,) = chunks(bag.handle(ChunkEnded(ANNA, chunk.chunk, 0.0)))
+
+    assert again.tasks == (0,)
+    assert again.chunk != chunk.chunk
+
+
+def test_answering_for_a_chunk_of_another_lender_is_misbehaviour() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    (chunk,) = chunks(bag.handle(added(1)))
+
+    with pytest.raises(PeerMisbehaved):
+        bag.handle(OutcomesReceived(BO, chunk.chunk, [(0, 0, b"")]))
+
+
+def test_answering_for_a_task_outside_the_chunk_is_misbehaviour() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    (chunk,) = chunks(bag.handle(added(1)))
+
+    with pytest.raises(PeerMisbehaved):
+        bag.handle(OutcomesReceived(ANNA, chunk.chunk, [(1, 0, b"")]))
+
+
+def test_a_chunk_whose_tasks_are_all_cancelled_is_revoked() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    (chunk,) = chunks(bag.handle(added(1)))
+
+    assert bag.handle(TasksCancelled([0])) == [RevokeChunk(ANNA, chunk.chunk)]
+    assert bag.open_tasks == 0
+    bag.validate()
+
+
+def test_large_arguments_make_small_chunks() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    size = core.CHUNK_BYTES_MAX
+    first = chunks(bag.handle(TasksAdded(FUNCTION, range(100), [size] * 100)))[0]
+    bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, 0, b"")]))
+
+    (following,) = chunks(bag.handle(ChunkEnded(ANNA, first.chunk, 0.00001)))
+
+    assert len(following.tasks) == 1
