@@ -78,9 +78,7 @@ class MachineSuite:
                     )
                 )
             with pytest.raises(sqlite3.IntegrityError):
-                await database.run(
-                    lambda connection: connection.execute("INSERT INTO setting VALUES (NULL, 1)")
-                )
+                await database.run(lambda connection: connection.execute("INSERT INTO setting VALUES (NULL, 1)"))
             await database.close()
 
         run_on(story)
@@ -95,9 +93,7 @@ class MachineSuite:
                 put("count", str(int(value) + 1).encode())(connection)
 
             await asyncio.gather(*(database.run(increment) for _ in range(50)))
-            value = await database.run(
-                lambda connection: connection.execute("SELECT value FROM setting").fetchone()
-            )
+            value = await database.run(lambda connection: connection.execute("SELECT value FROM setting").fetchone())
             assert value == (b"50",)
             await database.close()
 
@@ -120,9 +116,7 @@ class MachineSuite:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
             found = await database.run(names)
-            assert [name[1:] for name in found if name[0] == "a"] == [
-                name[1:] for name in found if name[0] == "b"
-            ]
+            assert [name[1:] for name in found if name[0] == "a"] == [name[1:] for name in found if name[0] == "b"]
             await database.close()
 
         run_on(story)

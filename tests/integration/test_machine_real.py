@@ -76,9 +76,7 @@ def test_rows_that_were_acknowledged_survive_sigkill(tmp_path: Path) -> None:
     acknowledged = -1
     for _ in range(3):
         path.unlink(missing_ok=True)
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True
-        ) as child:
+        with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 acknowledged = int(line)
@@ -166,8 +164,7 @@ def test_the_file_is_private_durable_and_strict(tmp_path: Path) -> None:
 
         def loose_tables(connection: sqlite3.Connection) -> list[object]:
             return connection.execute(
-                "SELECT name FROM pragma_table_list WHERE schema = 'main' AND NOT strict"
-                " AND name NOT LIKE 'sqlite_%'"
+                "SELECT name FROM pragma_table_list WHERE schema = 'main' AND NOT strict AND name NOT LIKE 'sqlite_%'"
             ).fetchall()
 
         assert await database.run(loose_tables) == []

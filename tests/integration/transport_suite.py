@@ -355,9 +355,7 @@ class TransportSuite:
         async def story(world: World) -> None:
             dialler, listener = await world.open(1), await world.open(2)
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(
-                    dialler.dial(world.stranger(9), ["127.0.0.1:9"], PROTOCOL, DIAL_S), 0.05
-                )
+                await asyncio.wait_for(dialler.dial(world.stranger(9), ["127.0.0.1:9"], PROTOCOL, DIAL_S), 0.05)
             two = await connect(dialler, listener)
             await two.streams()
             await dialler.close()

@@ -72,6 +72,4 @@ def test_a_skewed_clock_is_wrong_by_its_skew_and_drift() -> None:
 
 
 def test_the_same_seed_gives_the_same_secrets() -> None:
-    assert (
-        SimulatedEntropy("a").token(16) == SimulatedEntropy("a").token(16) != SimulatedEntropy("b").token(16)
-    )
+    assert SimulatedEntropy("a").token(16) == SimulatedEntropy("a").token(16) != SimulatedEntropy("b").token(16)

@@ -195,9 +195,7 @@ def test_a_loud_crash_is_noticed_at_once() -> None:
 def test_three_hundred_hosts_meet_within_seconds_of_real_time() -> None:
     async def main(random: Random) -> int:
         network = SimulatedNetwork(random)
-        transports = [
-            network.open(f"host{number}", secret_key(number + 1), [PROTOCOL]) for number in range(300)
-        ]
+        transports = [network.open(f"host{number}", secret_key(number + 1), [PROTOCOL]) for number in range(300)]
 
         async def welcome(transport: SimulatedTransport) -> int:
             seen = 0

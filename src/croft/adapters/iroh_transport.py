@@ -372,9 +372,7 @@ class IrohTransport:
         self._listening = _keep(self._listen(), "iroh.listen")
 
     @classmethod
-    async def open(
-        cls, secret_key: bytes, protocols: Sequence[bytes], bind: str = f"{ANY_HOST}:0"
-    ) -> IrohTransport:
+    async def open(cls, secret_key: bytes, protocols: Sequence[bytes], bind: str = f"{ANY_HOST}:0") -> IrohTransport:
         """Binds the UDP address `bind` and listens for `protocols`. Port 0 lets the system choose.
 
         iroh always opens an IPv6 socket besides, on a port of the system's choice.
@@ -411,9 +409,7 @@ class IrohTransport:
             if address.host.version == 4 or not address.host.is_loopback
         ]
 
-    async def dial(
-        self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float
-    ) -> IrohConnection:
+    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> IrohConnection:
         """Connects to `peer` at any of `addresses`; closes older connections to it first.
 
         Loopback addresses are tried only when no other works: they may belong to another peer.
@@ -454,9 +450,7 @@ class IrohTransport:
                     return await self._connect_any(peer, far, protocol)
         return await self._connect_any(peer, near or far, protocol)
 
-    async def _connect_any(
-        self, peer: PeerId, candidates: Sequence[SocketAddress], protocol: bytes
-    ) -> tuple[Any, Any]:
+    async def _connect_any(self, peer: PeerId, candidates: Sequence[SocketAddress], protocol: bytes) -> tuple[Any, Any]:
         """The native connection and, if it needed one of its own, the endpoint that it runs over."""
         target = iroh.EndpointAddr(iroh.EndpointId.from_string(peer), None, [str(one) for one in candidates])
         try:
@@ -464,9 +458,7 @@ class IrohTransport:
         except iroh.IrohError as error:
             if not iroh_endpoint.is_wrong_peer(error):
                 raise
-        endpoint, native = await iroh_endpoint.connect_apart(
-            self._secret_key, self._source, peer, candidates, protocol
-        )
+        endpoint, native = await iroh_endpoint.connect_apart(self._secret_key, self._source, peer, candidates, protocol)
         return native, endpoint
 
     async def accept(self) -> IrohConnection | None:
