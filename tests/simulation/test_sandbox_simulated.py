@@ -23,9 +23,9 @@ from croft.compute.worker_messages import (
     ToWorker,
 )
 from croft.errors import ConnectionLost
-from croft.ports import BoxSpec
+from croft.ports import Box, BoxSpec, Sandbox
 from croft.sim import virtual_time
-from croft.sim.sandbox import PYTHON, SimulatedBox, SimulatedSandbox
+from croft.sim.sandbox import PYTHON, SimulatedSandbox
 from croft.wire import frames
 from croft.wire.codec import decode, encode
 from croft.wire.values import decode_value
@@ -33,7 +33,7 @@ from croft.wire.values import decode_value
 DIGEST = b"d" * 32
 
 
-async def said(box: SimulatedBox) -> AsyncIterator[FromWorker]:
+async def said(box: Box) -> AsyncIterator[FromWorker]:
     reader = frames.FrameReader(step="test")
     kind: Any = FromWorker
     while data := await box.read(1 << 16):
@@ -41,7 +41,7 @@ async def said(box: SimulatedBox) -> AsyncIterator[FromWorker]:
             yield decode(payload, kind, step="test")
 
 
-async def tell(box: SimulatedBox, *messages: ToWorker) -> None:
+async def tell(box: Box, *messages: ToWorker) -> None:
     await box.write(b"".join(frames.frame(encode(message)) for message in messages))
 
 
@@ -122,7 +122,7 @@ def test_a_crash_ends_the_box_and_says_why() -> None:
 
 def test_a_cancelled_chunk_is_answered_at_once() -> None:
     async def main(_: Random) -> None:
-        sandbox = SimulatedSandbox(duration=lambda function, *args: 100.0)
+        sandbox: Sandbox = SimulatedSandbox(duration=lambda function, *args: 100.0)
         box = await sandbox.open(BoxSpec("box", ("worker",)))
         await tell(box, LoadFunction(DIGEST, cloudpickle.dumps(str), PYTHON), chunk(1), CancelChunk(1))
         async for message in said(box):

@@ -34,7 +34,7 @@ def printable(text: str) -> str:
 
 
 async def bind(secret_key: bytes, protocols: Sequence[bytes], address: SocketAddress) -> Any:
-    """An endpoint that contacts nobody by itself.
+    """An endpoint without relay and discovery; all it sends by itself is a question to the local router (UPnP).
 
     iroh opens an IPv6 socket besides, on a port of the system's choice.
 

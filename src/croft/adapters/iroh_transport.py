@@ -2,7 +2,8 @@
 
 Guarantees on top of the binding: whatever may be cancelled loses no data, because a native await is never
 cancelled but kept and picked up by the next call; everything is bounded; every failure names the peer and the
-step. No relay, no discovery host and nobody else is contacted: only the addresses handed to `dial`.
+step. No relay and no discovery host is contacted: only the addresses handed to `dial` and, which the wheel does not
+let one turn off, the local network's router, asked by multicast for a port mapping (UPnP).
 
 Not done here: heartbeats (a peer that vanishes without a word is noticed only after about half a minute), the
 tie-break between two connections of one pair, and authorisation. They belong to the overlay.
