@@ -167,9 +167,7 @@ class TlsLink:
         return cls(int(place[0]), context)
 
     async def channel(self) -> Channel:
-        channel = TlsChannel(
-            *await asyncio.open_connection(HOST, self._port, ssl=self._context, limit=READ_BYTES)
-        )
+        channel = TlsChannel(*await asyncio.open_connection(HOST, self._port, ssl=self._context, limit=READ_BYTES))
         self._channels.append(channel)
         return channel
 

@@ -70,10 +70,7 @@ def test_hosts_on_a_bridge_reach_each_other_and_a_capture_sees_it() -> None:
 def test_rules_drop_what_they_name() -> None:
     with bridged(2) as lab:
         lab[1].rules(
-            "table ip lab {\n chain into {\n"
-            "type filter hook prerouting priority -300\n"
-            "udp dport 5000 drop\n"
-            "}\n}\n"
+            "table ip lab {\n chain into {\ntype filter hook prerouting priority -300\nudp dport 5000 drop\n}\n}\n"
         )
         listener = lab[1].start(sys.executable, "-c", LISTEN)
         assert listener.stdout is not None

@@ -224,7 +224,7 @@ class BoxProcess:
 
     async def read(self, size_bytes_max: int) -> bytes:
         """Some bytes from the program; `b""` once it has ended. Safe to cancel."""
-        while not self._has_ended:
+        while not self._has_ended and self._closing is None:
             try:
                 received = self._socket.recv(size_bytes_max)
             except (BlockingIOError, InterruptedError):
@@ -255,7 +255,7 @@ class BoxProcess:
                 self._writer = self._loop.create_future()
                 self._loop.add_writer(self._descriptor, self._send)
             await asyncio.shield(self._writer)
-        if self._has_ended:
+        if self._has_ended or self._closing is not None:
             raise ConnectionLost(f"box {self._spec.name} has ended")
 
     def _send(self) -> None:

@@ -10,9 +10,9 @@ from croft.cli.output import ago, bar, done, print_json, print_table, say, style
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
+from croft.control.quantities import show_duration, show_size
 from croft.errors import NotFound, Unreachable
 from croft.model.ids import short
-from croft.model.quantities import show_duration, show_size
 
 WATCH_EVERY_S = 1.0
 LOG_LINES = 40

@@ -453,18 +453,22 @@ class Crew:
 
     def _finish(self, runner: RunnerProcess, chunk: Chunk, *, is_reaped: bool = False) -> None:
         chunk.elapsed_s += time.monotonic() - runner.started
-        # The results need not wait until what the tasks left behind is cleared away.
+        # Neither the results nor the next chunk need wait until what the tasks left behind is cleared away.
         self._link.flush()
         self._busy.remove(runner)
+        if not is_reaped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(runner.pid, signal.SIGKILL)
+        is_done = not chunk.unfinished
+        if not is_done:
+            self._waiting.appendleft(chunk)
+        self._start_waiting()
         self._retire(runner, is_reaped=is_reaped)
         if not self._children.sweep():
             for other in self._busy:
                 other.verdict = other.verdict or (NOBODY, Status.DIED, "")
-        if chunk.unfinished:
-            self._waiting.appendleft(chunk)
-        else:
+        if is_done:
             self._done(chunk)
-        self._start_waiting()
 
     def _done(self, chunk: Chunk) -> None:
         self._link.send(ChunkDone(chunk.request.chunk, chunk.elapsed_s))

@@ -30,7 +30,7 @@ from croft.compute.worker_messages import (
     Status,
 )
 from croft.compute.worker_processes import become_subreaper, prefer_for_killing, set_dumpable
-from croft.errors import CodecError
+from croft.errors import CodecError, TooLarge
 from croft.wire.codec import encode
 from croft.wire.values import encode_value
 
@@ -208,17 +208,14 @@ def run_task(function: Callable[..., object], pickled: bytes) -> tuple[Status, b
     except BaseException as error:
         return Status.RAISED, encode(describe_exception(error))
     try:
-        encoded = encode_value(result)
+        encoded = encode_value(result, size_bytes_max=RESULT_BYTES_MAX)
+    except TooLarge as error:
+        return Status.TOO_LARGE, error.message.encode()
     except CodecError as error:
         return Status.UNCARRIED, error.message.encode(errors="replace")[:MESSAGE_CHARACTERS_MAX]
     except BaseException as error:
         text = f"a result of type {type(result).__qualname__} cannot be encoded: {_text_of(error)}"
         return Status.UNCARRIED, text.encode(errors="replace")[:MESSAGE_CHARACTERS_MAX]
-    if len(encoded) > RESULT_BYTES_MAX:
-        return (
-            Status.TOO_LARGE,
-            f"the result has {len(encoded)} bytes, the limit is {RESULT_BYTES_MAX}".encode(),
-        )
     return Status.OK, encoded
 
 

@@ -12,8 +12,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, nullcontext
+from collections.abc import Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -52,9 +52,10 @@ PORT_SETTING = "port"
 class _Server(uvicorn.Server):
     """Leaves signals to the daemon."""
 
-    def capture_signals(self) -> nullcontext[None]:
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
         """No handlers of its own."""
-        return nullcontext()
+        yield
 
 
 def run(home: Home, flags: Mapping[str, str], *, ready_fd: int | None, log_to_terminal: bool = False) -> None:
@@ -100,9 +101,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     async with asyncio.TaskGroup() as tasks:
         services = [
             tasks.create_task(parts.serve(), name="peer"),
-            tasks.create_task(
-                supervise("work", lambda: work.serve(home.work_socket), health), name="service.work"
-            ),
+            tasks.create_task(supervise("work", lambda: work.serve(home.work_socket), health), name="service.work"),
             tasks.create_task(supervise("control", lambda: server.serve([control]), health), name="service.control"),
         ]
         while not (server.started and home.work_socket.exists()):
@@ -136,9 +135,7 @@ def _allows_unconfined(config: Config) -> bool:
     return Grade.D in (config["sandbox.required_grade"], config["sandbox.own_devices_grade"])
 
 
-async def _open_transport(
-    identity: Identity, config: Config, database: SqliteDatabase
-) -> tuple[IrohTransport, str]:
+async def _open_transport(identity: Identity, config: Config, database: SqliteDatabase) -> tuple[IrohTransport, str]:
     """The transport on its port, and what to tell the owner if it had to move to another one."""
     protocols = [PROTOCOL, JOIN_PROTOCOL]
     wanted: int = config["port"]
