@@ -95,18 +95,18 @@ def namespaces_only(cell: Cell) -> None:
         pytest.skip("only a box with namespaces promises this")
 
 
-def last_words(cell: Cell, function: Callable[..., object], *args: object) -> str:
+def last_words(cell: Cell, function: Callable[..., object], *, is_failing: bool = True) -> str:
     """Runs an attempt that may cost the box its life, in a box of its own; returns the cause of death."""
 
     async def run() -> str:
         async with open_peer(cell.sandbox, cell.work_dir.parent / "other", name="doomed") as peer:
-            outcomes = await peer.run(function, [arguments(*args)])
-            assert all(status != Status.OK for _, status, _ in outcomes)
+            outcomes = await peer.run(function, [arguments()])
+            assert not is_failing or all(status != Status.OK for _, status, _ in outcomes)
             return (await peer.box.close()).death
 
     (cell.work_dir.parent / "other").mkdir(exist_ok=True)
     death = cell.run(run())
-    assert cell.attempt(list) == []
+    assert cell.attempt(readable, []) == []
     return str(death)
 
 
@@ -473,7 +473,11 @@ def test_a_fork_bomb_that_forks_on_leaves_nothing(cell: Cell) -> None:
             pass
         return ""
 
-    assert cell.attempt(explode) == ""
+    if cell.kind == "landlock":
+        # Only its keeper can get rid of it there, and the box with it.
+        assert last_words(cell, explode, is_failing=False) == "the program ended with exit code 71"
+    else:
+        assert cell.attempt(explode) == ""
 
 
 def test_a_memory_bomb_hurts_only_the_box(cell: Cell) -> None:
@@ -579,7 +583,7 @@ def test_a_program_that_breaks_the_protocol_is_found_out_and_closed(cell: Cell, 
             await box.close()
 
     cell.run(run())
-    assert cell.attempt(list) == []
+    assert cell.attempt(readable, []) == []
 
 
 def test_a_program_that_talks_without_end_is_read_only_as_far_as_wanted(cell: Cell) -> None:
