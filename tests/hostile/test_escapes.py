@@ -17,6 +17,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -99,12 +100,12 @@ def last_words(cell: Cell, function: Callable[..., object], *, is_failing: bool 
     """Runs an attempt that may cost the box its life, in a box of its own; returns the cause of death."""
 
     async def run() -> str:
-        async with open_peer(cell.sandbox, cell.work_dir.parent / "other", name="doomed") as peer:
-            outcomes = await peer.run(function, [arguments()])
-            assert not is_failing or all(status != Status.OK for _, status, _ in outcomes)
-            return (await peer.box.close()).death
+        with tempfile.TemporaryDirectory(dir=cell.work_dir.parent) as folder:
+            async with open_peer(cell.sandbox, Path(folder), name="doomed") as peer:
+                outcomes = await peer.run(function, [arguments()])
+                assert not is_failing or all(status != Status.OK for _, status, _ in outcomes)
+                return (await peer.box.close()).death
 
-    (cell.work_dir.parent / "other").mkdir(exist_ok=True)
     death = cell.run(run())
     assert cell.attempt(readable, []) == []
     return str(death)
@@ -550,7 +551,7 @@ def test_filling_the_work_folder_with_files_that_have_no_name_ends_the_box(cell:
 
 def test_folders_nested_without_end_end_the_box(cell: Cell) -> None:
     def nest() -> None:
-        for _ in range(1000):
+        for _ in range(100):
             os.mkdir("x")
             os.chdir("x")
         time.sleep(30)

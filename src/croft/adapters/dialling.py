@@ -27,9 +27,7 @@ def candidates(
     found = best_first(
         address
         for text in addresses[:ADDRESSES_MAX]
-        if text not in own_addresses
-        and (address := SocketAddress.parse(text)) is not None
-        and address.is_dialable
+        if text not in own_addresses and (address := SocketAddress.parse(text)) is not None and address.is_dialable
     )
     if not found:
         raise Unreachable(f"dialling {name}: no address of it is known", remedy="It may be off; try later.")

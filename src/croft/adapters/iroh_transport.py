@@ -368,9 +368,7 @@ class IrohTransport:
         self._listening = _keep(self._listen(), "iroh.listen")
 
     @classmethod
-    async def open(
-        cls, secret_key: bytes, protocols: Sequence[bytes], bind: str = f"{ANY_HOST}:0"
-    ) -> IrohTransport:
+    async def open(cls, secret_key: bytes, protocols: Sequence[bytes], bind: str = f"{ANY_HOST}:0") -> IrohTransport:
         """Binds the UDP address `bind` and listens for `protocols`. Port 0 lets the system choose.
 
         iroh always opens an IPv6 socket besides, on a port of the system's choice.
@@ -415,9 +413,7 @@ class IrohTransport:
                 found.add(SocketAddress(ipaddress.ip_address("127.0.0.1"), bound.port))
         return [str(address) for address in best_first(address for address in found if address)]
 
-    async def dial(
-        self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float
-    ) -> IrohConnection:
+    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> IrohConnection:
         """Connects to `peer` at any of `addresses`; closes older connections to it first.
 
         Loopback addresses are tried only when no other works: they may belong to another peer.
@@ -551,9 +547,7 @@ def _bind_failed(address: SocketAddress, why: str) -> Failed:
             f"UDP port {address.port} is taken by another program",
             remedy="Stop that program, or choose another port to listen on.",
         )
-    return Failed(
-        f"cannot listen on {address}: {_printable(why)}", remedy="Choose an address of this machine."
-    )
+    return Failed(f"cannot listen on {address}: {_printable(why)}", remedy="Choose an address of this machine.")
 
 
 def _dial_failed(peer: PeerId, tried: Sequence[SocketAddress], why: str) -> Unreachable:
