@@ -432,11 +432,15 @@ def _give(descriptor: int, uid: int, depth_left: int) -> None:
 
 def scratch_folder(launch: Launch) -> Path:
     """A fresh private folder of the host that is removed with the box."""
-    import shutil
-
     folder = Path(tempfile.mkdtemp(prefix="croft-box-"))
-    launch.cleanups.append(lambda: shutil.rmtree(folder, ignore_errors=True))
+    launch.cleanups.append(lambda: remove_folder(folder))
     return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that a box could write to, however deep it is nested. Blocks. Raises OSError."""
+    if subprocess.run(["rm", "-rf", "--", folder], env=LAUNCH_ENVIRONMENT, stderr=subprocess.DEVNULL).returncode:
+        raise OSError(errno.EIO, "cannot be removed", str(folder))
 
 
 def resource_limits(spec: BoxSpec) -> Sequence[str]:

@@ -130,7 +130,9 @@ class Watchdog:
             except TooDeep:
                 watch.reason = f"folders in {name} are nested deeper than {FOLDER_DEPTH_MAX}"
                 return
-            used += deleted_files_bytes(pids, folder.stat().st_dev)
+            if folder is watch.folder or watch.folder is None:
+                # Which folder a file without a name was in cannot be told: it counts once, towards the first.
+                used += deleted_files_bytes(pids, folder.stat().st_dev)
             if used > bytes_max:
                 watch.reason = f"disk limit {bytes_max >> 20} MiB of {name} exceeded"
             elif files > files_max:
