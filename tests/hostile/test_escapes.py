@@ -475,8 +475,8 @@ def test_a_fork_bomb_that_forks_on_leaves_nothing(cell: Cell) -> None:
         return ""
 
     if cell.kind == "landlock":
-        # Only its keeper can get rid of it there, and the box with it.
-        assert last_words(cell, explode, is_failing=False) == "the program ended with exit code 71"
+        # If the worker cannot get rid of it, its keeper does, and the box ends.
+        assert last_words(cell, explode, is_failing=False) in ("", "the program ended with exit code 71")
     else:
         assert cell.attempt(explode) == ""
 
