@@ -18,6 +18,7 @@ from transport_suite import PROTOCOL, Run, TransportSuite, World, pair
 from croft.adapters import iroh_copy
 from croft.adapters.iroh_transport import IrohTransport
 from croft.errors import Failed, Unreachable
+from croft.model.ids import PeerId
 from croft.ports import Transport
 
 
@@ -31,8 +32,9 @@ class Loopback:
     async def open(self, key: int, port: int = 0) -> Transport:
         return await IrohTransport.open(secret_key(key), [PROTOCOL], f"127.0.0.1:{port}")
 
-    def stranger(self, key: int) -> str:
-        return Ed25519PrivateKey.from_private_bytes(secret_key(key)).public_key().public_bytes_raw().hex()
+    def stranger(self, key: int) -> PeerId:
+        public_key = Ed25519PrivateKey.from_private_bytes(secret_key(key)).public_key()
+        return PeerId(public_key.public_bytes_raw().hex())
 
     async def vanish(self, transport: Transport) -> None:
         await transport.close()
@@ -106,11 +108,11 @@ asyncio.run(main())
 """
 
 
-def start_peer(bind: str) -> tuple[subprocess.Popen[str], str, str]:
+def start_peer(bind: str) -> tuple[subprocess.Popen[str], PeerId, str]:
     child = subprocess.Popen([sys.executable, "-c", CRASHING_PEER, bind], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     peer, address = child.stdout.readline().split()
-    return child, peer, address
+    return child, PeerId(peer), address
 
 
 def test_a_killed_peer_can_be_dialled_again_at_its_port() -> None:

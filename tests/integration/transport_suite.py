@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import pytest
 
 from croft.errors import ConnectionLost, Unreachable
+from croft.model.ids import PeerId
 from croft.ports import Connection, RouteKind, Stream, Transport
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class World(Protocol):
         """A transport whose secret key is made of `key`, on `port` or on one that is free."""
         ...
 
-    def stranger(self, key: int) -> str:
+    def stranger(self, key: int) -> PeerId:
         """The id that a transport of `key` would have."""
         ...
 

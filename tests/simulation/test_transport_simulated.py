@@ -10,6 +10,7 @@ import pytest
 from transport_suite import PROTOCOL, Run, TransportSuite, World, connect, noise, read_all
 
 from croft.errors import ConnectionLost, Unreachable
+from croft.model.ids import PeerId
 from croft.ports import Transport
 from croft.sim import virtual_time
 from croft.sim.network import SimulatedNetwork, SimulatedTransport, peer_id_of
@@ -28,7 +29,7 @@ class OneSwitch:
     async def open(self, key: int, port: int = 0) -> Transport:
         return self.network.open(f"host{key}", secret_key(key), [PROTOCOL], port)
 
-    def stranger(self, key: int) -> str:
+    def stranger(self, key: int) -> PeerId:
         return peer_id_of(secret_key(key))
 
     async def vanish(self, transport: Transport) -> None:

@@ -2,7 +2,8 @@
 
 Guarantees on top of the binding: whatever may be cancelled loses no data, because a native await is never
 cancelled but kept and picked up by the next call; everything is bounded; every failure names the peer and the
-step. No relay, no discovery host and nobody else is contacted: only the addresses handed to `dial`.
+step. No relay and no discovery host is contacted: only the addresses handed to `dial` and, which the wheel does not
+let one turn off, the local network's router, asked by multicast for a port mapping (UPnP).
 
 Not done here: heartbeats (a peer that vanishes without a word is noticed only after about half a minute), the
 tie-break between two connections of one pair, and authorisation. They belong to the overlay.
@@ -20,7 +21,8 @@ from typing import Any, TypeVar
 
 from iroh import iroh_ffi as iroh
 
-from croft.adapters import dialling, iroh_copy
+from croft.adapters import dialling, iroh_copy, iroh_endpoint, native_calls
+from croft.adapters.native_calls import NativeCall
 from croft.adapters.socket_addresses import SocketAddress, best_first
 from croft.errors import ConnectionLost, Failed, Unreachable
 from croft.model.ids import PeerId, short
@@ -32,6 +34,8 @@ ANY_HOST = "0.0.0.0"
 READ_BYTES_MIN = 64 << 10
 READ_BYTES_MAX = 1 << 20
 WRITE_BYTES_MAX = 1 << 20
+READY_IN_A_ROW_MAX = 32
+"""After so many calls that were ready at once the event loop gets a turn: a busy stream starves nobody."""
 STREAMS_MAX = 512
 """Streams that the other side may have open at once on one connection."""
 CONNECTION_WINDOW_BYTES = 64 << 20
@@ -40,7 +44,6 @@ HANDSHAKES_MAX = 256
 HANDSHAKE_S_MAX = 10.0
 ACCEPTED_MAX = 256
 """Connections that wait for `accept`; further ones are closed at once."""
-WRONG_PEER_RETRIES = 3
 CLOSE_S_MAX = 3.0
 REASON_BYTES_MAX = 1_000
 
@@ -51,7 +54,6 @@ CODE_ABORTED = 3
 
 _CLOSED_BY_PEER = re.compile(r"closed by peer: (?P<reason>.*) \(code \d+\)", re.DOTALL)
 _BARE_CLOSE = re.compile(r"closed by peer: \d+")
-_WRONG_PEER = "invalid peer certificate"
 
 
 def _keep(call: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
@@ -72,16 +74,6 @@ async def _settled(task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task})
 
 
-def _text(error: Any) -> str:
-    """The innermost cause, which is the only line of the binding's message that says something."""
-    lines = [line.strip() for line in str(error.message()).splitlines() if line.strip()]
-    return re.sub(r" \([^()]*\.rs:\d+:\d+\)", "", lines[-1]) if lines else "unknown error"
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
 class IrohStream:
     """One QUIC stream; see `croft.ports.Stream`."""
 
@@ -92,8 +84,9 @@ class IrohStream:
         self._buffer = b""
         self._position = 0
         self._read_bytes = READ_BYTES_MIN
-        self._reading: asyncio.Task[bytes] | None = None
-        self._writing: asyncio.Task[None] | None = None
+        self._reading: NativeCall[bytes] | None = None
+        self._writing: NativeCall[None] | None = None
+        self._ready_in_a_row = 0
         self._unsent = memoryview(b"")
         self._is_at_end = False
         self._is_finished = False
@@ -125,11 +118,11 @@ class IrohStream:
         if self._is_at_end:
             return b""
         if self._reading is None:
-            self._reading = _keep(self._receiver.read(self._read_bytes), "iroh.read")
-        task = self._reading
-        await _settled(task)
+            self._reading = NativeCall(self._receiver.read(self._read_bytes))
+        call = self._reading
+        await self._settled(call)
         self._reading = None
-        received: bytes = self._outcome(task, "read")
+        received: bytes = self._outcome(call, "read")
         self._is_at_end = not received
         # The binding allocates as much as is asked for, so only busy streams ask for much.
         self._read_bytes = READ_BYTES_MAX if len(received) == self._read_bytes else READ_BYTES_MIN
@@ -137,13 +130,23 @@ class IrohStream:
             self._read_bytes = READ_BYTES_MAX
         return received
 
-    def _outcome(self, task: asyncio.Task[T], step: str) -> T:
+    async def _settled(self, call: NativeCall[Any]) -> None:
+        if not call.is_done:
+            self._ready_in_a_row = 0
+            await call.settled()
+            return
+        self._ready_in_a_row += 1
+        if self._ready_in_a_row >= READY_IN_A_ROW_MAX:
+            self._ready_in_a_row = 0
+            await asyncio.sleep(0)
+
+    def _outcome(self, call: NativeCall[T], step: str) -> T:
         if self._is_aborted:
             raise self._connection.lost(step, "the stream was aborted here")
         try:
-            return task.result()
+            return call.result()
         except iroh.IrohError as error:
-            raise self._connection.lost(step, _text(error)) from None
+            raise self._connection.lost(step, iroh_endpoint.cause(error)) from None
 
     async def write(self, data: bytes | memoryview) -> None:
         """Hands over all of `data`, waiting while the other side does not keep up. Raises ConnectionLost."""
@@ -156,7 +159,7 @@ class IrohStream:
         else:
             self._unsent = memoryview(data).cast("B")
             call = self._write_pieces()
-        self._writing = _keep(call, "iroh.write")
+        self._writing = NativeCall(call)
         try:
             await self._settle_write()
         except asyncio.CancelledError:
@@ -174,12 +177,12 @@ class IrohStream:
         """Waits for the write in progress, which may be one whose caller was cancelled."""
         if self._is_aborted:
             raise self._connection.lost("write", "the stream was aborted here")
-        task = self._writing
-        if task is None:
+        call = self._writing
+        if call is None:
             return
-        await _settled(task)
-        self._outcome(task, "write")
-        if self._writing is task:
+        await self._settled(call)
+        self._outcome(call, "write")
+        if self._writing is call:
             self._writing = None
 
     async def finish(self) -> None:
@@ -188,7 +191,7 @@ class IrohStream:
         if self._is_finished:
             return
         self._is_finished = True
-        self._writing = _keep(self._sender.finish(), "iroh.finish")
+        self._writing = NativeCall(self._sender.finish())
         await self._settle_write()
         if self._connection.is_closed:
             raise self._connection.lost("finish", "the connection is closed")
@@ -200,9 +203,9 @@ class IrohStream:
         self._is_aborted = True
         self._connection.in_background(self._reset(), "iroh.reset")
         self._buffer, self._position = b"", 0
-        for task in (self._reading, self._writing):
-            if task is not None:
-                task.cancel()  # its data is to be dropped; while it lasts it holds the native stream's lock
+        for call in (self._reading, self._writing):
+            if call is not None:
+                call.cancel()  # its data is to be dropped; while it lasts it holds the native stream's lock
         self._reading = self._writing = None
 
     def release(self) -> None:
@@ -230,7 +233,7 @@ class IrohConnection:
         self._is_dialler = is_dialler
         self._forget = forget
         self._reason: str | None = None
-        self._accepting: asyncio.Task[Any] | None = None
+        self._accepting: NativeCall[Any] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._streams: weakref.WeakSet[IrohStream] = weakref.WeakSet()
         self._ending = _keep(native.closed(), "iroh.closed")
@@ -260,7 +263,7 @@ class IrohConnection:
         try:
             native = await self._native.open_bi()
         except iroh.IrohError as error:
-            raise self.lost("open a stream", _text(error)) from None
+            raise self.lost("open a stream", iroh_endpoint.cause(error)) from None
         return IrohStream(native, self)
 
     async def accept_stream(self) -> IrohStream:
@@ -269,16 +272,16 @@ class IrohConnection:
             if self._accepting is None:
                 if self._native is None:
                     raise self.lost("accept a stream", "the connection is closed")
-                self._accepting = _keep(self._native.accept_bi(), "iroh.accept_stream")
-            task = self._accepting
-            await _settled(task)
-            if self._accepting is not task:
+                self._accepting = NativeCall(self._native.accept_bi())
+            call = self._accepting
+            await call.settled()
+            if self._accepting is not call:
                 continue  # another waiter took it
             self._accepting = None
             try:
-                return IrohStream(task.result(), self)
+                return IrohStream(call.result(), self)
             except iroh.IrohError as error:
-                raise self.lost("accept a stream", _text(error)) from None
+                raise self.lost("accept a stream", iroh_endpoint.cause(error)) from None
 
     def route(self) -> Route:
         """The selected path and what the connection has moved so far. iroh tells round trips in whole ms."""
@@ -340,26 +343,28 @@ def _cause(text: str) -> str:
     """The reason as the closing side gave it, or what the network says."""
     by_peer = _CLOSED_BY_PEER.fullmatch(text)
     if by_peer:
-        return _printable(by_peer["reason"])
+        return iroh_endpoint.printable(by_peer["reason"])
     if _BARE_CLOSE.fullmatch(text):
         return "closed by the other side"
-    return _printable(text)
+    return iroh_endpoint.printable(text)
 
 
 def _plain(why: str) -> str:
     if why.startswith(("Reset(", "Stopped(")):
         return "the other side aborted the stream"
-    return _printable(why)
+    return iroh_endpoint.printable(why)
 
 
 class IrohTransport:
     """Dials and is dialled by public key; see `croft.ports.Transport`. Made by `open`, ended by `close`."""
 
-    def __init__(self, endpoint: Any, host: str) -> None:
+    def __init__(self, endpoint: Any, secret_key: bytes, source: SocketAddress) -> None:
         self._endpoint: Any = endpoint
-        self._host = ipaddress.ip_address(host)
+        self._secret_key = secret_key
+        self._source = source
         self._peer_id = PeerId(str(endpoint.id()))
         self._connections: dict[PeerId, set[IrohConnection]] = {}
+        self._apart: dict[IrohConnection, Any] = {}
         self._accepted: asyncio.Queue[IrohConnection | None] = asyncio.Queue(ACCEPTED_MAX)
         self._living: weakref.WeakSet[IrohConnection] = weakref.WeakSet()
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -378,29 +383,22 @@ class IrohTransport:
         """
         assert len(secret_key) == 32, "an Ed25519 secret key has 32 bytes"
         iroh_copy.install()
+        native_calls.install()
         address = SocketAddress.parse(bind)
         if address is None:
             raise Failed(f"`{bind}` is not an address to listen on", remedy="Give it as `0.0.0.0:7117`.")
-        options = iroh.EndpointOptions(
-            preset=iroh.preset_minimal(),
-            alpns=list(protocols),
-            relay_mode=iroh.RelayMode.disabled(),
-            bind_addr=str(address),
-            secret_key=secret_key,
-        )
-        try:
-            endpoint = await iroh.Endpoint.bind(options)
-        except iroh.IrohError as error:
-            raise _bind_failed(address, _text(error)) from None
-        ports = [SocketAddress.parse(text) for text in endpoint.bound_sockets()]
-        if address.port and not any(bound and bound.port == address.port for bound in ports):
-            await endpoint.close()
-            raise _bind_failed(address, "the system gave another port")
-        return cls(endpoint, str(address.host))
+        endpoint = await iroh_endpoint.bind(secret_key, protocols, address)
+        return cls(endpoint, secret_key, SocketAddress(address.host, 0))
 
     @property
     def peer_id(self) -> PeerId:
         return self._peer_id
+
+    @property
+    def port(self) -> int:
+        """The UDP port in use over IPv4."""
+        bound = [SocketAddress.parse(text) for text in self._endpoint.bound_sockets()]
+        return next(address.port for address in bound if address and address.host.version == 4)
 
     def addresses(self) -> Sequence[str]:
         """`ip:port` under which this peer may be reached: LAN first, loopback last."""
@@ -411,7 +409,12 @@ class IrohTransport:
             bound = SocketAddress.parse(text)
             if bound is not None and bound.host.version == 4 and bound.host.is_unspecified:
                 found.add(SocketAddress(ipaddress.ip_address("127.0.0.1"), bound.port))
-        return [str(address) for address in best_first(address for address in found if address)]
+        # The port of the IPv6 socket changes with every start, which on loopback makes it of no use.
+        return [
+            str(address)
+            for address in best_first(address for address in found if address is not None)
+            if address.host.version == 4 or not address.host.is_loopback
+        ]
 
     async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> IrohConnection:
         """Connects to `peer` at any of `addresses`; closes older connections to it first.
@@ -433,16 +436,19 @@ class IrohTransport:
             old.close(CODE_REPLACED, "replaced by a new connection")
         try:
             async with asyncio.timeout(timeout_s):
-                native = await self._connect(peer, candidates, protocol, timeout_s)
+                native, apart = await self._connect(peer, candidates, protocol, timeout_s)
         except TimeoutError:
             raise dialling.no_answer(peer, candidates, timeout_s) from None
         except iroh.IrohError as error:
-            raise _dial_failed(peer, candidates, _text(error)) from None
-        return self._register(native, is_dialler=True)
+            raise _dial_failed(peer, candidates, iroh_endpoint.cause(error)) from None
+        connection = self._register(native, is_dialler=True)
+        if apart is not None:
+            self._apart[connection] = apart
+        return connection
 
     async def _connect(
         self, peer: PeerId, candidates: Sequence[SocketAddress], protocol: bytes, timeout_s: float
-    ) -> Any:
+    ) -> tuple[Any, Any]:
         near = [address for address in candidates if address.host.is_loopback]
         far = [address for address in candidates if not address.host.is_loopback]
         if near and far:
@@ -451,19 +457,16 @@ class IrohTransport:
                     return await self._connect_any(peer, far, protocol)
         return await self._connect_any(peer, near or far, protocol)
 
-    async def _connect_any(self, peer: PeerId, candidates: Sequence[SocketAddress], protocol: bytes) -> Any:
-        """Dials all candidates at once; then one by one if a wrong peer answered before the right one."""
-        endpoint_id = iroh.EndpointId.from_string(peer)
-        attempts = [list(candidates)]
-        if len(candidates) > 1:
-            attempts += [[address] for address in candidates] * WRONG_PEER_RETRIES
-        while True:
-            chosen = [str(address) for address in attempts.pop(0)]
-            try:
-                return await self._endpoint.connect(iroh.EndpointAddr(endpoint_id, None, chosen), protocol)
-            except iroh.IrohError as error:
-                if not attempts or _WRONG_PEER not in str(error.message()):
-                    raise
+    async def _connect_any(self, peer: PeerId, candidates: Sequence[SocketAddress], protocol: bytes) -> tuple[Any, Any]:
+        """The native connection and, if it needed one of its own, the endpoint that it runs over."""
+        target = iroh.EndpointAddr(iroh.EndpointId.from_string(peer), None, [str(one) for one in candidates])
+        try:
+            return await self._endpoint.connect(target, protocol), None
+        except iroh.IrohError as error:
+            if not iroh_endpoint.is_wrong_peer(error):
+                raise
+        endpoint, native = await iroh_endpoint.connect_apart(self._secret_key, self._source, peer, candidates, protocol)
+        return native, endpoint
 
     async def accept(self) -> IrohConnection | None:
         """The next connection that another peer dialled; None once closed. Safe to cancel."""
@@ -494,6 +497,7 @@ class IrohTransport:
         closing = _keep(self._endpoint.close(), "iroh.close_endpoint")
         await asyncio.wait({closing, self._listening}, timeout=CLOSE_S_MAX)
         self._listening.cancel()
+        await iroh_endpoint.all_closed(CLOSE_S_MAX)
         # The port stays taken until the last native object is gone, whoever still refers to ours.
         self._endpoint = None
         for connection in list(self._living):
@@ -539,20 +543,14 @@ class IrohTransport:
         connections.discard(connection)
         if not connections:
             self._connections.pop(connection.remote, None)
-
-
-def _bind_failed(address: SocketAddress, why: str) -> Failed:
-    if "in use" in why or "another port" in why:
-        return Failed(
-            f"UDP port {address.port} is taken by another program",
-            remedy="Stop that program, or choose another port to listen on.",
-        )
-    return Failed(f"cannot listen on {address}: {_printable(why)}", remedy="Choose an address of this machine.")
+        apart = self._apart.pop(connection, None)
+        if apart is not None:
+            iroh_endpoint.close_soon(apart)
 
 
 def _dial_failed(peer: PeerId, tried: Sequence[SocketAddress], why: str) -> Unreachable:
-    if _WRONG_PEER in why:
+    if "invalid peer certificate" in why:
         return dialling.wrong_peer(peer, tried)
     if "known protocol" in why:
         return dialling.no_common_protocol(peer)
-    return dialling.failed(peer, tried, _printable(why))
+    return dialling.failed(peer, tried, iroh_endpoint.printable(why))

@@ -1,7 +1,7 @@
 """The peer's state in one SQLite file; see `croft.ports.Database`.
 
-Guarantees: what `run` has returned from is on disk (WAL, synchronous=FULL) and survives SIGKILL and power loss;
-a transaction is whole or absent; one thread does all the work, in the order of the calls.
+Guarantees: what `run` has returned from is on disk (WAL, synchronous=FULL) and survives SIGKILL and power
+loss; a transaction is whole or absent; one thread does all the work, in the order of the calls.
 """
 
 from __future__ import annotations

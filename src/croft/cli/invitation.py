@@ -9,8 +9,8 @@ import click
 from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
+from croft.control.quantities import duration_s, show_duration
 from croft.errors import Usage
-from croft.model.quantities import duration_s, show_duration
 
 
 @click.group(invoke_without_command=True)

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -73,7 +74,7 @@ class LazyGroup(click.Group):
 def croft(home: str | None) -> None:
     """One computer out of the machines that people already own."""
     if home:
-        os.environ["CROFT_HOME"] = os.path.abspath(home)
+        os.environ["CROFT_HOME"] = str(Path(home).absolute())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

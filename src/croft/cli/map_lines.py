@@ -17,9 +17,9 @@ from croft.cli.output import say, show_error
 from croft.cli.work import CROFT_FAILED, exit_code, name_there, output_file, peer_ids
 from croft.client.command import CommandEvents, run_command
 from croft.control.home import Home
+from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
 from croft.errors import CroftError, Usage
-from croft.model.quantities import duration_s, size_bytes
 
 SEPARATOR = ":::"
 FAILURES_SHOWN_MAX = 101
@@ -111,8 +111,9 @@ def map_lines(
     croft map -o {.}.png -- convert {} {.}.png ::: *.svg
     find . -name '*.log' | croft map -k -- grep -c ERROR {}
 
-    Items come after `:::`, else from standard input, one per line. An item that is a file goes along. In the command,
-    {} is the item, {.} without its extension, {/} without its folder, {//} its folder, {/.} without both, {#} its number.
+    Items come after `:::`, else from standard input, one per line. An item that is a file goes along. In the
+    command, {} is the item, {.} without its extension, {/} without its folder, {//} its folder, {/.} without both,
+    {#} its number.
     A command of one word is given to `sh -c`.
     """
     command, items = split_arguments(words)

@@ -71,7 +71,7 @@ def bar(share: float | None) -> str:
 
 def ago(at: float) -> str:
     """How long ago a time is."""
-    from croft.model.quantities import show_duration
+    from croft.control.quantities import show_duration
 
     if not at:
         return "never"

@@ -10,9 +10,9 @@ from croft.cli.output import ago, bar, done, print_json, print_table, say, style
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
+from croft.control.quantities import show_duration, show_size
 from croft.errors import NotFound, Unreachable
 from croft.model.ids import short
-from croft.model.quantities import show_duration, show_size
 
 WATCH_EVERY_S = 1.0
 LOG_LINES = 40
@@ -22,11 +22,11 @@ LOG_LINES = 40
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def init(as_json: bool) -> None:
     """Make this machine's identity without starting anything."""
-    from croft.node.identity import load_or_create
+    from croft.node.identity import load_identity
 
     home = Home.find()
     home.make()
-    own, is_new = load_or_create(home)
+    own, is_new = load_identity(home)
     if as_json:
         print_json("", {"twin": own.twin, "peer": own.peer, "name": own.nickname, "is_new": is_new})
         return

@@ -11,9 +11,9 @@ import click
 
 from croft.cli.output import ago, print_json, print_table, say, show_error, style
 from croft.control.home import Home
+from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
 from croft.errors import CroftError, Usage
-from croft.model.quantities import duration_s, size_bytes
 
 CROFT_FAILED = 125
 SIGNAL_EXIT_BASE = 128

@@ -13,7 +13,7 @@ from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
 from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
-from croft.model.quantities import duration_s, size_bytes
+from croft.control.quantities import duration_s, size_bytes
 
 if TYPE_CHECKING:
     from croft.control import schema

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from croft.client.local_api import LocalApi
 from croft.client.task_session import Options, TaskFuture, TaskSession
 from croft.control.home import Home
+from croft.control.quantities import duration_s, size_bytes
 from croft.errors import Usage
-from croft.model.quantities import duration_s, size_bytes
 
 if TYPE_CHECKING:
     from croft.client.executor import GridExecutor

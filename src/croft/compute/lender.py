@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -87,12 +87,11 @@ class _Session:
 
 
 class Lender:
-    """The lending side of compute. `on_load` is told whenever the number of busy slots changes."""
+    """The lending side of compute."""
 
-    def __init__(self, sandbox: Sandbox, policy: Policy, slots: int, on_load: Callable[[], None]) -> None:
+    def __init__(self, sandbox: Sandbox, policy: Policy, slots: int) -> None:
         self._sandbox = sandbox
         self._policy = policy
-        self._on_load = on_load
         self._admission = admission.Admission(slots)
         self._pool = BoxPool(sandbox, policy.task_box)
         self._numbers = itertools.count(1)
@@ -187,7 +186,6 @@ class Lender:
                     self._commands[number].set()
                 case _:
                     assert_never(effect)
-        self._on_load()
 
     def _start_chunk(self, number: int, chunk_number: int) -> None:
         session = self._sessions[number]

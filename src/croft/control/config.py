@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from croft.control.home import Home
+from croft.control.quantities import size_bytes
 from croft.errors import Usage
 from croft.model.isolation import Grade
-from croft.model.quantities import size_bytes
 
 CPUS_MAX = 4096
 PORT_MAX = 65_535

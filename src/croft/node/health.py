@@ -15,6 +15,15 @@ class Health:
         """Raises a warning, or renews it."""
         self._warnings[code] = HealthWarning(code=code, title=title, severity=severity, remedy=remedy)
 
+    def warn_of_key_used_elsewhere(self, addresses: list[str]) -> None:
+        """Two machines run with one device key: members cannot tell them apart."""
+        self.warn(
+            "identity.used_elsewhere",
+            f"Another machine uses this device's key, at {', '.join(addresses) or 'an unknown address'}.",
+            severity=Severity.CRITICAL,
+            remedy="Stop one of them, remove its `keys/device` file, and let it join anew.",
+        )
+
     def clear(self, code: str) -> None:
         """The matter is settled."""
         self._warnings.pop(code, None)

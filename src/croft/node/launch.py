@@ -46,7 +46,7 @@ def start_in_background(home: Home, flags: Mapping[str, str]) -> Started:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "CROFT_HOME": str(home.state)} if "CROFT_HOME" in os.environ else None,
+            env=_environment(home),
             pass_fds=(writer,),
             start_new_session=True,
             cwd="/",
@@ -110,6 +110,12 @@ def hold_lock(home: Home) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _environment(home: Home) -> dict[str, str]:
+    """The daemon finds the same home as we did."""
+    is_default = home.config_file.parent != home.state
+    return dict(os.environ) if is_default else {**os.environ, "CROFT_HOME": str(home.state)}
 
 
 def _await_ready(home: Home, process: subprocess.Popen[bytes], ready: int) -> None:

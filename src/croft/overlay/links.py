@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, Unreachable
-from croft.model.ids import PeerId, short
+from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay.link import CLOSE_REJECTED, CLOSE_REPLACED, CallHandler, Greeted, Link, NoticeHandler
 from croft.overlay.loopback import pipe
 from croft.overlay.messages import (
@@ -41,8 +41,12 @@ StreamHandler = Callable[[Greeted, "Stream"], Awaitable[None]]
 class Passport(Protocol):
     """Writes our hello, and checks the hello of others."""
 
-    def hello(self, peer: PeerId | None) -> Hello:
-        """What to say to `peer`; None: to whoever dialled, before it is known."""
+    def hello(self, communities: frozenset[CommunityId]) -> Hello:
+        """What to say to a member of these communities; no other is named."""
+        ...
+
+    def communities_with(self, peer: PeerId) -> frozenset[CommunityId]:
+        """The communities in which `peer` is known."""
         ...
 
     def own(self) -> Greeted:
@@ -55,18 +59,15 @@ class Passport(Protocol):
 
 
 class Links:
-    """All live links. `serve` runs them; register handlers before."""
+    """All live links. `serve` runs them; register handlers before.
 
-    def __init__(
-        self,
-        transport: Transport,
-        passport: Passport,
-        *,
-        accept_other: Callable[[Connection], Awaitable[None]] | None = None,
-    ) -> None:
+    `accept_other` takes connections of other protocols than that of members.
+    """
+
+    def __init__(self, transport: Transport, passport: Passport) -> None:
         self._transport = transport
         self._passport = passport
-        self._accept_other = accept_other
+        self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
         self._links: dict[PeerId, Link] = {}
         self._dialling: dict[PeerId, asyncio.Task[Link | CroftError]] = {}
         self._calls: dict[str, CallHandler] = {}
@@ -177,8 +178,8 @@ class Links:
 
     async def _accept(self, connection: Connection) -> None:
         if connection.protocol != PROTOCOL:
-            if self._accept_other is not None:
-                await self._accept_other(connection)
+            if self.accept_other is not None:
+                await self.accept_other(connection)
             return
         self._greetings += 1
         try:
@@ -206,7 +207,7 @@ class Links:
             if not isinstance(greeting, Hello):
                 raise ConnectionLost("the dialler rejected us unheard")
             greeted = self._passport.check(connection.remote, greeting)
-            control.post(self._passport.hello(greeted.peer))
+            control.post(self._passport.hello(greeted.communities))
             await control.flush()
             return Link(connection, control, greeted, self._calls, self._notices)
         except Refused as refusal:
@@ -252,7 +253,7 @@ class Links:
         stream = await connection.open_stream()
         control = MessageStream(stream, step="control stream", frame_bytes_max=CONTROL_FRAME_BYTES_MAX)
         try:
-            control.post(self._passport.hello(connection.remote))
+            control.post(self._passport.hello(self._passport.communities_with(connection.remote)))
             greeting = await _receive_greeting(control)
             if isinstance(greeting, Rejected):
                 raise Refused(

@@ -225,9 +225,7 @@ class Owner(Protocol):
 class SimulatedConnection:
     """One end of a connection. `joined` gives it the other one."""
 
-    def __init__(
-        self, local: Owner, remote: Owner, protocol: bytes, outgoing: Pipe, *, is_dialler: bool
-    ) -> None:
+    def __init__(self, local: Owner, remote: Owner, protocol: bytes, outgoing: Pipe, *, is_dialler: bool) -> None:
         self._local = local
         self._remote = remote.peer_id
         self._remote_address = remote.addresses()[0]

@@ -77,9 +77,7 @@ class SimulatedNetwork:
         self._idle_timers: dict[SimulatedConnection, asyncio.TimerHandle] = {}
         self._held: list[Pipe] = []
 
-    def open(
-        self, host: str, secret_key: bytes, protocols: Sequence[bytes], port: int = 0
-    ) -> SimulatedTransport:
+    def open(self, host: str, secret_key: bytes, protocols: Sequence[bytes], port: int = 0) -> SimulatedTransport:
         """A transport on `host`. Raises Failed if the port is taken, like the real one."""
         return SimulatedTransport(self, self.host(host), secret_key, protocols, port)
 
@@ -143,9 +141,7 @@ class SimulatedNetwork:
         if source is target:
             return False
         groups = self._group_of
-        if groups is not None and (
-            source.name not in groups or groups[source.name] != groups.get(target.name)
-        ):
+        if groups is not None and (source.name not in groups or groups[source.name] != groups.get(target.name)):
             return True
         return (source.name, target.name) in self._cuts
 
@@ -158,9 +154,7 @@ class SimulatedNetwork:
                 return host.transports.get(address.port)
         return None
 
-    def join(
-        self, dialler: SimulatedTransport, listener: SimulatedTransport, protocol: bytes
-    ) -> SimulatedConnection:
+    def join(self, dialler: SimulatedTransport, listener: SimulatedTransport, protocol: bytes) -> SimulatedConnection:
         """A new connection; the listener's end is offered to it when the first packet arrives."""
         there, back = self._pipe(dialler.host, listener.host), self._pipe(listener.host, dialler.host)
         near = SimulatedConnection(dialler, listener, protocol, there, is_dialler=True)

@@ -32,6 +32,8 @@ def describe(value: Any) -> list[Any]:
     """Dtype, shape, order and bytes of an array; dtype and bytes of a scalar. ValueError if it is neither."""
     if type(value) is np.ndarray:
         is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+        if value.dtype.names is not None:
+            value = _without_padding(value)
         return [
             _dtype_fields(value.dtype),
             list(value.shape),
@@ -40,12 +42,24 @@ def describe(value: Any) -> list[Any]:
         ]
     # Trailing zeros of text are lost in numpy's own buffers, so these two travel as what they are.
     if type(value) is np.str_:
-        return ["str", str(value).encode("utf-8", "surrogatepass")]
+        return ["str", str.__str__(value).encode("utf-8", "surrogatepass")]
     if type(value) is np.bytes_:
         return ["bytes", bytes(value)]
     if type(value) is not value.dtype.type:
         raise ValueError(f"object of type {type(value).__module__}.{type(value).__qualname__}")
-    return [_dtype_fields(value.dtype), value.tobytes()]
+    fields = _dtype_fields(value.dtype)
+    if value.dtype.names is not None:
+        value = _without_padding(value)
+    return [fields, value.tobytes()]
+
+
+def _without_padding(value: Any) -> Any:
+    """A copy whose bytes between fields are zero: what lies there is chance, and equal arrays want equal bytes."""
+    if value.dtype.hasobject:
+        return value
+    clean = np.zeros(value.shape, value.dtype)
+    clean[...] = value
+    return clean
 
 
 def rebuild_array(content: list[Any]) -> object:

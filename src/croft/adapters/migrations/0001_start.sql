@@ -21,10 +21,12 @@ CREATE TABLE invitation (
     used_by TEXT
 ) STRICT;
 
-CREATE TABLE known_peer (
-    peer TEXT PRIMARY KEY NOT NULL,
-    descriptor BLOB NOT NULL,
-    seen_at REAL NOT NULL
+CREATE TABLE known_member (
+    community TEXT NOT NULL,
+    peer TEXT NOT NULL,
+    record BLOB NOT NULL,
+    seen_at REAL NOT NULL,
+    PRIMARY KEY (community, peer)
 ) STRICT;
 
 CREATE TABLE job (

@@ -1,0 +1,1 @@
+"""Keys, device certificates, grants, names: who somebody is, and what he may do."""

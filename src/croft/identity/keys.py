@@ -1,0 +1,128 @@
+"""Private keys: made once, kept in files that the owner alone can read.
+
+A twin's key is derived from 32 bytes of root entropy, which twenty-four BIP-39 words can show. A device's key is
+random and never leaves its machine; it is the iroh secret key.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from croft.errors import Failed, Refused, Usage
+
+if TYPE_CHECKING:
+    from croft.ports import Entropy
+
+SECRET_BYTES = 32
+TWIN_CONTEXT = "croft twin signing key v1"
+COMMUNITY_CONTEXT = "croft community root key v1"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SecretKey:
+    """An Ed25519 private key."""
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        assert len(self.raw) == SECRET_BYTES, "an Ed25519 secret key has 32 bytes"
+
+    @property
+    def public(self) -> str:
+        """The public key, 64 lower-case hex digits."""
+        return self.signer.public_key().public_bytes_raw().hex()
+
+    @property
+    def signer(self) -> Ed25519PrivateKey:
+        """The key as `cryptography` wants it."""
+        return Ed25519PrivateKey.from_private_bytes(self.raw)
+
+
+def twin_key(root: bytes) -> SecretKey:
+    """The twin's signing key, from its root entropy."""
+    return SecretKey(blake3(root, derive_key_context=TWIN_CONTEXT).digest())
+
+
+def community_key(root: bytes, salt: bytes) -> SecretKey:
+    """The root key of a community that this twin founds; `salt` tells its communities apart."""
+    return SecretKey(blake3(root + salt, derive_key_context=COMMUNITY_CONTEXT).digest())
+
+
+def recovery_words(root: bytes) -> str:
+    """Twenty-four BIP-39 words that stand for the root entropy."""
+    from mnemonic import Mnemonic
+
+    words: str = Mnemonic("english").to_mnemonic(root)
+    return words
+
+
+def from_recovery_words(words: str) -> bytes:
+    """The root entropy that the words stand for. Raises Usage if a word or the checksum is wrong."""
+    from mnemonic import Mnemonic
+
+    try:
+        root = bytes(Mnemonic("english").to_entropy(words.lower().split()))
+    except (ValueError, LookupError) as error:
+        raise Usage(f"these are not recovery words: {error}", remedy="Check each word and their order.") from None
+    if len(root) != SECRET_BYTES:
+        raise Usage(f"these are {len(words.split())} words", remedy="Give all twenty-four.")
+    return root
+
+
+def load_or_create(path: Path, entropy: Entropy) -> tuple[bytes, bool]:
+    """The 32 secret bytes in `path`, made if there are none, and whether they are new.
+
+    Raises:
+        Refused: others can read the file. Failed: it cannot be read, written, or is damaged.
+    """
+    try:
+        return _load(path), False
+    except FileNotFoundError:
+        return _create(path, entropy.token(SECRET_BYTES)), True
+    except OSError as error:
+        raise Failed(f"cannot read the key {path}: {error.strerror}") from None
+
+
+def _load(path: Path) -> bytes:
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & 0o077:
+            raise Refused(f"other users can read the key {path} (mode {mode:o})", remedy=f"Run: chmod 600 {path}")
+        secret = file.read(SECRET_BYTES + 1)
+    if len(secret) != SECRET_BYTES:
+        raise Failed(
+            f"the key {path} is damaged: {len(secret)} bytes, not {SECRET_BYTES}",
+            remedy="Put it back from a copy, or remove it to begin as somebody new.",
+        )
+    return secret
+
+
+def _create(path: Path, secret: bytes) -> bytes:
+    # Written beside and linked into place: a key is there whole or not at all, and never overwrites another.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, secret)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return _load(path)
+        finally:
+            part.unlink()
+    except OSError as error:
+        raise Failed(
+            f"cannot write the key {path}: {error.strerror}",
+            remedy="Free some space or mend the folder's permissions.",
+        ) from None
+    return secret

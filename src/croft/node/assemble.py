@@ -1,0 +1,113 @@
+"""The one composition root: every part of a peer is made here and handed what it needs.
+
+`assemble(plan, ports)` serves the daemon with real ports and the simulator with simulated ones; nothing else asks
+which it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from croft.compute.lender import Lender, Policy
+from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
+from croft.identity.keys import SecretKey
+from croft.node.health import Health
+from croft.node.jobs import JobBook
+from croft.node.supervisor import supervise
+from croft.overlay.admissions import Admissions
+from croft.overlay.messages import Load
+from croft.overlay.passport import Lends, Own
+from croft.overlay.service import Overlay
+from croft.ports import Clock, Database, Entropy, Sandbox, Transport
+
+VERSION = version("croft")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The outside of one peer."""
+
+    transport: Transport
+    clock: Clock
+    entropy: Entropy
+    database: Database
+    sandbox: Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one peer is to be. `root` is the twin's entropy; `machine_load` gives shares of processors and disk."""
+
+    own: Own
+    root: bytes
+    twin_key: SecretKey
+    policy: Policy
+    slots: int
+    memory_bytes: int
+    disk_bytes: int
+    machine_load: Callable[[], tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A peer, assembled."""
+
+    plan: Plan
+    ports: Ports
+    health: Health
+    overlay: Overlay
+    admissions: Admissions
+    lender: Lender
+    jobs: JobBook
+
+    async def serve(self) -> None:
+        """Runs the peer until cancelled. What the last run left on disk is to be loaded before."""
+        async with asyncio.TaskGroup() as tasks:
+            for name, service in (
+                ("lending", self.lender.serve),
+                ("overlay", self.overlay.serve),
+                ("admissions", self.admissions.serve),
+            ):
+                tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
+
+
+def assemble(plan: Plan, ports: Ports) -> Parts:
+    """Makes a peer. It does nothing yet."""
+    health = Health()
+    isolation = ports.sandbox.isolation()
+
+    def lends() -> Lends:
+        return Lends(
+            slots=lender.slots,
+            memory_bytes=plan.memory_bytes,
+            disk_bytes=plan.disk_bytes,
+            grade=isolation.grade,
+            python=plan.policy.python(),
+            machine=platform.machine(),
+            version=VERSION,
+        )
+
+    def load() -> Load:
+        cpu, disk = plan.machine_load()
+        return Load(lender.slots_busy, cpu, disk)
+
+    lender = Lender(ports.sandbox, plan.policy, plan.slots)
+    overlay = Overlay(
+        plan.own,
+        ports.transport,
+        ports.database,
+        ports.clock,
+        lends,
+        load,
+        on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
+    )
+    admissions = Admissions(overlay, ports.database, ports.clock, ports.entropy, plan.root, plan.twin_key)
+    overlay.links.accept_other = admissions.accept
+    overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
+    overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command)
+    jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
+    return Parts(plan, ports, health, overlay, admissions, lender, jobs)

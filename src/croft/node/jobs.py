@@ -1,0 +1,181 @@
+"""Keeps account of the jobs submitted on this machine, and makes them."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from croft.compute.commands import CommandJob
+from croft.compute.jobs import OnOutcomes, TaskJob
+from croft.compute.lenders import Candidate
+from croft.control import schema
+from croft.control.work import command_spec, wish
+from croft.control.work_messages import OpenCommandJob, OpenTaskJob
+from croft.errors import CroftError
+from croft.model.ids import JobId, PeerId
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from croft.overlay.service import Overlay
+    from croft.ports import Clock, Database, Entropy, Stream
+
+log = logging.getLogger(__name__)
+
+JOBS_SHOWN_MAX = 100
+JOBS_KEPT_MAX = 1_000
+LABEL_LENGTH_MAX = 200
+JOB_ID_BYTES = 8
+
+
+class OverlayPeers:
+    """The overlay, as compute wants to see it; fulfils `croft.compute.jobs.Peers`."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+
+    def candidates(self) -> list[Candidate]:
+        """Members with a live link, and this peer itself."""
+        own = self._overlay.own.peer
+        candidates: list[Candidate] = []
+        for member in self._overlay.members():
+            link = self._overlay.links.get(member.peer)
+            is_self = member.peer == own
+            if link is None and not is_self:
+                continue
+            load = self._overlay.seen(member.peer).load
+            candidates.append(
+                Candidate(
+                    peer=member.peer,
+                    name=member.name,
+                    is_self=is_self,
+                    slots=member.slots,
+                    slots_busy=load.slots_busy if load else 0,
+                    round_trip_s=link.round_trip_s if link else 0.0,
+                    python=member.python,
+                    grade=member.grade,
+                )
+            )
+        return candidates
+
+    async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
+        """Raises Unreachable."""
+        return await self._overlay.open_stream(peer, purpose)
+
+
+@dataclass(slots=True)
+class _Running:
+    kind: str
+    label: str
+    created_at: float
+    tasks: TaskJob | None
+
+
+class JobBook:
+    """Every job of this machine's programs; fulfils `croft.control.work.JobFactory`."""
+
+    def __init__(self, overlay: Overlay, database: Database, clock: Clock, entropy: Entropy) -> None:
+        self._overlay = overlay
+        self._peers = OverlayPeers(overlay)
+        self._database = database
+        self._clock = clock
+        self._entropy = entropy
+        self._running: dict[str, _Running] = {}
+
+    def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob:
+        """A new bag of tasks."""
+        job = TaskJob(
+            self._new_id(),
+            self._peers,
+            wish(opening),
+            on_outcomes,
+            memory_bytes=opening.memory_bytes,
+            task_s_max=opening.task_s_max,
+        )
+        label = opening.label[:LABEL_LENGTH_MAX]
+        self._running[job.id] = _Running("tasks", label, self._clock.now(), job)
+        return job
+
+    def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]:
+        """A new command."""
+        number = self._new_id()
+        label = shlex.join(opening.argv)[:LABEL_LENGTH_MAX]
+        self._running[number] = _Running("command", label, self._clock.now(), None)
+        return number, CommandJob(self._peers, wish(opening), command_spec(opening))
+
+    def peer_name(self, peer: PeerId) -> str:
+        """What to call a peer."""
+        return self._overlay.name_of(peer) if peer else ""
+
+    async def ended(self, job: str, error: CroftError | None) -> None:
+        """Writes the job's end into the book. A full disk does not undo what the job did."""
+        running = self._running.pop(job)
+        shown = self._shown(job, running, "failed" if error else "ended", self._clock.now())
+        row = (
+            shown.job,
+            shown.kind,
+            shown.label,
+            shown.created_at,
+            shown.ended_at,
+            shown.state,
+            shown.tasks,
+            shown.done,
+            shown.failed,
+        )
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO job VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute(
+                "DELETE FROM job WHERE id NOT IN (SELECT id FROM job ORDER BY created_at DESC LIMIT ?)",
+                (JOBS_KEPT_MAX,),
+            )
+
+        try:
+            await self._database.run(write)
+        except CroftError as failure:
+            log.warning("job %s is not written into the book: %s", job, failure.message)
+
+    async def listed(self) -> list[schema.Job]:
+        """Running jobs, then ended ones, newest first."""
+        running = [self._shown(job, entry, "running", None) for job, entry in self._running.items()]
+
+        def read(db: sqlite3.Connection) -> list[tuple[str, str, str, float, float | None, str, int, int, int]]:
+            query = "SELECT id, kind, label, created_at, ended_at, state, tasks, done, failed FROM job"
+            return db.execute(f"{query} ORDER BY created_at DESC LIMIT ?", (JOBS_SHOWN_MAX,)).fetchall()
+
+        ended = [
+            schema.Job(
+                job=job,
+                kind=kind,
+                label=label,
+                created_at=created_at,
+                ended_at=ended_at,
+                state=state,
+                tasks=tasks,
+                done=done,
+                failed=failed,
+            )
+            for job, kind, label, created_at, ended_at, state, tasks, done, failed in await self._database.run(read)
+        ]
+        return sorted(running, key=lambda job: -job.created_at) + ended
+
+    def _shown(self, job: str, entry: _Running, state: str, ended_at: float | None) -> schema.Job:
+        tasks = entry.tasks
+        is_done = state == "ended"
+        return schema.Job(
+            job=job,
+            kind=entry.kind,
+            label=entry.label,
+            state=state,
+            created_at=entry.created_at,
+            ended_at=ended_at,
+            tasks=tasks.tasks_added if tasks else 1,
+            done=tasks.tasks_done if tasks else int(is_done),
+            failed=tasks.tasks_failed if tasks else int(state == "failed"),
+            done_by={self.peer_name(peer): count for peer, count in tasks.done_by.items()} if tasks else {},
+        )
+
+    def _new_id(self) -> JobId:
+        return JobId(self._entropy.token(JOB_ID_BYTES).hex())

@@ -1,0 +1,133 @@
+"""The peer as its local API shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+
+from croft.control import schema
+from croft.control.config import KEYS, Config
+from croft.control.home import Home
+from croft.node.assemble import VERSION, Parts
+from croft.overlay.membership import Member
+from croft.ports import RouteKind
+
+
+class LocalPeer:
+    """Fulfils `croft.control.app.Node`."""
+
+    def __init__(self, parts: Parts, home: Home, config: Config) -> None:
+        self._parts = parts
+        self._home = home
+        self._config = config
+        self._started_at = parts.ports.clock.now()
+        self.stopping = asyncio.Event()
+
+    def status(self) -> schema.Status:
+        """Who this peer is, who is here, what is wrong, what next."""
+        overlay, lender, plan = self._parts.overlay, self._parts.lender, self._parts.plan
+        isolation = self._parts.ports.sandbox.isolation()
+        peers = self.peers()
+        return schema.Status(
+            peer=overlay.own.peer,
+            twin=overlay.own.twin,
+            name=overlay.own.name,
+            version=VERSION,
+            python=platform.python_version(),
+            home=str(self._home.state),
+            process=os.getpid(),
+            started_at=self._started_at,
+            addresses=list(self._parts.ports.transport.addresses()),
+            lending=schema.Lending(
+                slots=lender.slots,
+                slots_busy=lender.slots_busy,
+                memory_bytes=plan.memory_bytes,
+                disk_bytes=plan.disk_bytes,
+                grade=isolation.grade,
+                grade_reason=isolation.reason,
+            ),
+            communities=[
+                schema.Community(
+                    community=membership.community,
+                    name=membership.name,
+                    members=len(overlay.community_members(membership.community)),
+                )
+                for membership in overlay.communities()
+            ],
+            peers=peers,
+            health=self._parts.health.warnings(),
+            next_step="" if len(peers) > 1 else "Nobody else is here yet. Invite someone: `croft invite`",
+        )
+
+    def peers(self) -> list[schema.Peer]:
+        """Every known member, this peer first."""
+        return [self._peer(member) for member in self._parts.overlay.members()]
+
+    async def invite(self, wanted: schema.InvitationWanted) -> schema.Invitation:
+        """A new invitation; founds a community if this peer is in none."""
+        return await self._parts.admissions.invite(wanted.lifetime_s, is_spoken=wanted.is_spoken)
+
+    async def invitations(self) -> list[schema.Invitation]:
+        """Those made here, newest first."""
+        return await self._parts.admissions.invitations()
+
+    async def withdraw(self, invitation: str) -> schema.Invitation:
+        """Makes an open invitation worthless."""
+        return await self._parts.admissions.withdraw(invitation)
+
+    async def join(self, wanted: schema.JoinWanted) -> schema.Joined:
+        """Joins by a line or a spoken code."""
+        return await self._parts.admissions.join(wanted.code)
+
+    async def jobs(self) -> list[schema.Job]:
+        """Jobs submitted here."""
+        return await self._parts.jobs.listed()
+
+    def settings(self) -> list[schema.Setting]:
+        """The settings of this run."""
+        return [
+            schema.Setting(key=key, value=value.written, origin=value.origin, text=KEYS[key].text)
+            for key, value in self._config.items().items()
+        ]
+
+    def stop(self) -> None:
+        """Ends the daemon, after this answer."""
+        self.stopping.set()
+
+    def _peer(self, member: Member) -> schema.Peer:
+        overlay, lender = self._parts.overlay, self._parts.lender
+        is_self = member.peer == overlay.own.peer
+        link = overlay.links.get(member.peer)
+        route = link.connection.route() if link else None
+        seen = overlay.seen(member.peer)
+        cpu, disk = self._parts.plan.machine_load() if is_self else (None, None)
+        if seen.load is not None:
+            cpu, disk = seen.load.cpu, seen.load.disk
+        if is_self:
+            shown = "self"
+        elif route is None:
+            shown = "offline"
+        else:
+            shown = "relayed" if route.kind is RouteKind.RELAYED else "direct"
+        return schema.Peer(
+            peer=member.peer,
+            twin=member.twin,
+            name=member.name,
+            communities=sorted(overlay.communities_of(member.peer)),
+            is_self=is_self,
+            link=shown,
+            address=route.address if route else "",
+            round_trip_s=link.round_trip_s if link else None,
+            slots=member.slots,
+            slots_busy=lender.slots_busy if is_self else (seen.load.slots_busy if seen.load else 0),
+            memory_bytes=member.memory_bytes,
+            disk_bytes=member.disk_bytes,
+            cpu=cpu,
+            disk=disk,
+            grade=member.grade,
+            python=member.python,
+            machine=member.machine,
+            version=member.version,
+            seen_at=self._parts.ports.clock.now() if link or is_self else seen.seen_at,
+        )

@@ -1,0 +1,99 @@
+"""What the owner of this machine allows: the settings, turned into boxes and refusals."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+
+from croft.adapters.python_runtime import runtime_environment, runtime_paths, worker_argv
+from croft.compute.messages import OpenCommand
+from croft.control.config import Config
+from croft.control.home import Home
+from croft.errors import Refused
+from croft.model.ids import TwinId
+from croft.model.isolation import Isolation
+from croft.ports import BoxSpec
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+MEMORY_BYTES_MIN = 64 << 20
+BOX_MEMORY_SHARE = 4
+"""A box that asks for nothing gets this part of the lent memory."""
+BOX_MEMORY_BYTES_MIN = 256 << 20
+PROCESSES_PER_SLOT = 64
+SCRATCH_BYTES_MAX = 256 << 20
+COMMAND_DISK_SHARE = 4
+
+
+class OwnersPolicy:
+    """See `croft.compute.lender.Policy`."""
+
+    def __init__(self, home: Home, config: Config, own_twin: TwinId, isolation: Callable[[], Isolation]) -> None:
+        self._home = home
+        self._config = config
+        self._own_twin = own_twin
+        self._isolation = isolation
+        self._numbers = itertools.count(1)
+        self._paths = runtime_paths()
+        self._environment = runtime_environment()
+
+    def python(self) -> str:
+        """Major.minor of the interpreter in the boxes."""
+        return PYTHON
+
+    def check(self, twin: TwinId) -> None:
+        """Raises Refused if this machine's isolation is not good enough for this twin's code."""
+        key = "sandbox.own_devices_grade" if twin == self._own_twin else "sandbox.required_grade"
+        isolation = self._isolation()
+        if not isolation.grade.holds(self._config[key]):
+            raise Refused(
+                f"this machine holds foreign code at isolation grade {isolation.grade}, "
+                f"its owner requires {self._config[key]}",
+                remedy=isolation.reason or f"Its owner may change the setting `{key}`.",
+            )
+
+    def task_box(self, twin: TwinId, memory_bytes: int) -> BoxSpec:
+        """The warm box of one consumer."""
+        slots = max(1, self._config["lend.cpus"])
+        return BoxSpec(
+            name=f"tasks-{next(self._numbers)}-{twin[:8]}",
+            argv=worker_argv(slots),
+            read_only=self._paths,
+            environment=self._environment,
+            cpus=slots,
+            memory_bytes=self._memory(memory_bytes),
+            processes_max=PROCESSES_PER_SLOT * slots,
+            scratch_bytes=min(SCRATCH_BYTES_MAX, self._memory(memory_bytes) // 2),
+        )
+
+    def command_box(self, opening: OpenCommand) -> BoxSpec:
+        """The box of one command, its work folder made."""
+        number = next(self._numbers)
+        folder = self._home.jobs / f"command-{number}"
+        folder.mkdir(mode=0o700)
+        disk = opening.disk_bytes or self._config["lend.disk"] // COMMAND_DISK_SHARE
+        memory = self._memory(opening.memory_bytes)
+        slots = max(1, self._config["lend.cpus"])
+        cpus = min(max(opening.cpus, 0.1), slots)
+        return BoxSpec(
+            name=f"command-{number}",
+            argv=worker_argv(1),
+            read_only=self._paths,
+            work_dir=folder,
+            environment=self._environment,
+            cpus=cpus,
+            memory_bytes=memory,
+            processes_max=PROCESSES_PER_SLOT * max(1, round(cpus)),
+            scratch_bytes=min(SCRATCH_BYTES_MAX, memory // 2),
+            work_bytes=min(disk, self._config["lend.disk"]),
+        )
+
+    def _memory(self, wanted: int) -> int:
+        lent: int = self._config["lend.memory"]
+        if wanted > lent:
+            raise Refused(
+                f"it asks for {wanted >> 20} MiB of memory, this peer lends {lent >> 20} MiB",
+                remedy="Ask for less, or use a larger peer: `croft peers`.",
+            )
+        default = min(lent, max(lent // BOX_MEMORY_SHARE, BOX_MEMORY_BYTES_MIN))
+        return max(MEMORY_BYTES_MIN, wanted or default)

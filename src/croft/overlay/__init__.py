@@ -1,0 +1,1 @@
+"""Who is there, how to reach them, and who may come in."""

@@ -1,0 +1,1 @@
+JOIN_PROTOCOL = b"croft/join/1"

@@ -1,0 +1,184 @@
+"""What this peer can prove of itself, and what it accepts as proof from others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from croft.errors import PeerMisbehaved, Refused
+from croft.identity.certificates import Certified, open_certificate
+from croft.identity.grants import verify_chain
+from croft.identity.keys import SecretKey
+from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
+from croft.overlay.link import Greeted
+from croft.overlay.membership import Member
+from croft.overlay.messages import VERSION, Descriptor, Hello
+from croft.wire.envelope import open_signed, sign
+
+DESCRIPTOR_KIND = "member descriptor"
+DESCRIPTOR_LIFETIME_S = 30 * 86_400.0
+ADDRESSES_MAX = 16
+ADDRESS_LENGTH_MAX = 64
+COMMUNITIES_SHOWN_MAX = 32
+SLOTS_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """This device: its key, its twin's certificate, and what is drawn anew at each start."""
+
+    device: SecretKey
+    peer: PeerId
+    twin: TwinId
+    name: str
+    certificate: bytes
+    instance: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """This twin's place in one community."""
+
+    community: CommunityId
+    name: str
+    chain: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lends:
+    """What this device lends, as its descriptors say."""
+
+    slots: int
+    memory_bytes: int
+    disk_bytes: int
+    grade: str
+    python: str
+    machine: str
+    version: str
+
+
+class PeerPassport:
+    """See `croft.overlay.links.Passport`. `known_in` tells in which communities a peer is known."""
+
+    def __init__(
+        self, own: Own, now: Callable[[], float], known_in: Callable[[PeerId], frozenset[CommunityId]]
+    ) -> None:
+        self._own = own
+        self._now = now
+        self._known_in = known_in
+        self.memberships: dict[CommunityId, Membership] = {}
+
+    def hello(self, communities: frozenset[CommunityId]) -> Hello:
+        """Names no community but the given ones."""
+        shown = [self.memberships[c] for c in sorted(communities) if c in self.memberships][:COMMUNITIES_SHOWN_MAX]
+        own = self._own
+        return Hello(VERSION, own.certificate, [(m.community, list(m.chain)) for m in shown], own.instance)
+
+    def communities_with(self, peer: PeerId) -> frozenset[CommunityId]:
+        """The communities in which `peer` is known."""
+        return self._known_in(peer)
+
+    def own(self) -> Greeted:
+        """What our own hello proves."""
+        own = self._own
+        return Greeted(own.peer, own.twin, own.name, frozenset(self.memberships), own.instance)
+
+    def check(self, peer: PeerId, hello: Hello) -> Greeted:
+        """Raises Refused: another protocol version, no valid certificate of this device, no grant that holds here."""
+        if hello.version != VERSION:
+            raise Refused(
+                f"it speaks version {hello.version} of the protocol, this peer version {VERSION}",
+                remedy="Upgrade the older of the two.",
+            )
+        try:
+            certified = open_certificate(hello.certificate, step="hello")
+        except PeerMisbehaved as fault:
+            raise Refused(f"its device certificate is not valid: {fault}") from None
+        if certified.peer != peer:
+            raise Refused("its device certificate is of another device")
+        communities = self._shared(certified, hello)
+        return Greeted(peer, certified.twin, certified.name, communities, hello.instance)
+
+    def _shared(self, certified: Certified, hello: Hello) -> frozenset[CommunityId]:
+        shared: set[CommunityId] = set()
+        reason = "it shows no grant for a community of this peer"
+        for name, chain in hello.memberships[:COMMUNITIES_SHOWN_MAX]:
+            community = CommunityId(name)
+            if community not in self.memberships:
+                continue
+            try:
+                verify_chain(community, chain, certified.twin, self._now())
+            except Refused as refusal:
+                reason = refusal.message
+            else:
+                shared.add(community)
+        if not shared:
+            raise Refused(reason, remedy="Join first: `croft invite` on a member's machine, `croft join` on this one.")
+        return frozenset(shared)
+
+
+def describe(
+    own: Own, membership: Membership, lends: Lends, addresses: list[str], *, now: float, sequence: int
+) -> Member:
+    """This device's own signed descriptor in one community."""
+    descriptor = Descriptor(
+        community=membership.community,
+        grant_chain=list(membership.chain),
+        certificate=own.certificate,
+        addresses=addresses[:ADDRESSES_MAX],
+        sequence=sequence,
+        instance=own.instance,
+        expires_at=now + DESCRIPTOR_LIFETIME_S,
+        slots=lends.slots,
+        memory_bytes=lends.memory_bytes,
+        disk_bytes=lends.disk_bytes,
+        grade=lends.grade,
+        python=lends.python,
+        machine=lends.machine,
+        version=lends.version,
+    )
+    record = sign(own.device.signer, DESCRIPTOR_KIND, descriptor)
+    certified = Certified(own.peer, own.twin, own.name, 0.0, 1)
+    return _member(descriptor, certified, record)
+
+
+def open_descriptor(record: bytes, memberships: Mapping[CommunityId, Membership], now: float) -> Member:
+    """The member that a descriptor speaks of. Raises PeerMisbehaved unless every part of it holds."""
+    step = "member record"
+    signer, descriptor = open_signed(record, DESCRIPTOR_KIND, Descriptor, step=step)
+    community = CommunityId(descriptor.community)
+    if not is_key_id(community) or community not in memberships:
+        raise PeerMisbehaved("a record of a community that this peer is not in", step=step)
+    certified = open_certificate(descriptor.certificate, step=step)
+    if certified.peer != signer:
+        raise PeerMisbehaved("a record that is not signed by the device it speaks of", step=step)
+    if len(descriptor.addresses) > ADDRESSES_MAX or any(len(a) > ADDRESS_LENGTH_MAX for a in descriptor.addresses):
+        raise PeerMisbehaved("a record with too many or too long addresses", step=step)
+    if not 0 <= descriptor.slots <= SLOTS_MAX:
+        raise PeerMisbehaved(f"a record that lends {descriptor.slots} slots", step=step)
+    try:
+        verify_chain(community, descriptor.grant_chain, certified.twin, now)
+    except Refused as refusal:
+        raise PeerMisbehaved(f"a record with {refusal.message}", step=step) from None
+    return _member(descriptor, certified, record)
+
+
+def _member(descriptor: Descriptor, certified: Certified, record: bytes) -> Member:
+    return Member(
+        community=CommunityId(descriptor.community),
+        peer=certified.peer,
+        twin=certified.twin,
+        name=certified.name,
+        addresses=tuple(descriptor.addresses),
+        sequence=descriptor.sequence,
+        instance=descriptor.instance,
+        expires_at=descriptor.expires_at,
+        slots=descriptor.slots,
+        memory_bytes=descriptor.memory_bytes,
+        disk_bytes=descriptor.disk_bytes,
+        grade=descriptor.grade,
+        python=descriptor.python,
+        machine=descriptor.machine,
+        version=descriptor.version,
+        record=record,
+    )
