@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from croft.adapters.cgroup import ControlGroup
-from croft.adapters.watchdog import FOLDER_DEPTH_MAX, Watch, Watchdog
+from croft.adapters.watchdog import FOLDER_DEPTH_MAX, Watch, Watchdog, kill_with_descendants
 from croft.errors import ConnectionLost, Failed
 from croft.model.isolation import Isolation
 from croft.ports import BoxSpec, BoxUsage
@@ -86,8 +86,7 @@ class Launch:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(self.keeper_s)
         if self.process is not None and self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
+            kill_with_descendants(self.process.pid)
             self.process.wait()
         if self.outside is not None:
             self.outside.close()

@@ -145,6 +145,18 @@ def _kill(watch: Watch) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def kill_with_descendants(pid: int) -> None:
+    """Kills a process that this one has not reaped yet, and all below it.
+
+    A box that is being made does not die with bubblewrap: its first process may still wait for it.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGSTOP)
+        for descendant in reversed(_descendants(pid, _children_of_all())):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(descendant, signal.SIGKILL)
+
+
 def folder_usage(folder: Path) -> tuple[int, int]:
     """Bytes allocated below `folder`, and how many files and folders. Follows no links. Raises TooDeep, OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
