@@ -35,15 +35,11 @@ ADDRESS_FORMAT = "10.99.{subnet}.{number}"
 _numbers = itertools.count(1)
 
 
-def can_make_namespaces() -> bool:
-    """Whether this process may make network namespaces: found by making one."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        return False
-    name = f"cr{os.getpid()}probe"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0
-    if made:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True)
-    return made
+def check_can_make_namespaces() -> None:
+    """Fails with what is missing, if this process may not make network namespaces."""
+    assert os.geteuid() == 0, "network namespaces need root: run the tests as root, or in a container that is"
+    for program, package in (("ip", "iproute2"), ("nft", "nftables")):
+        assert shutil.which(program), f"network namespaces need `{program}`: install {package}"
 
 
 def ip(*arguments: str) -> str:
@@ -213,6 +209,7 @@ class Lab:
 def bridged(count: int) -> Iterator[Lab]:
     """`count` hosts on one bridge with a subnet of their own, `lo` up, no way out."""
     assert 1 <= count <= 200
+    check_can_make_namespaces()
     prefix = f"cr{os.getpid()}x{next(_numbers)}"
     with contextlib.ExitStack() as cleanup:
         switch = f"{prefix}sw"
@@ -237,6 +234,7 @@ def bridged(count: int) -> Iterator[Lab]:
 @contextlib.contextmanager
 def alone() -> Iterator[Lab]:
     """One host that has nothing but `lo`."""
+    check_can_make_namespaces()
     with contextlib.ExitStack() as cleanup:
         namespace = f"cr{os.getpid()}x{next(_numbers)}"
         _make(namespace, cleanup)
