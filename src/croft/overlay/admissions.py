@@ -262,7 +262,9 @@ class Admissions:
                         raise refusal(message, connection.remote)
                     case Admitted():
                         welcome = joiner.admitted(message, self._clock.now())
-                        await stream.finish()
+                        # The inviter may hang up as soon as it has heard this; we are in all the same.
+                        with contextlib.suppress(ConnectionLost):
+                            await stream.finish()
                         return welcome
                     case PakeAnswer() if isinstance(joiner, SpokenJoiner):
                         messages.post(joiner.answered(message))
