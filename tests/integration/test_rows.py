@@ -114,15 +114,15 @@ async def _announce_flipped(mal: RealPeer, ada: RealPeer, listed: list[tuple[str
         [membership] = overlay.communities()
         more = Lends(LENT_SLOTS, 1 << 30, 1 << 28, Grade.B, "3.11", "x86_64", "1")
         addresses = ["127.0.0.1:9"]
-        record = describe(own, membership, more, addresses, now=time.time(), sequence=1 << 40).record
+        record = describe(own, membership, more, addresses, now=time.time(), sequence=1 << 44).record
         flipped = [
             record[:at] + bytes([record[at] ^ 1]) + record[at + 1 :] for at in range(0, len(record), FLIP_EVERY_BYTES)
         ]
-        link.notify(NOTICE_RECORDS, encode(Records(flipped)))
+        link.notify(NOTICE_RECORDS, encode(Records(membership.community, flipped)))
         await soon(lambda: ada.log().count("a record from mal is refused") == len(flipped), "ada refuses them all")
         assert slots_of(ada) == listed
         # Untouched it is taken in: it was the flipped byte that kept the others out.
-        link.notify(NOTICE_RECORDS, encode(Records([record])))
+        link.notify(NOTICE_RECORDS, encode(Records(membership.community, [record])))
         await soon(lambda: (own.peer, LENT_SLOTS) in slots_of(ada), "ada takes the good one")
 
 

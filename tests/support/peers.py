@@ -32,6 +32,7 @@ T = TypeVar("T")
 SOURCE = Path(__file__).parents[2] / "src"
 COMMAND_S_MAX = 60.0
 WAIT_S_MAX = 30.0
+STOP_S_MAX = 10.0
 POLL_S = 0.02
 LOG_LINES_SHOWN = 40
 SMALL = {
@@ -153,15 +154,16 @@ class RealPeer:
         return self
 
     def stop(self) -> None:
-        """Ends the daemon, by force if need be."""
+        """Ends the daemon by SIGTERM. Fails, and ends it by force, if it does not obey."""
         process = self.process
         if process is None:
             return
         _signal(process, signal.SIGTERM)
         try:
-            until(lambda: self.process is None, f"{self.name} ends", limit_s=10)
+            until(lambda: self.process is None, f"{self.name} ends when it is told to\n{self.log()}", STOP_S_MAX)
         except AssertionError:
             self.kill()
+            raise
 
     def kill(self) -> None:
         """SIGKILL, and waits until it is gone."""

@@ -143,6 +143,8 @@ class Overlay:
         )
         self._take_in(membership)
         self._learn(None, records)
+        # A newcomer that is killed now must know whom to dial when it comes back.
+        await self._save_or_warn()
 
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
@@ -166,7 +168,11 @@ class Overlay:
         async with asyncio.TaskGroup() as tasks:
             self._dials = tasks
             tasks.create_task(self.links.serve(), name="overlay.links")
-            tasks.create_task(self._tick(), name="overlay.tick")
+            try:
+                await self._tick()
+            finally:
+                # Links that end now are not dialled again: a group that is shutting down takes no more tasks.
+                self._dials = None
 
     async def save(self) -> None:
         """Writes changed records to disk."""
@@ -225,10 +231,13 @@ class Overlay:
                 self.tell_load()
             if ticks % ADDRESSES_EVERY_TICKS == 0:
                 self._describe_if_changed()
-            try:
-                await self.save()
-            except CroftError as error:
-                log.warning("the member list is not saved, and will be tried again: %s", error.message)
+            await self._save_or_warn()
+
+    async def _save_or_warn(self) -> None:
+        try:
+            await self.save()
+        except CroftError as error:
+            log.warning("the member list is not saved, and will be tried again: %s", error.message)
 
     def tell_load(self) -> None:
         """Tells every linked member how busy this peer is."""
