@@ -336,4 +336,5 @@ async def _pump_up(worker: MessageStream, messages: MessageStream, box: Box) -> 
         await messages.send(message)
     death = box.usage().death
     if death:
-        messages.post(Declined("task_died", f"the box ended: {death}"))
+        remedy = "Ask for more, with `--mem` or `--disk`, or let the command use less."
+        messages.post(Declined("task_died", f"the box ended: {death}", remedy))
