@@ -8,10 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from croft.adapters.lan_discovery import CANDIDATES_MAX, _is_address, find_inviter
-from croft.errors import NotFound
+from croft.adapters.lan_discovery import LanDiscovery, is_socket_address
 from support.joining import ALICE, BOB
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,26 +17,26 @@ from namespaces import NamespaceHost, bridged
 
 PUBLISH = """
 import asyncio, sys
-from croft.adapters.lan_discovery import publish_invitation
+from croft.adapters.lan_discovery import LanDiscovery
 
 async def main():
-    async with publish_invitation(int(sys.argv[1]), sys.argv[2], sys.argv[3:], 4433):
-        print("published", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
-    print("over", flush=True)
+    lan = LanDiscovery()
+    await lan.publish(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    print("published", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await lan.withdraw(int(sys.argv[1]))
+    print("withdrawn", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await lan.close()
 
 asyncio.run(main())
 """
 FIND = """
 import asyncio, sys
-from croft.adapters.lan_discovery import find_inviter
-from croft.errors import NotFound
+from croft.adapters.lan_discovery import LanDiscovery
 
-try:
-    for each in asyncio.run(find_inviter(int(sys.argv[1]), float(sys.argv[2]))):
-        print(each.peer, *each.addresses)
-except NotFound as error:
-    print(error)
+for peer, addresses in asyncio.run(LanDiscovery().find(int(sys.argv[1]), float(sys.argv[2]))):
+    print(peer, *addresses)
 """
 
 
@@ -66,26 +63,44 @@ def test_a_code_is_found_from_another_host_until_it_is_over() -> None:
         publish(carol, 7, BOB.peer, f"{carol.address}:1")
         assert {line.split()[0] for line in find(bob, 7, 10.0)} == {ALICE.peer, BOB.peer}
 
-        none = find(bob, 8, 1.0)
-        assert "nobody on this network has an open code of number 8" in none[0]
-        assert "hint: Use the long code" in none[1]
+        assert find(bob, 8, 1.0) == []
+
+        assert published.stdin is not None
+        assert published.stdout is not None
+        published.stdin.write("\n")
+        published.stdin.flush()
+        assert published.stdout.readline() == "withdrawn\n"
+        assert [line.split()[0] for line in find(bob, 7, 3.0)] == [BOB.peer]
 
         published.communicate("\n")
         assert published.returncode == 0
-        assert [line.split()[0] for line in find(bob, 7, 3.0)] == [BOB.peer]
 
 
-def test_a_host_alone_is_told_so_in_time() -> None:
+def test_nobody_there_is_told_in_time() -> None:
     begun = time.monotonic()
-    with pytest.raises(NotFound) as caught:
-        asyncio.run(find_inviter(98, 0.5))
+    assert asyncio.run(LanDiscovery().find(98, 0.5)) == []
     assert time.monotonic() - begun < 3.0
-    assert "croft:" in caught.value.remedy
+
+
+def test_one_peer_can_announce_several_codes_and_the_latest_addresses() -> None:
+    async def scenario() -> None:
+        lan, other = LanDiscovery(), LanDiscovery()
+        try:
+            await lan.publish(91, ALICE.peer, ["127.0.0.1:1"])
+            await lan.publish(92, ALICE.peer, ["127.0.0.1:2"])
+            await lan.publish(91, ALICE.peer, ["127.0.0.1:3", "nonsense"])
+
+            assert await other.find(91, 5.0) == [(ALICE.peer, ("127.0.0.1:3",))]
+            assert await other.find(92, 5.0) == [(ALICE.peer, ("127.0.0.1:2",))]
+        finally:
+            await lan.close()
+            await lan.close()
+
+    asyncio.run(scenario())
 
 
 def test_what_is_no_address_is_not_passed_on() -> None:
     good = ["192.0.2.1:1", "[2001:db8::1]:65535", "[fe80::1%eth0]:5"]
     bad = ["", "example.org:80", "192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:²", "a b:1"]
 
-    assert [text for text in good + bad if _is_address(text)] == good
-    assert CANDIDATES_MAX >= 2
+    assert [text for text in good + bad if is_socket_address(text)] == good

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from croft.errors import Failed, NotFound
+from croft.errors import Failed
 from croft.model.ids import PeerId, is_key_id, short
 
 if TYPE_CHECKING:
+    from zeroconf import ServiceInfo
     from zeroconf.asyncio import AsyncZeroconf
 
 SERVICE_TYPE: Final = "_croft-join._udp.local."
@@ -31,69 +30,96 @@ DETAILS_S_MAX: Final = 2.0
 LONG_CODE: Final = "Use the long code, the line that begins with `croft:`; it works across networks."
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A peer that says it has an open code of the number asked for."""
+class LanDiscovery:
+    """See `croft.ports.Discovery`. Opens sockets only while something is announced or searched for."""
 
-    peer: PeerId
-    addresses: tuple[str, ...]
+    def __init__(self) -> None:
+        self._network: AsyncZeroconf | None = None
+        self._published: dict[int, ServiceInfo] = {}
+        self._announcing: dict[int, asyncio.Future[Any]] = {}
+        self._lock = asyncio.Lock()
+
+    async def publish(self, nameplate: int, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Announces the number, in the place of what was announced for it before. Raises Failed without a network."""
+        async with self._lock:
+            await self._withdraw(nameplate)
+            if self._network is None:
+                self._network = _open()
+            service = _service(nameplate, peer, addresses)
+            # The peer's id is in the name, so that nobody else has it and there is no need to ask around first.
+            announcing = await self._network.async_register_service(service, cooperating_responders=True)
+            self._published[nameplate] = service
+            self._announcing[nameplate] = asyncio.ensure_future(announcing)
+
+    async def withdraw(self, nameplate: int) -> None:
+        """Announces the number no more, and says so to those who heard of it. Idempotent."""
+        async with self._lock:
+            await self._withdraw(nameplate)
+            if not self._published:
+                await self._close_network()
+
+    async def find(self, nameplate: int, timeout_s: float) -> Sequence[tuple[PeerId, Sequence[str]]]:
+        """Who announces that number: at most CANDIDATES_MAX peers and their addresses, in the order heard.
+
+        Returns soon after the first answer; empty if nobody answers in time. Raises Failed without a network.
+        """
+        from zeroconf.asyncio import AsyncServiceBrowser
+
+        names: asyncio.Queue[str] = asyncio.Queue(SEEN_MAX)
+
+        def changed(zeroconf: object, service_type: str, name: str, state_change: Any) -> None:
+            if state_change.name == "Added" and name.startswith(f"{nameplate}-") and not names.full():
+                names.put_nowait(name)
+
+        network = _open()
+        browser = AsyncServiceBrowser(network.zeroconf, SERVICE_TYPE, handlers=[changed])
+        try:
+            return await _collect(network, names, timeout_s)
+        finally:
+            await browser.async_cancel()
+            await network.async_close()
+
+    async def close(self) -> None:
+        """Withdraws everything. Idempotent."""
+        async with self._lock:
+            for nameplate in list(self._published):
+                await self._withdraw(nameplate)
+            await self._close_network()
+
+    async def _withdraw(self, nameplate: int) -> None:
+        service = self._published.pop(nameplate, None)
+        if service is None or self._network is None:
+            return
+        announcing = self._announcing.pop(nameplate)
+        announcing.cancel()
+        await asyncio.wait([announcing])
+        await (await self._network.async_unregister_service(service))
+
+    async def _close_network(self) -> None:
+        network, self._network = self._network, None
+        if network is not None:
+            await network.async_close()
 
 
-@asynccontextmanager
-async def publish_invitation(nameplate: int, peer: PeerId, addresses: Sequence[str], port: int) -> AsyncIterator[None]:
-    """Announces an open spoken code as long as the context lasts.
-
-    Raises:
-        Failed: there is no network to announce it on.
-    """
+def _service(nameplate: int, peer: PeerId, addresses: Sequence[str]) -> ServiceInfo:
     from zeroconf import ServiceInfo
 
-    told = list(addresses)[:ADDRESSES_MAX]
-    service = ServiceInfo(
+    told = [address for address in addresses if is_socket_address(address)][:ADDRESSES_MAX]
+    hosts = [address.rpartition(":")[0].strip("[]").partition("%")[0] for address in told]
+    return ServiceInfo(
         SERVICE_TYPE,
         f"{nameplate}-{short(peer)}.{SERVICE_TYPE}",
-        port=port,
+        port=int(told[0].rpartition(":")[2]) if told else 0,
         server=f"croft-{short(peer)}.local.",
-        parsed_addresses=_hosts(told),
-        properties={"peer": peer, "count": str(len(told)), **{f"a{n}": text for n, text in enumerate(told)}},
+        parsed_addresses=list(dict.fromkeys(hosts)),
+        properties={"peer": peer, **{f"a{number}": text for number, text in enumerate(told)}},
     )
-    network = _open()
-    try:
-        await (await network.async_register_service(service, allow_name_change=True))
-        yield
-    finally:
-        # Says goodbye to those who heard of it, also when cancelled.
-        await asyncio.shield(asyncio.ensure_future(network.async_close()))
 
 
-async def find_inviter(nameplate: int, timeout_s: float) -> Sequence[Candidate]:
-    """Who has an open code of that number, at most CANDIDATES_MAX, in the order heard.
-
-    Raises:
-        NotFound: nobody answered within `timeout_s`. Failed: there is no network to ask on.
-    """
-    from zeroconf.asyncio import AsyncServiceBrowser
-
-    names: asyncio.Queue[str] = asyncio.Queue(SEEN_MAX)
-
-    def changed(zeroconf: object, service_type: str, name: str, state_change: Any) -> None:
-        if state_change.name == "Added" and name.startswith(f"{nameplate}-") and not names.full():
-            names.put_nowait(name)
-
-    network = _open()
-    browser = AsyncServiceBrowser(network.zeroconf, SERVICE_TYPE, handlers=[changed])
-    try:
-        found = await _collect(network, names, timeout_s)
-    finally:
-        await browser.async_cancel()
-        await asyncio.shield(asyncio.ensure_future(network.async_close()))
-    if not found:
-        raise NotFound(f"nobody on this network has an open code of number {nameplate}", remedy=LONG_CODE)
-    return found
-
-
-async def _collect(network: AsyncZeroconf, names: asyncio.Queue[str], timeout_s: float) -> list[Candidate]:
-    found: dict[PeerId, Candidate] = {}
+async def _collect(
+    network: AsyncZeroconf, names: asyncio.Queue[str], timeout_s: float
+) -> list[tuple[PeerId, Sequence[str]]]:
+    found: dict[PeerId, Sequence[str]] = {}
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + timeout_s
     while len(found) < CANDIDATES_MAX and (left_s := ends_at - loop.time()) > 0:
@@ -102,14 +128,14 @@ async def _collect(network: AsyncZeroconf, names: asyncio.Queue[str], timeout_s:
                 candidate = await _details(network, await names.get())
         except TimeoutError:
             break
-        if candidate is not None and candidate.peer not in found:
+        if candidate is not None:
             if not found:
                 ends_at = min(ends_at, loop.time() + SETTLE_S)
-            found[candidate.peer] = candidate
-    return list(found.values())
+            found.setdefault(*candidate)
+    return list(found.items())
 
 
-async def _details(network: AsyncZeroconf, name: str) -> Candidate | None:
+async def _details(network: AsyncZeroconf, name: str) -> tuple[PeerId, Sequence[str]] | None:
     """What the service of that name says of itself; None if it does not say it properly."""
     from zeroconf.asyncio import AsyncServiceInfo
 
@@ -121,10 +147,8 @@ async def _details(network: AsyncZeroconf, name: str) -> Candidate | None:
     if not is_key_id(peer):
         return None
     addresses = [told.get(f"a{number}") or "" for number in range(ADDRESSES_MAX)]
-    usable = [address for address in addresses if 0 < len(address) <= ADDRESS_CHARS_MAX and _is_address(address)]
-    if not usable and service.port:
-        usable = [_joined(host, service.port) for host in service.parsed_addresses()[:ADDRESSES_MAX]]
-    return Candidate(PeerId(peer), tuple(usable)) if usable else None
+    usable = [address for address in addresses if len(address) <= ADDRESS_CHARS_MAX and is_socket_address(address)]
+    return (PeerId(peer), tuple(usable)) if usable else None
 
 
 def _open() -> AsyncZeroconf:
@@ -137,19 +161,11 @@ def _open() -> AsyncZeroconf:
         raise Failed(f"the local network cannot be searched: {error}", remedy=LONG_CODE) from None
 
 
-def _hosts(addresses: Sequence[str]) -> list[str]:
-    hosts = [address.rpartition(":")[0].strip("[]") for address in addresses if _is_address(address)]
-    return list(dict.fromkeys(hosts))
-
-
-def _is_address(text: str) -> bool:
+def is_socket_address(text: str) -> bool:
+    """Whether `text` is an IP address, in brackets if it has colons, and a port."""
     host, _, port = text.rpartition(":")
     try:
         ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return False
     return port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
