@@ -17,8 +17,8 @@ from croft.model.ids import PeerId
 
 LENDERS_LOST_MAX = 5
 """A task that was with so many lenders when they were lost is failed, not tried again."""
-CHUNKS_AHEAD = 1
-"""Chunks a lender holds beyond its slots, so that no slot waits for the network."""
+CHUNKS_PER_SLOT = 2
+"""Chunks a lender holds: one that runs and one that waits, so that no slot waits for the network."""
 
 OVERDUE_S_MIN = 1.0
 OVERDUE_FACTOR = 3.0
@@ -242,11 +242,13 @@ class Bag:
         effects: list[Effect] = []
         slots_total = sum(lender.slots for lender in self._lenders.values())
         # Round by round, so that few tasks go to many lenders rather than all to the first.
-        for depth in range(1, max((lender.slots for lender in self._lenders.values()), default=0) + CHUNKS_AHEAD + 1):
+        for depth in range(
+            1, max((lender.slots for lender in self._lenders.values()), default=0) * CHUNKS_PER_SLOT + 1
+        ):
             for peer, lender in self._lenders.items():
                 if not self._queue:
                     return [*effects, *self._copy_overdue()]
-                if len(lender.chunks) < min(depth, lender.slots + CHUNKS_AHEAD):
+                if len(lender.chunks) < min(depth, lender.slots * CHUNKS_PER_SLOT):
                     effects.append(self._deal_one(peer, lender, slots_total))
         return effects
 
