@@ -1,6 +1,6 @@
 """Runs every benchmark in one go and writes docs/benchmarks.md.
 
-    python -m bench [--rounds N]
+python -m bench [--rounds N]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measures what a user waits for, and what an idle peer costs.
 
-    python -m bench.daemon [--json FILE] [--rounds N]
+python -m bench.daemon [--json FILE] [--rounds N]
 """
 
 from __future__ import annotations
