@@ -76,18 +76,20 @@ def main() -> None:
     daemon = run("bench.daemon", "--rounds", rounds)
     tasks = run("bench.tasks", "--rounds", rounds)
     transport = run("bench.transport", "--rounds", rounds)
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    machine = f"{os.cpu_count()} processors, {system}"
     PLACE.write_text(
         f"""# Benchmarks
 
 Written by `make bench` ({datetime.datetime.now(datetime.UTC):%Y-%m-%d}): everything in one run, on one machine with
-{os.cpu_count()} processors, {platform.system()} {platform.machine()}, Python {platform.python_version()}. Trust the ratios
-more than the absolute figures: rivals ran on the same work, one after the other. All are medians of {rounds} rounds.
+{machine}. Trust the ratios more than the absolute figures: rivals ran on the same
+work, one after the other. All are medians of {rounds} rounds.
 
 ## Tasks
 
-`python -m bench.tasks`. Croft runs as two peers: program → consumer's daemon → iroh → lender's daemon → sandboxed worker and
-back. Its start to the first result includes starting two daemons and joining them. The others run two local workers without a
-sandbox.
+`python -m bench.tasks`. Croft runs as two peers: program → consumer's daemon → iroh → lender's daemon → sandboxed
+worker and back. Its start to the first result includes starting two daemons and joining them. The others run two local
+workers without a sandbox.
 
 {tasks_text(tasks)}
 ## Starting, joining, idling

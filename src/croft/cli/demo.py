@@ -205,9 +205,8 @@ def _show(homes: list[Home], names: list[str], corpus: _Corpus, query: list[str]
     _show_table(names, shared, killed=names[VICTIM])
     say()
     say(f"  {'one peer alone':<28}{show_duration(alone.seconds):>8}")
-    say(
-        f"  {f'{PEERS} peers, one killed':<28}{show_duration(shared.seconds):>8}   {alone.seconds / shared.seconds:.1f} × as fast"
-    )
+    gain = f"{alone.seconds / shared.seconds:.1f} × as fast as one peer"
+    say(f"  {f'{PEERS} peers, one killed':<28}{show_duration(shared.seconds):>8}   {gain}")
     say(f"  {'one process, no peers':<28}{show_duration(reference.seconds):>8}   ({os.cpu_count()} processors here)")
     if is_equal:
         done("Results equal", "index and picture are the same as in one process, byte for byte")
