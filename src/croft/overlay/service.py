@@ -157,8 +157,11 @@ class Overlay:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._dials = tasks
-            tasks.create_task(self.links.serve(), name="overlay.links")
-            tasks.create_task(self._tick(), name="overlay.tick")
+            try:
+                tasks.create_task(self._tick(), name="overlay.tick")
+                await self.links.serve()
+            finally:
+                self._dials = None
 
     async def save(self) -> None:
         """Writes changed records to disk."""
@@ -259,8 +262,12 @@ class Overlay:
         self._perform(self._core.handle(core.RecordsReceived(sender, members, self._clock.now())))
 
     def _open(self, records: Sequence[bytes], link: Link | None = None) -> list[Member]:
+        # Flooding brings most records several times, and verifying one costs far more than finding it here.
+        known = {member.record for member in self._core.members()}
         members: list[Member] = []
         for record in records:
+            if record in known:
+                continue
             try:
                 members.append(open_descriptor(record, self.passport.memberships, self._clock.now()))
             except PeerMisbehaved as fault:
