@@ -6,6 +6,7 @@ A box is started when its consumer's first chunk is let in, and kept for IDLE_S 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,23 +61,31 @@ class TaskBox:
     next_chunk: int = 1
     sessions: int = 0
     idle_since: float = 0.0
-    is_dead: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the box has ended; its sessions end too."""
+        return self.ended.is_set()
 
     def run(self, chunk: RunChunk, function: LoadFunction, deliver: Deliver) -> int:
         """Starts a chunk; outcomes go to `deliver` under the session's own number. Returns the box's number."""
         number = self.next_chunk
         self.next_chunk += 1
         self.waiting[number] = _Waiting(chunk.chunk, chunk.function, deliver)
-        if function.digest not in self.loaded:
-            self.loaded.add(function.digest)
-            self.messages.post(function)
-        self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max))
+        # A box that has just died is noticed by its listener, which ends the chunk.
+        with contextlib.suppress(ConnectionLost):
+            if function.digest not in self.loaded:
+                self.loaded.add(function.digest)
+                self.messages.post(function)
+            self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max))
         return number
 
     def cancel(self, number: int) -> None:
         """Kills a chunk; `ChunkDone` still comes."""
         if number in self.waiting and not self.is_dead:
-            self.messages.post(CancelChunk(number))
+            with contextlib.suppress(ConnectionLost):
+                self.messages.post(CancelChunk(number))
 
     def forget(self, number: int) -> None:
         """Kills a chunk whose session is gone."""
@@ -102,7 +111,7 @@ class TaskBox:
         except (ConnectionLost, PeerMisbehaved) as fault:
             log.warning("the box of twin %s: %s", self.twin, fault)
         finally:
-            self.is_dead = True
+            self.ended.set()
             # The chunks end without their outcomes: their consumers run them again elsewhere.
             for waiting in list(self.waiting.values()):
                 waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))

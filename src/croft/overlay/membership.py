@@ -15,6 +15,7 @@ from croft.model.ids import CommunityId, PeerId, TwinId
 MEMBERS_MAX = 1024
 """Members known per community; records of more are not taken."""
 RECORDS_PER_NOTICE_MAX = 64
+RECORD_BYTES_PER_NOTICE_MAX = 512 << 10
 REDIAL_FIRST_S = 1.0
 REDIAL_MAX_S = 30.0
 FORGET_AFTER_S = 30 * 86_400.0
@@ -163,7 +164,14 @@ class OwnKeyUsedElsewhere:
     addresses: tuple[str, ...]
 
 
-Effect = SendDigest | SendRecords | Dial | Remember | Forget | OwnKeyUsedElsewhere
+@dataclass(frozen=True, slots=True)
+class GreetAnew:
+    """A linked member turned out to be in a further community, which the link does not serve."""
+
+    peer: PeerId
+
+
+Effect = SendDigest | SendRecords | Dial | Remember | Forget | OwnKeyUsedElsewhere | GreetAnew
 
 
 @dataclass(slots=True)
@@ -244,10 +252,19 @@ class Membership:
         return self._send(sender, community, missing)
 
     def _send(self, peer: PeerId, community: CommunityId, members: Sequence[Member]) -> list[Effect]:
-        return [
-            SendRecords(peer, community, tuple(member.record for member in members[at : at + RECORDS_PER_NOTICE_MAX]))
-            for at in range(0, len(members), RECORDS_PER_NOTICE_MAX)
-        ]
+        notices: list[Effect] = []
+        batch: list[bytes] = []
+        size = 0
+        for member in members:
+            is_full = len(batch) >= RECORDS_PER_NOTICE_MAX or size + len(member.record) > RECORD_BYTES_PER_NOTICE_MAX
+            if batch and is_full:
+                notices.append(SendRecords(peer, community, tuple(batch)))
+                batch, size = [], 0
+            batch.append(member.record)
+            size += len(member.record)
+        if batch:
+            notices.append(SendRecords(peer, community, tuple(batch)))
+        return notices
 
     def _take(self, sender: PeerId | None, members: Sequence[Member], now: float) -> Sequence[Effect]:
         effects: list[Effect] = []
@@ -260,6 +277,9 @@ class Membership:
                     effects.append(OwnKeyUsedElsewhere(member.addresses))
                 continue
             if self._is_news(member, sender, now):
+                is_new_here = member.peer not in self._members[member.community]
+                if is_new_here and member.community not in self._linked.get(member.peer, {member.community}):
+                    effects.append(GreetAnew(member.peer))
                 self._members[member.community][member.peer] = member
                 fresh.append(member)
                 redial = self._redials.get(member.peer)

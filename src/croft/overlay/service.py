@@ -13,7 +13,7 @@ import msgspec
 from croft.errors import CroftError, PeerMisbehaved
 from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay import membership as core
-from croft.overlay.link import Link
+from croft.overlay.link import CLOSE_REPLACED, Link
 from croft.overlay.links import Links
 from croft.overlay.membership import Member
 from croft.overlay.messages import Digest, Load, Records
@@ -133,7 +133,8 @@ class Overlay:
         await self._database.run(
             lambda db: db.execute("INSERT OR REPLACE INTO membership VALUES (?, ?, ?, ?)", row).rowcount
         )
-        self._take_in(membership)
+        self.passport.memberships[membership.community] = membership
+        self._describe(membership)
         self._learn(None, records)
 
     async def load(self) -> None:
@@ -146,12 +147,18 @@ class Overlay:
         memberships, records = await self._database.run(read)
         for community, name, chain in memberships:
             tokens = msgspec.msgpack.decode(chain, type=tuple[bytes, ...])
-            self._take_in(Membership(CommunityId(community), name, tokens))
-        for record, seen_at in records:
-            for member in self._open([record]):
+            membership = Membership(CommunityId(community), name, tokens)
+            self.passport.memberships[membership.community] = membership
+        known = [(member, seen_at) for record, seen_at in records for member in self._open([record])]
+        # Our next word must count more than our last one, also if the clock was set back in between.
+        self._sequence = max((m.sequence for m, _ in known if m.peer == self.own.peer), default=0)
+        for membership in self.communities():
+            self._describe(membership)
+        for member, seen_at in known:
+            if member.peer != self.own.peer:
                 self._seen.setdefault(member.peer, Seen()).seen_at = seen_at
                 self._perform(self._core.handle(core.RecordsReceived(None, [member], self._clock.now())))
-        self._unsaved.clear()
+        self._unsaved = {key: member for key, member in self._unsaved.items() if key[1] == self.own.peer}
 
     async def serve(self) -> None:
         """Runs until cancelled."""
@@ -171,7 +178,7 @@ class Overlay:
         rows = [
             (community, peer, member.record, self.seen(peer).seen_at)
             for (community, peer), member in changed.items()
-            if member is not None and peer != self.own.peer
+            if member is not None
         ]
         gone = [key for key, member in changed.items() if member is None]
 
@@ -189,10 +196,6 @@ class Overlay:
 
     def _communities_of(self, peer: PeerId) -> frozenset[CommunityId]:
         return frozenset(member.community for member in self._core.members() if member.peer == peer)
-
-    def _take_in(self, membership: Membership) -> None:
-        self.passport.memberships[membership.community] = membership
-        self._describe(membership)
 
     def _describe(self, membership: Membership) -> None:
         now = self._clock.now()
@@ -296,6 +299,9 @@ class Overlay:
                     self._unsaved[(member.community, member.peer)] = member
                 case core.Forget(community, peer):
                     self._unsaved[(community, peer)] = None
+                case core.GreetAnew(peer):
+                    if link := self.links.get(peer):
+                        link.close(CLOSE_REPLACED, "to greet anew, in one more community")
                 case core.OwnKeyUsedElsewhere(addresses):
                     self._on_key_used_elsewhere(addresses)
                 case _:
