@@ -125,6 +125,26 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
+class Discovery(Protocol):
+    """Finds, on this LAN, whoever has an invitation with a spoken code open. Proves nothing: the code does."""
+
+    async def publish(self, nameplate: int, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Announces an invitation's number until it is withdrawn. Raises Failed if this network cannot carry it."""
+        ...
+
+    async def withdraw(self, nameplate: int) -> None:
+        """Announces it no more."""
+        ...
+
+    async def find(self, nameplate: int, timeout_s: float) -> Sequence[tuple[PeerId, Sequence[str]]]:
+        """Who announces that number: peers and their addresses, a bounded number of them; empty if nobody does."""
+        ...
+
+    async def close(self) -> None:
+        """Withdraws everything."""
+        ...
+
+
 # --- time and chance -------------------------------------------------------------------------------------------------
 
 

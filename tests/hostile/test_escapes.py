@@ -17,6 +17,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -95,18 +96,18 @@ def namespaces_only(cell: Cell) -> None:
         pytest.skip("only a box with namespaces promises this")
 
 
-def last_words(cell: Cell, function: Callable[..., object], *args: object) -> str:
+def last_words(cell: Cell, function: Callable[..., object], *, is_failing: bool = True) -> str:
     """Runs an attempt that may cost the box its life, in a box of its own; returns the cause of death."""
 
     async def run() -> str:
-        async with open_peer(cell.sandbox, cell.work_dir.parent / "other", name="doomed") as peer:
-            outcomes = await peer.run(function, [arguments(*args)])
-            assert all(status != Status.OK for _, status, _ in outcomes)
-            return (await peer.box.close()).death
+        with tempfile.TemporaryDirectory(dir=cell.work_dir.parent) as folder:
+            async with open_peer(cell.sandbox, Path(folder), name="doomed") as peer:
+                outcomes = await peer.run(function, [arguments()])
+                assert not is_failing or all(status != Status.OK for _, status, _ in outcomes)
+                return (await peer.box.close()).death
 
-    (cell.work_dir.parent / "other").mkdir(exist_ok=True)
     death = cell.run(run())
-    assert cell.attempt(list) == []
+    assert cell.attempt(readable, []) == []
     return str(death)
 
 
@@ -473,7 +474,11 @@ def test_a_fork_bomb_that_forks_on_leaves_nothing(cell: Cell) -> None:
             pass
         return ""
 
-    assert cell.attempt(explode) == ""
+    if cell.kind == "landlock":
+        # If the worker cannot get rid of it, its keeper does, and the box ends.
+        assert last_words(cell, explode, is_failing=False) in ("", "the program ended with exit code 71")
+    else:
+        assert cell.attempt(explode) == ""
 
 
 def test_a_memory_bomb_hurts_only_the_box(cell: Cell) -> None:
@@ -546,7 +551,7 @@ def test_filling_the_work_folder_with_files_that_have_no_name_ends_the_box(cell:
 
 def test_folders_nested_without_end_end_the_box(cell: Cell) -> None:
     def nest() -> None:
-        for _ in range(1000):
+        for _ in range(100):
             os.mkdir("x")
             os.chdir("x")
         time.sleep(30)
@@ -579,7 +584,7 @@ def test_a_program_that_breaks_the_protocol_is_found_out_and_closed(cell: Cell, 
             await box.close()
 
     cell.run(run())
-    assert cell.attempt(list) == []
+    assert cell.attempt(readable, []) == []
 
 
 def test_a_program_that_talks_without_end_is_read_only_as_far_as_wanted(cell: Cell) -> None:

@@ -187,6 +187,20 @@ def test_after_close_nothing_of_the_box_lives(sandbox: ProcessSandbox, tmp_path:
     asyncio.run(run())
 
 
+def box_processes() -> list[str]:
+    """Command lines of what `talking_spec` starts and of what makes boxes of it."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                line = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"time.sleep(617)" in line and b"pytest" not in line:
+                found.append(line.decode(errors="replace"))
+    return found
+
+
 def alive(marker: str) -> bool:
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
@@ -249,14 +263,16 @@ def test_a_cancelled_open_leaves_nothing(sandbox: ProcessSandbox, tmp_path: Path
         warm = await sandbox.open(worker_spec(tmp_path, "warm"))
         await warm.close()
         before = own_descriptors()
-        opening = asyncio.create_task(sandbox.open(worker_spec(tmp_path, "cancelled")))
-        await asyncio.sleep(0.01)
-        opening.cancel()
-        await asyncio.gather(opening, return_exceptions=True)
+        for number in range(10):
+            opening = asyncio.create_task(sandbox.open(talking_spec(f"cancelled-{number}", "time.sleep(617)")))
+            await asyncio.sleep(0.002 * number)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
         deadline = time.monotonic() + 10
-        while (own_descriptors() > before or own_groups()) and time.monotonic() < deadline:
+        while (own_descriptors() > before or own_groups() or box_processes()) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         assert own_descriptors() <= before and own_groups() == []
+        assert box_processes() == []
 
     asyncio.run(run())
 

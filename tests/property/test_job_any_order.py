@@ -17,6 +17,7 @@ from croft.compute.job import (
     SendChunk,
     TasksAdded,
     TasksCancelled,
+    TimePassed,
 )
 from croft.model.ids import PeerId
 
@@ -30,6 +31,7 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.bag = Bag()
         self.added = 0
+        self.now = 0.0
         self.ended: set[int] = set()
         self.chunks: dict[int, SendChunk] = {}
         self.live: set[PeerId] = set()
@@ -70,6 +72,11 @@ class AnyOrder(RuleBasedStateMachine):
     def a_lender_is_lost(self, peer: PeerId) -> None:
         self.live.discard(peer)
         self.perform(self.bag.handle(LenderLost(peer)))
+
+    @rule(seconds=st.floats(0.1, 20.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.perform(self.bag.handle(TimePassed(self.now)))
 
     @precondition(lambda self: self.chunks)
     @rule(data=st.data())

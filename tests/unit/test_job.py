@@ -16,6 +16,7 @@ from croft.compute.job import (
     SendChunk,
     TasksAdded,
     TasksCancelled,
+    TimePassed,
 )
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
@@ -148,3 +149,47 @@ def test_large_arguments_make_small_chunks() -> None:
     (following,) = chunks(bag.handle(ChunkEnded(ANNA, first.chunk, 0.00001)))
 
     assert len(following.tasks) == 1
+
+
+def overdue_bag() -> tuple[Bag, SendChunk]:
+    """Anna has shown her pace, and holds the last task for far too long; Bo has nothing to do."""
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    first, _ = chunks(bag.handle(added(3)))
+    bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, 0, b"")]))
+    (last,) = chunks(bag.handle(ChunkEnded(ANNA, first.chunk, 0.01)))
+    bag.handle(LenderReady(BO, 1))
+    return bag, last
+
+
+def test_what_is_overdue_is_copied_to_an_idle_lender() -> None:
+    bag, last = overdue_bag()
+
+    assert chunks(bag.handle(TimePassed(0.5))) == []
+    copies = chunks(bag.handle(TimePassed(5.0)))
+
+    assert [chunk.peer for chunk in copies] == [BO]
+    assert copies[0].tasks != last.tasks or len(last.tasks) == 1
+    bag.validate()
+
+
+def test_the_first_outcome_of_a_copied_task_counts_and_the_loser_is_revoked() -> None:
+    bag, _ = overdue_bag()
+    (copy,) = chunks(bag.handle(TimePassed(5.0)))
+
+    effects = bag.handle(OutcomesReceived(BO, copy.chunk, [(0, 0, b"copy")]))
+
+    assert effects[0] == Record(BO, ((copy.tasks[0], 0, b"copy"),))
+    assert [type(effect) for effect in effects[1:]] == [RevokeChunk]
+    bag.validate()
+
+
+def test_a_copied_task_is_not_queued_again_when_one_of_its_lenders_is_lost() -> None:
+    bag, _ = overdue_bag()
+    (copy,) = chunks(bag.handle(TimePassed(5.0)))
+
+    bag.handle(LenderLost(ANNA))
+
+    assert bag.open_tasks == 2
+    assert copy.tasks[0] not in [task for chunk in chunks(bag.handle(TimePassed(6.0))) for task in chunk.tasks]
+    bag.validate()

@@ -26,6 +26,7 @@ from croft.adapters.seccomp import install_filter
 
 CANNOT_START_CODE = 125
 SIGNAL_CODE_BASE = 128
+STOP_ROUNDS_MAX = 1000
 
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_SET_CHILD_SUBREAPER, _PR_CAP_AMBIENT = 1, 8, 36, 47
 _CAP_AMBIENT_RAISE = 2
@@ -81,18 +82,21 @@ def _become(user: int, reads_hidden: bool) -> None:
         _libc.prctl(_PR_CAP_AMBIENT, _CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0)
 
 
-def keep(program: int, control: int) -> int:
+def keep(program: int, control: int, user: int | None) -> int:
     """Waits for the program or for the peer; leaves nothing alive. Returns the exit code to end with."""
     poll = select.poll()
     poll.register(os.pidfd_open(program), select.POLLIN)
     poll.register(control, select.POLLIN)
     poll.poll()
     status = 0
+    if user is not None:
+        _kill_user(user)
+    else:
+        _stop_descendants()
     while True:
         for pid in _children():
-            if pid != program or not _has_ended(program):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         try:
             pid, ended = os.waitpid(-1, 0)
         except ChildProcessError:
@@ -103,8 +107,34 @@ def keep(program: int, control: int) -> int:
     return code if code >= 0 else SIGNAL_CODE_BASE - code
 
 
-def _has_ended(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def _kill_user(user: int) -> None:
+    """Kills every process of the box's own user at once: nothing else runs as that user."""
+    killer = os.fork()
+    if killer == 0:
+        try:
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(killer, 0)
+
+
+def _stop_descendants() -> None:
+    """Stops all descendants, so that none starts another while they are killed one by one."""
+    stopped: set[int] = set()
+    for _ in range(STOP_ROUNDS_MAX):
+        parents = _parents_of_all()
+        found = [os.getpid()]
+        for ancestor in found:
+            found += [pid for pid, parent in parents.items() if parent == ancestor]
+        fresh = set(found[1:]) - stopped
+        if not fresh:
+            return
+        for pid in fresh:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped |= fresh
 
 
 def _children() -> list[int]:
@@ -116,13 +146,16 @@ def _children() -> list[int]:
 
 
 def _children_by_walking() -> list[int]:
-    found = []
+    return [pid for pid, parent in _parents_of_all().items() if parent == os.getpid()]
+
+
+def _parents_of_all() -> dict[int, int]:
+    parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
-    return found
+                parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+    return parents
 
 
 def _run(plan: Plan) -> NoReturn:
@@ -148,7 +181,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _run(plan)
     os.close(plan["socket"])
-    return keep(program, plan["control"])
+    return keep(program, plan["control"], plan["user"])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from croft.adapters.cgroup import ControlGroup
-from croft.adapters.watchdog import Watch, Watchdog
+from croft.adapters.watchdog import FOLDER_DEPTH_MAX, Watch, Watchdog, kill_with_descendants
 from croft.errors import ConnectionLost, Failed
 from croft.model.isolation import Isolation
 from croft.ports import BoxSpec, BoxUsage
@@ -85,8 +86,7 @@ class Launch:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(self.keeper_s)
         if self.process is not None and self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
+            kill_with_descendants(self.process.pid)
             self.process.wait()
         if self.outside is not None:
             self.outside.close()
@@ -405,19 +405,41 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 def make_owned_below(folder: Path, uid: int) -> None:
     """Gives a folder and all in it to `uid`, so that the box can write there. Follows no links. Raises OSError."""
-    os.chown(folder, uid, uid, follow_symlinks=False)
-    for _, folders, files, descriptor in os.fwalk(folder):
-        for name in (*folders, *files):
-            os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _give(descriptor, uid, FOLDER_DEPTH_MAX)
+    finally:
+        os.close(descriptor)
+
+
+def _give(descriptor: int, uid: int, depth_left: int) -> None:
+    # An earlier box may have prepared this folder: it is as hostile as any.
+    if depth_left == 0:
+        raise OSError(errno.ELOOP, f"folders are nested deeper than {FOLDER_DEPTH_MAX}")
+    os.chown(descriptor, uid, uid)
+    with os.scandir(descriptor) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+                try:
+                    _give(below, uid, depth_left - 1)
+                finally:
+                    os.close(below)
+            else:
+                os.chown(entry.name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
 
 
 def scratch_folder(launch: Launch) -> Path:
     """A fresh private folder of the host that is removed with the box."""
-    import shutil
-
     folder = Path(tempfile.mkdtemp(prefix="croft-box-"))
-    launch.cleanups.append(lambda: shutil.rmtree(folder, ignore_errors=True))
+    launch.cleanups.append(lambda: remove_folder(folder))
     return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that a box could write to, however deep it is nested. Blocks. Raises OSError."""
+    if subprocess.run(["rm", "-rf", "--", folder], env=LAUNCH_ENVIRONMENT, stderr=subprocess.DEVNULL).returncode:
+        raise OSError(errno.EIO, "cannot be removed", str(folder))
 
 
 def resource_limits(spec: BoxSpec) -> Sequence[str]:

@@ -21,7 +21,7 @@ PROBE_PROGRAM = ("/usr/bin/env", "true")
 PROBE_MEMORY_BYTES = 64 << 20
 CGROUP_REMEDY = "run the peer as a systemd service with `Delegate=yes`, or as root"
 INSTALL_REMEDY = "install bubblewrap: `apt install bubblewrap` or `dnf install bubblewrap`"
-APPARMOR_REMEDY = "allow user namespaces for bwrap with an AppArmor profile: see docs/sandbox.md"
+APPARMOR_REMEDY = "give /usr/bin/bwrap an AppArmor profile that has the rule `userns,`"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,9 @@ class Watchdog:
             except TooDeep:
                 watch.reason = f"folders in {name} are nested deeper than {FOLDER_DEPTH_MAX}"
                 return
-            used += deleted_files_bytes(pids, folder.stat().st_dev)
+            if folder is watch.folder or watch.folder is None:
+                # Which folder a file without a name was in cannot be told: it counts once, towards the first.
+                used += deleted_files_bytes(pids, folder.stat().st_dev)
             if used > bytes_max:
                 watch.reason = f"disk limit {bytes_max >> 20} MiB of {name} exceeded"
             elif files > files_max:
@@ -141,6 +143,18 @@ def _kill(watch: Watch) -> None:
     for pid in reversed(_inside(watch, _children_of_all())):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kills a process that this one has not reaped yet, and all below it.
+
+    A box that is being made does not die with bubblewrap: its first process may still wait for it.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGSTOP)
+        for descendant in reversed(_descendants(pid, _children_of_all())):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(descendant, signal.SIGKILL)
 
 
 def folder_usage(folder: Path) -> tuple[int, int]:

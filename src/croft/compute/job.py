@@ -1,7 +1,7 @@
 """Decides which lender gets which tasks of one bag, and records each task's outcome once, whatever dies.
 
-A lost lender's unfinished tasks go back to the front of the queue. The first outcome of a task counts; later ones,
-from a lender given up too early, are dropped. Sans-IO: events go in, effects come out.
+A lost lender's unfinished tasks go back to the front of the queue. Once nothing waits, idle lenders get copies of what is
+overdue elsewhere. The first outcome of a task counts; later ones are dropped. Sans-IO: events go in, effects come out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from croft.model.ids import PeerId
 
 LENDERS_LOST_MAX = 5
 """A task that was with so many lenders when they were lost is failed, not tried again."""
-CHUNKS_AHEAD = 1
-"""Chunks a lender holds beyond its slots, so that no slot waits for the network."""
+CHUNKS_PER_SLOT = 2
+"""Chunks a lender holds: one that runs and one that waits, so that no slot waits for the network."""
+
+OVERDUE_S_MIN = 1.0
+OVERDUE_FACTOR = 3.0
+"""A chunk is overdue after so many times what its lender's, or else anybody's, pace promises, and OVERDUE_S_MIN."""
+COPIES_MAX = 2
+"""Live chunks that may hold the same task."""
 
 Outcome = tuple[int, int, bytes]
 """Task, `croft.compute.worker_messages.Status`, payload."""
@@ -86,7 +92,16 @@ class TasksCancelled:
     tasks: Sequence[int]
 
 
-Event = TasksAdded | LenderReady | LenderLost | OutcomesReceived | ChunkEnded | FunctionBroken | TasksCancelled
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Some seconds of any clock that only goes forward; a few times a second while tasks are open."""
+
+    now: float
+
+
+Event = (
+    TimePassed | TasksAdded | LenderReady | LenderLost | OutcomesReceived | ChunkEnded | FunctionBroken | TasksCancelled
+)
 
 
 # --- effects ---------------------------------------------------------------------------------------------------------
@@ -135,6 +150,7 @@ class _Chunk:
     function: bytes
     tasks: tuple[int, ...]
     open: set[int]
+    dealt_at: float
 
 
 @dataclass(slots=True)
@@ -149,6 +165,7 @@ class _Task:
     function: bytes
     size: int
     lenders_lost: int = 0
+    chunks: list[int] = field(default_factory=list)
 
 
 class Bag:
@@ -160,6 +177,7 @@ class Bag:
         self._lenders: dict[PeerId, _Lender] = {}
         self._chunks: dict[int, _Chunk] = {}
         self._next_chunk = 1
+        self._now = 0.0
 
     @property
     def open_tasks(self) -> int:
@@ -179,6 +197,9 @@ class Bag:
     def handle(self, event: Event) -> Sequence[Effect]:
         """What to do about `event`. Raises PeerMisbehaved if a lender answers what it was not asked."""
         match event:
+            case TimePassed(now):
+                self._now = now
+                return self._deal()
             case TasksAdded(function, tasks, sizes):
                 for task, size in zip(tasks, sizes, strict=True):
                     assert task not in self._tasks, "task numbers are unique in a bag"
@@ -203,23 +224,31 @@ class Bag:
                 assert_never(event)
 
     def validate(self) -> None:
-        """Asserts what must always hold: every open task is either queued or in exactly one live chunk."""
-        held = [task for chunk in self._chunks.values() for task in chunk.open]
-        assert len(held) == len(set(held)), "a task is in two chunks"
+        """Asserts what must always hold: every open task is queued, or in one or two live chunks, and never in both."""
+        held: dict[int, list[int]] = {}
+        for number, chunk in self._chunks.items():
+            assert chunk.open <= set(chunk.tasks), "a chunk has open tasks that are not its own"
+            for task in chunk.open:
+                held.setdefault(task, []).append(number)
         queued = set(self._queue)
         assert len(queued) == len(self._queue), "a task is queued twice"
         assert queued.isdisjoint(held), "a task is queued and dealt"
-        assert queued | set(held) == set(self._tasks), "a task is lost"
+        assert queued | held.keys() == self._tasks.keys(), "a task is lost"
+        for number, task_chunks in held.items():
+            assert sorted(self._tasks[number].chunks) == sorted(task_chunks), "a task does not know its chunks"
+            assert len(task_chunks) <= COPIES_MAX, "a task has too many copies"
 
     def _deal(self) -> list[Effect]:
         effects: list[Effect] = []
         slots_total = sum(lender.slots for lender in self._lenders.values())
         # Round by round, so that few tasks go to many lenders rather than all to the first.
-        for depth in range(1, max((lender.slots for lender in self._lenders.values()), default=0) + CHUNKS_AHEAD + 1):
+        for depth in range(
+            1, max((lender.slots for lender in self._lenders.values()), default=0) * CHUNKS_PER_SLOT + 1
+        ):
             for peer, lender in self._lenders.items():
                 if not self._queue:
-                    return effects
-                if len(lender.chunks) < min(depth, lender.slots + CHUNKS_AHEAD):
+                    return [*effects, *self._copy_overdue()]
+                if len(lender.chunks) < min(depth, lender.slots * CHUNKS_PER_SLOT):
                     effects.append(self._deal_one(peer, lender, slots_total))
         return effects
 
@@ -235,11 +264,43 @@ class Bag:
                 break
             tasks.append(self._queue.popleft())
             size += task.size
+        return self._give(peer, lender, function, tuple(tasks))
+
+    def _give(self, peer: PeerId, lender: _Lender, function: bytes, tasks: tuple[int, ...]) -> SendChunk:
         number = self._next_chunk
         self._next_chunk += 1
-        self._chunks[number] = _Chunk(peer, function, tuple(tasks), set(tasks))
+        self._chunks[number] = _Chunk(peer, function, tasks, set(tasks), self._now)
         lender.chunks.add(number)
-        return SendChunk(peer, number, function, tuple(tasks))
+        for task in tasks:
+            self._tasks[task].chunks.append(number)
+        return SendChunk(peer, number, function, tasks)
+
+    def _copy_overdue(self) -> list[Effect]:
+        """Gives lenders that have nothing to do a copy of what is overdue, oldest first."""
+        effects: list[Effect] = []
+        idle = [(peer, lender) for peer, lender in self._lenders.items() if not lender.chunks]
+        for number in sorted(self._chunks) if idle else ():
+            chunk = self._chunks[number]
+            single = tuple(
+                task for task in chunk.tasks if task in chunk.open and len(self._tasks[task].chunks) < COPIES_MAX
+            )
+            if not single or not self._is_overdue(chunk):
+                continue
+            if not idle:
+                break
+            peer, lender = idle.pop(0)
+            lender.pace.setdefault(chunk.function, Pace())
+            # Its lender works from the front: half of the rest, from the back, is what it comes to last.
+            effects.append(self._give(peer, lender, chunk.function, single[len(single) // 2 :]))
+        return effects
+
+    def _is_overdue(self, chunk: _Chunk) -> bool:
+        own = self._lenders[chunk.peer].pace.get(chunk.function)
+        known = [pace.task_s for lender in self._lenders.values() if (pace := lender.pace.get(chunk.function))]
+        task_s = own.task_s if own and own.task_s else max((s for s in known if s is not None), default=None)
+        if task_s is None:
+            return False
+        return self._now - chunk.dealt_at > max(OVERDUE_S_MIN, OVERDUE_FACTOR * task_s * len(chunk.tasks))
 
     def _chunk_of(self, peer: PeerId, number: int) -> _Chunk | None:
         """The chunk, if `peer` has it; None for one that it had and lost. Raises PeerMisbehaved for another's."""
@@ -255,15 +316,25 @@ class Bag:
         if chunk is None:
             return []
         recorded: list[Outcome] = []
+        effects: list[Effect] = []
         for index, status, payload in outcomes:
             if not 0 <= index < len(chunk.tasks):
                 raise PeerMisbehaved(f"task {index} of a chunk of {len(chunk.tasks)}", step="task results")
             task = chunk.tasks[index]
             if task in chunk.open:
-                chunk.open.discard(task)
-                del self._tasks[task]
+                effects.extend(self._drop(task, but=number))
                 recorded.append((task, status, payload))
-        return [Record(peer, tuple(recorded))] if recorded else []
+        return [Record(peer, tuple(recorded)), *effects] if recorded else []
+
+    def _drop(self, task: int, but: int = 0) -> list[Effect]:
+        """Forgets a task that is over; chunks that have no other left are revoked, except `but`."""
+        effects: list[Effect] = []
+        for number in self._tasks.pop(task).chunks:
+            chunk = self._chunks[number]
+            chunk.open.discard(task)
+            if not chunk.open and number != but:
+                effects.append(RevokeChunk(chunk.peer, number))
+        return effects
 
     def _end(self, peer: PeerId, number: int, elapsed_s: float) -> Sequence[Effect]:
         chunk = self._chunk_of(peer, number)
@@ -274,15 +345,18 @@ class Bag:
         lender.chunks.discard(number)
         lender.pace[chunk.function].learn(len(chunk.tasks) - len(chunk.open), elapsed_s)
         # A lender that ends a chunk early has lost the rest, as if it had died with them.
-        return [*self._requeue(chunk), *self._deal()]
+        return [*self._requeue(number, chunk), *self._deal()]
 
-    def _requeue(self, chunk: _Chunk) -> list[Effect]:
+    def _requeue(self, chunk_number: int, chunk: _Chunk) -> list[Effect]:
         effects: list[Effect] = []
         back: list[int] = []
         for number in chunk.tasks:
             if number not in chunk.open:
                 continue
             task = self._tasks[number]
+            task.chunks.remove(chunk_number)
+            if task.chunks:
+                continue
             task.lenders_lost += 1
             if task.lenders_lost >= LENDERS_LOST_MAX:
                 del self._tasks[number]
@@ -298,7 +372,7 @@ class Bag:
             return []
         effects: list[Effect] = []
         for number in sorted(lender.chunks, reverse=True):
-            effects.extend(self._requeue(self._chunks.pop(number)))
+            effects.extend(self._requeue(number, self._chunks.pop(number)))
         return [*effects, *self._deal()]
 
     def _fail_function(self, peer: PeerId, function: bytes, status: int, reason: bytes) -> Sequence[Effect]:
@@ -306,14 +380,16 @@ class Bag:
         if not held:
             raise PeerMisbehaved("says that a function is broken that it was not given", step="task results")
         outcomes: list[Outcome] = []
+        effects: list[Effect] = []
         for number in held:
-            chunk = self._chunks.pop(number)
-            self._lenders[peer].chunks.discard(number)
+            chunk = self._chunks[number]
             for task in chunk.tasks:
                 if task in chunk.open:
-                    del self._tasks[task]
+                    effects.extend(self._drop(task, but=number))
                     outcomes.append((task, status, reason))
-        return [Record(peer, tuple(outcomes)), *self._deal()]
+            del self._chunks[number]
+            self._lenders[peer].chunks.discard(number)
+        return [Record(peer, tuple(outcomes)), *effects, *self._deal()]
 
     def _cancel(self, tasks: Sequence[int]) -> Sequence[Effect]:
         gone = {task for task in tasks if task in self._tasks}
@@ -321,11 +397,7 @@ class Bag:
             return []
         self._queue = deque(task for task in self._queue if task not in gone)
         effects: list[Effect] = []
-        for number, chunk in list(self._chunks.items()):
-            if chunk.open & gone:
-                chunk.open -= gone
-                if not chunk.open:
-                    effects.append(RevokeChunk(chunk.peer, number))
-        for number in tasks:
-            self._tasks.pop(number, None)
+        for task in tasks:
+            if task in self._tasks:
+                effects.extend(self._drop(task))
         return effects

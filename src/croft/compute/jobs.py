@@ -123,6 +123,7 @@ class TaskJob:
                     self._sessions[candidate.peer] = None
                     tasks.create_task(self._work_with(candidate), name=f"job.{self.id}.{candidate.name}")
                 await asyncio.sleep(LOOK_AGAIN_S)
+                self._perform(self._bag.handle(core.TimePassed(loop.time())))
         reasons = self._lenders.reasons()
         raise Refused(
             "no peer takes this job: " + ("; ".join(reasons) if reasons else "none that fits is here"),

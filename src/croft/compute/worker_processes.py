@@ -14,8 +14,10 @@ import signal
 
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
-SWEEPS_MAX = 500
+SWEEPS_MAX = 30
 """Rounds of killing stragglers before everything in the box, spares and runners included, is killed at once."""
+OVERRUN_CODE = 71
+"""What a worker ends with that cannot get rid of what its tasks left; its keeper then clears the box away."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,9 +97,15 @@ class Children:
             for pid in strangers:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, 0)
-        if self._is_process_one:
+        # They fork faster than they are killed one by one.
+        if not self._is_process_one:
+            os._exit(OVERRUN_CODE)
+        while strangers := [pid for pid in self._current() if pid not in self._known]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
+            for pid in strangers:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
         return False
 
     def _current(self) -> list[int]:

@@ -22,7 +22,7 @@ from croft.overlay.admissions import Admissions
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
 from croft.overlay.service import Overlay
-from croft.ports import Clock, Database, Entropy, Sandbox, Transport
+from croft.ports import Clock, Database, Discovery, Entropy, Sandbox, Transport
 
 VERSION = version("croft")
 
@@ -36,6 +36,7 @@ class Ports:
     entropy: Entropy
     database: Database
     sandbox: Sandbox
+    discovery: Discovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,13 @@ class Parts:
     lender: Lender
     jobs: JobBook
 
+    async def load(self) -> None:
+        """Takes in what the last run left on disk; before `serve`."""
+        await self.overlay.load()
+        await self.admissions.load()
+
     async def serve(self) -> None:
-        """Runs the peer until cancelled. What the last run left on disk is to be loaded before."""
+        """Runs the peer until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for name, service in (
                 ("lending", self.lender.serve),
@@ -105,7 +111,9 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         load,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
     )
-    admissions = Admissions(overlay, ports.database, ports.clock, ports.entropy, plan.root, plan.twin_key)
+    admissions = Admissions(
+        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key
+    )
     overlay.links.accept_other = admissions.accept
     overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
     overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command)

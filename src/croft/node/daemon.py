@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from croft.adapters.iroh_transport import IrohTransport
+from croft.adapters.lan_discovery import LanDiscovery
 from croft.adapters.machine_load import MachineLoad
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.sqlite_database import SqliteDatabase
@@ -78,11 +79,11 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> None:
         transport, moved = await _open_transport(identity, config, database)
         stack.push_async_callback(transport.close)
         sandbox = await asyncio.to_thread(best_sandbox, allows_unconfined=_allows_unconfined(config))
-        ports = Ports(transport, SystemClock(), SystemEntropy(), database, sandbox)
+        ports = Ports(transport, SystemClock(), SystemEntropy(), database, sandbox, LanDiscovery())
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
             parts.health.warn("port.moved", moved, remedy="Others find it again by itself; or set a fixed `port`.")
-        await parts.overlay.load()
+        await parts.load()
         await _serve_parts(parts, home, config, ready_fd)
     log.info("the peer has ended")
 

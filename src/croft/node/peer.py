@@ -10,6 +10,7 @@ from croft.control import schema
 from croft.control.config import KEYS, Config
 from croft.control.home import Home
 from croft.node.assemble import VERSION, Parts
+from croft.overlay.invitation import Invitation
 from croft.overlay.membership import Member
 from croft.ports import RouteKind
 
@@ -66,19 +67,37 @@ class LocalPeer:
 
     async def invite(self, wanted: schema.InvitationWanted) -> schema.Invitation:
         """A new invitation; founds a community if this peer is in none."""
-        return await self._parts.admissions.invite(wanted.lifetime_s, is_spoken=wanted.is_spoken)
+        made = await self._parts.admissions.invite(wanted.lifetime_s, is_spoken=wanted.is_spoken)
+        return self._invitation(made.invitation, line=made.line, code=made.code)
 
     async def invitations(self) -> list[schema.Invitation]:
         """Those made here, newest first."""
-        return await self._parts.admissions.invitations()
+        return [self._invitation(row) for row in self._parts.admissions.invitations()]
 
     async def withdraw(self, invitation: str) -> schema.Invitation:
         """Makes an open invitation worthless."""
-        return await self._parts.admissions.withdraw(invitation)
+        return self._invitation(await self._parts.admissions.withdraw(invitation))
 
     async def join(self, wanted: schema.JoinWanted) -> schema.Joined:
         """Joins by a line or a spoken code."""
-        return await self._parts.admissions.join(wanted.code)
+        membership, inviter = await self._parts.admissions.join(wanted.code)
+        members = self._parts.overlay.community_members(membership.community)
+        return schema.Joined(
+            community=membership.community, name=membership.name, inviter=inviter, members=len(members)
+        )
+
+    def _invitation(self, row: Invitation, line: str = "", code: str = "") -> schema.Invitation:
+        return schema.Invitation(
+            invitation=row.id,
+            community=row.community,
+            state=row.state_at(self._parts.ports.clock.now()),
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            guesses_left=row.guesses_left,
+            used_by=row.used_by or "",
+            line=line,
+            code=code,
+        )
 
     async def jobs(self) -> list[schema.Job]:
         """Jobs submitted here."""

@@ -1,14 +1,303 @@
+"""Lets newcomers in, and comes in elsewhere: the shell of `invitation` and `joining`."""
+
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, assert_never
+
+from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
+from croft.identity.grants import admit, found
+from croft.identity.keys import SecretKey, community_key
+from croft.model.ids import CommunityId, PeerId, short
+from croft.overlay import invitation as core
+from croft.overlay.invitation_code import Line, SpokenCode, parse_code
+from croft.overlay.join_messages import (
+    FROM_INVITER_BYTES_MAX,
+    JOIN_PROTOCOL,
+    TO_INVITER_BYTES_MAX,
+    Admitted,
+    FromInviter,
+    JoinRefused,
+    PakeAnswer,
+    ToInviter,
+)
+from croft.overlay.joining import LineJoiner, SpokenJoiner, Welcome, refusal
+from croft.overlay.passport import Membership
+from croft.overlay.spoken_proof import SEED_BYTES
+from croft.wire.codec import decode_union
+from croft.wire.message_stream import MessageStream
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from croft.overlay.service import Overlay
+    from croft.ports import Clock, Connection, Database, Discovery, Entropy
+
+log = logging.getLogger(__name__)
+
+DIAL_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 20.0
+JOINERS_MAX = 32
+JOINER_S_MAX = 60.0
+TICK_S = 5.0
+FIND_TIMEOUT_S = 6.0
+RECORD_BYTES_IN_ALL_MAX = FROM_INVITER_BYTES_MAX - (64 << 10)
+FIELDS = tuple(field.name for field in dataclasses.fields(core.Invitation))
+COLUMNS = ", ".join(FIELDS)
+"""The table `invitation` has a column for each field."""
 
 
 class Admissions:
-    def __init__(self, *a):
-        pass
+    """This peer's invitations, both made and redeemed. `load` before `serve`."""
 
-    async def accept(self, c):
-        c.close(0, "x")
+    def __init__(
+        self,
+        overlay: Overlay,
+        database: Database,
+        clock: Clock,
+        entropy: Entropy,
+        discovery: Discovery,
+        root: bytes,
+        twin_key: SecretKey,
+    ) -> None:
+        self._overlay = overlay
+        self._database = database
+        self._clock = clock
+        self._entropy = entropy
+        self._discovery = discovery
+        self._root = root
+        self._twin_key = twin_key
+        self._core = core.Invitations(twin_key, overlay.own.peer)
+        self._published: set[int] = set()
+        self._joiners = 0
+        self._lock = asyncio.Lock()
 
-    async def serve(self):
-        await asyncio.Event().wait()
+    # --- what the owner does -----------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Takes in what the last run left on disk."""
+
+        def read(db: sqlite3.Connection) -> list[core.Invitation]:
+            rows = db.execute(f"SELECT {COLUMNS} FROM invitation").fetchall()
+            return [
+                core.Invitation(**{**dict(zip(FIELDS, row, strict=True)), "state": core.State(row[4])}) for row in rows
+            ]
+
+        self._core = core.Invitations(self._twin_key, self._overlay.own.peer, await self._database.run(read))
+
+    async def invite(self, lifetime_s: float, *, is_spoken: bool) -> core.Created:
+        """A new invitation to this peer's first community, which is founded if there is none."""
+        community = await self._community()
+        created = self._core.create(
+            community.community,
+            addresses=list(self._overlay.addresses()),
+            now=self._clock.now(),
+            lifetime_s=lifetime_s,
+            is_spoken=is_spoken,
+            seed=self._entropy.token(SEED_BYTES),
+        )
+        await self._save(created.invitation)
+        await self._publish()
+        return created
+
+    def invitations(self) -> list[core.Invitation]:
+        """Those made here, newest first."""
+        return self._core.all()[::-1]
+
+    async def withdraw(self, invitation: str) -> core.Invitation:
+        """Makes an open invitation worthless. Raises NotFound, Refused."""
+        row = self._core.withdraw(invitation, self._clock.now())
+        await self._save(row)
+        await self._publish()
+        return row
+
+    async def serve(self) -> None:
+        """Keeps the spoken codes on the LAN, and forgets what is over; ends by cancellation."""
+        try:
+            while True:
+                await self._perform(self._core.handle(core.TimePassed(self._clock.now())), None)
+                await self._publish()
+                await asyncio.sleep(TICK_S)
+        finally:
+            self._published.clear()
+            await self._discovery.close()
+
+    # --- letting in --------------------------------------------------------------------------------------------------
+
+    async def accept(self, connection: Connection) -> None:
+        """Serves one connection of `croft/join/1`."""
+        if self._joiners >= JOINERS_MAX:
+            connection.close(1, "too many are joining at once")
+            return
+        self._joiners += 1
+        try:
+            async with asyncio.timeout(JOINER_S_MAX):
+                await self._converse(connection)
+        except (TimeoutError, ConnectionLost):
+            pass
+        except PeerMisbehaved as fault:
+            log.warning("stranger %s, joining: %s", short(connection.remote), fault)
+        finally:
+            self._joiners -= 1
+            connection.close(0, "done")
+            await self._perform(self._core.handle(core.PeerLeft(connection.remote)), None)
+
+    async def _converse(self, connection: Connection) -> None:
+        stream = await connection.accept_stream()
+        async with MessageStream(stream, step=core.STEP, frame_bytes_max=TO_INVITER_BYTES_MAX) as messages:
+            while (payload := await messages.receive()) is not None:
+                message: ToInviter = decode_union(payload, ToInviter, step=core.STEP)
+                seed = self._entropy.token(SEED_BYTES)
+                async with self._lock:
+                    # One at a time: what is saved for one joiner is on disk before the next is judged.
+                    event = core.Received(connection.remote, message, self._clock.now(), seed)
+                    await self._perform(self._core.handle(event), messages)
+                await messages.flush()
+
+    async def _perform(self, effects: Sequence[core.Effect], messages: MessageStream | None) -> None:
+        for effect in effects:
+            match effect:
+                case core.Save(row):
+                    await self._save(row)
+                case core.Forget(number):
+                    await self._delete(number)
+                case core.Reply(_, message):
+                    if messages is not None:
+                        messages.post(message)
+                case core.Admit():
+                    assert messages is not None, "somebody asked to be admitted"
+                    messages.post(self._admit(effect))
+                case _:
+                    assert_never(effect)
+
+    def _admit(self, effect: core.Admit) -> Admitted | JoinRefused:
+        membership = self._overlay.passport.memberships[effect.community]
+        try:
+            chain = admit(self._twin_key, membership.chain, effect.community, effect.twin)
+        except Refused as error:
+            return JoinRefused(error.code, error.message, error.remedy)
+        log.info("admitted %s (%s) to %s", effect.name, short(effect.peer), membership.name)
+        records: list[bytes] = []
+        size = 0
+        for member in self._overlay.community_members(effect.community):
+            size += len(member.record)
+            if size > RECORD_BYTES_IN_ALL_MAX:
+                break
+            records.append(member.record)
+        certificate = self._overlay.own.certificate
+        return Admitted(effect.community, membership.name, chain, certificate, records, effect.confirmation)
+
+    # --- coming in ---------------------------------------------------------------------------------------------------
+
+    async def join(self, code: str) -> tuple[Membership, str]:
+        """Joins by a line or a spoken code; the community, and the inviter's name.
+
+        Raises Usage, NotFound, Refused or Unreachable.
+        """
+        parsed = parse_code(code)
+        own = self._overlay.own
+        match parsed:
+            case Line(_, inviter, addresses):
+                if inviter == own.peer:
+                    raise Refused("this invitation was made on this very peer", remedy="Use it on another machine.")
+                joiner = LineJoiner(parsed, own.twin, own.certificate)
+                welcome = await self._join_at(inviter, addresses, joiner)
+            case SpokenCode():
+                welcome = await self._join_spoken(parsed)
+            case _:
+                assert_never(parsed)
+        membership = Membership(welcome.community, welcome.name, welcome.grant_chain)
+        await self._overlay.enter(membership, welcome.members)
+        return membership, welcome.inviter.name
+
+    async def _join_spoken(self, code: SpokenCode) -> Welcome:
+        own = self._overlay.own
+        found_peers = await self._discovery.find(code.nameplate, FIND_TIMEOUT_S)
+        error: CroftError = NotFound(
+            f"nobody on this network has invitation number {code.nameplate} open",
+            remedy="Check the number, or use the long line that `croft invite` prints.",
+        )
+        for inviter, addresses in found_peers:
+            if inviter == own.peer:
+                continue
+            seed = self._entropy.token(SEED_BYTES)
+            joiner = SpokenJoiner(code, own.peer, inviter, own.twin, own.certificate, seed)
+            try:
+                return await self._join_at(inviter, addresses, joiner)
+            except CroftError as failure:
+                error = failure
+        raise error
+
+    async def _join_at(self, inviter: PeerId, addresses: Sequence[str], joiner: LineJoiner | SpokenJoiner) -> Welcome:
+        connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._ask(connection, joiner)
+        except TimeoutError:
+            raise TimedOut(f"{short(inviter)} did not answer the invitation", remedy="Try again.") from None
+        except ConnectionLost as lost:
+            raise Unreachable(f"the connection to {short(inviter)} ended while joining: {lost}") from None
+        except PeerMisbehaved as fault:
+            raise Failed(
+                f"{short(inviter)} does not keep to the protocol: {fault}", remedy="Ask for another invitation."
+            ) from None
+        finally:
+            connection.close(0, "done")
+
+    async def _ask(self, connection: Connection, joiner: LineJoiner | SpokenJoiner) -> Welcome:
+        stream = await connection.open_stream()
+        async with MessageStream(stream, step=core.STEP, frame_bytes_max=FROM_INVITER_BYTES_MAX) as messages:
+            messages.post(joiner.start())
+            while True:
+                payload = await messages.receive()
+                if payload is None:
+                    raise ConnectionLost("closed without an answer")
+                message: FromInviter = decode_union(payload, FromInviter, step=core.STEP)
+                match message:
+                    case JoinRefused():
+                        raise refusal(message, connection.remote)
+                    case Admitted():
+                        return joiner.admitted(message, self._clock.now())
+                    case PakeAnswer() if isinstance(joiner, SpokenJoiner):
+                        messages.post(joiner.answered(message))
+                    case PakeAnswer():
+                        raise PeerMisbehaved("a proof of a code in answer to a line", step=core.STEP)
+                    case _:
+                        assert_never(message)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _community(self) -> Membership:
+        for membership in self._overlay.communities():
+            return membership
+        key = community_key(self._root, b"first")
+        own = self._overlay.own
+        community = CommunityId(key.public)
+        membership = Membership(community, f"{own.name}'s circle", tuple(found(key, own.twin)))
+        await self._overlay.enter(membership)
+        return membership
+
+    async def _save(self, row: core.Invitation) -> None:
+        values = tuple(str(value) if isinstance(value, core.State) else value for value in dataclasses.astuple(row))
+        marks = ", ".join("?" * len(values))
+        await self._database.run(
+            lambda db: db.execute(f"INSERT OR REPLACE INTO invitation ({COLUMNS}) VALUES ({marks})", values).rowcount
+        )
+
+    async def _delete(self, number: str) -> None:
+        await self._database.run(lambda db: db.execute("DELETE FROM invitation WHERE id = ?", (number,)).rowcount)
+
+    async def _publish(self) -> None:
+        """Brings the LAN's view in line: each open spoken code is announced, no other."""
+        wanted = {row.nameplate for row in self._core.spoken(self._clock.now()) if row.nameplate is not None}
+        with contextlib.suppress(CroftError):
+            for nameplate in sorted(self._published - wanted):
+                self._published.discard(nameplate)
+                await self._discovery.withdraw(nameplate)
+            for nameplate in sorted(wanted - self._published):
+                self._published.add(nameplate)
+                await self._discovery.publish(nameplate, self._overlay.own.peer, list(self._overlay.addresses()))

@@ -23,7 +23,7 @@ from croft.wire.codec import decode, encode
 if TYPE_CHECKING:
     import sqlite3
 
-    from croft.ports import Clock, Database, Stream, Transport
+    from croft.ports import Clock, Connection, Database, Stream, Transport
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,14 @@ class Overlay:
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
         """A stream to a member's handler. Raises Unreachable."""
         return await self.links.open_stream(peer, purpose)
+
+    def addresses(self) -> Sequence[str]:
+        """Where this peer may be reached."""
+        return self._transport.addresses()
+
+    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> Connection:
+        """A connection of another protocol than that of members. Raises Unreachable."""
+        return await self._transport.dial(peer, addresses, protocol, timeout_s)
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
