@@ -22,6 +22,7 @@ from croft.overlay.join_messages import JOIN_PROTOCOL
 from croft.overlay.messages import PROTOCOL
 from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
+from croft.sim.discovery import SimulatedDiscovery
 from croft.sim.jobs import SimulatedJob
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
 from croft.sim.network import SimulatedNetwork, SimulatedTransport
@@ -93,7 +94,7 @@ class World:
         self.community = CommunityId("")
         self.errors: list[str] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._random = Random(f"{seed}/world")
+        self._board: dict[tuple[int, PeerId], Sequence[str]] = {}
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -140,9 +141,16 @@ class World:
             disk_bytes=DISK_BYTES,
             machine_load=lambda: (0.0, 0.0),
         )
-        ports = Ports(transport, machine.clock, entropy, machine.disk.open_database(), machine.sandbox)
+        ports = Ports(
+            transport,
+            machine.clock,
+            entropy,
+            machine.disk.open_database(),
+            machine.sandbox,
+            SimulatedDiscovery(self._board),
+        )
         parts = assemble(plan, ports)
-        await parts.overlay.load()
+        await parts.load()
         serving = asyncio.create_task(parts.serve(), name=f"{name}.serve")
         serving.add_done_callback(self._served)
         machine.run = Run(parts, transport, serving)
@@ -337,8 +345,9 @@ async def _tell(world: World, story: Callable[[World], Awaitable[T]]) -> T:
         return await story(world)
 
     telling = asyncio.create_task(told(), name="story")
+    first: set[asyncio.Future[T] | asyncio.Future[None]] = {telling, world.failed}
     try:
-        await asyncio.wait({telling, world.failed}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if world.failed.done():
             world.failed.result()
         result = telling.result()
