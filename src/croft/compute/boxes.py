@@ -111,10 +111,8 @@ class TaskBox:
         except (ConnectionLost, PeerMisbehaved) as fault:
             log.warning("the box of twin %s: %s", self.twin, fault)
         finally:
+            # The sessions end with it: their consumers run again elsewhere what has no outcome.
             self.ended.set()
-            # The chunks end without their outcomes: their consumers run them again elsewhere.
-            for waiting in list(self.waiting.values()):
-                waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
             self.waiting.clear()
 
     def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
@@ -140,20 +138,25 @@ class BoxPool:
 
     async def serve(self) -> None:
         """Runs the boxes' listeners, and closes boxes that stayed idle; ends by cancellation."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                while True:
-                    await asyncio.sleep(IDLE_S / 10)
-                    for twin, box in list(self._boxes.items()):
-                        is_idle = box.sessions == 0 and loop.time() - box.idle_since > IDLE_S
-                        if is_idle or (box.is_dead and box.sessions == 0):
-                            await self._close(twin)
+                try:
+                    await self._close_idle_ones()
+                finally:
+                    self._tasks = None
         finally:
-            self._tasks = None
             for twin in list(self._boxes):
                 await self._close(twin)
+
+    async def _close_idle_ones(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(IDLE_S / 10)
+            for twin, box in list(self._boxes.items()):
+                is_idle = box.sessions == 0 and loop.time() - box.idle_since > IDLE_S
+                if is_idle or (box.is_dead and box.sessions == 0):
+                    await self._close(twin)
 
     def functions(self, twin: TwinId) -> dict[bytes, LoadFunction]:
         """The functions that a consumer has sent, by digest; bounded by forgetting the oldest."""
@@ -194,14 +197,19 @@ class BoxPool:
             ready = payload and decode_union(payload, FromWorker, step="box")
             if not isinstance(ready, Ready):
                 raise ConnectionLost("the worker ended while it started")
+            if self._tasks is None:
+                raise ConnectionLost("this peer is shutting down")
         except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
             await messages.close()
             usage = await box.close()
             raise Failed(
                 f"the box did not start: {usage.death or fault or 'no answer'}", remedy="See the peer's log."
             ) from None
+        except BaseException:
+            await messages.close()
+            await box.close()
+            raise
         task_box = TaskBox(twin, box, messages)
-        assert self._tasks is not None, "the pool is served before boxes are asked for"
         self._tasks.create_task(task_box.listen(), name=f"box.{twin[:8]}")
         return task_box
 

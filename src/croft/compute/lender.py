@@ -209,8 +209,7 @@ class Lender:
         session = self._sessions[number]
         chunk = session.chunks[chunk_number]
         if session.box.is_dead:
-            self._deliver(number, ChunkDone(chunk_number, 0.0))
-            return
+            return  # the session ends now
         function = self._pool.functions(session.box.twin)[chunk.function]
         session.running[chunk_number] = session.box.run(chunk, function, lambda message: self._deliver(number, message))
 

@@ -164,14 +164,7 @@ class OwnKeyUsedElsewhere:
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GreetAnew:
-    """A linked member turned out to be in a further community, which the link does not serve."""
-
-    peer: PeerId
-
-
-Effect = SendDigest | SendRecords | Dial | Remember | Forget | OwnKeyUsedElsewhere | GreetAnew
+Effect = SendDigest | SendRecords | Dial | Remember | Forget | OwnKeyUsedElsewhere
 
 
 @dataclass(slots=True)
@@ -277,10 +270,8 @@ class Membership:
                     effects.append(OwnKeyUsedElsewhere(member.addresses))
                 continue
             if self._is_news(member, sender, now):
-                is_new_here = member.peer not in self._members[member.community]
-                if is_new_here and member.community not in self._linked.get(member.peer, {member.community}):
-                    effects.append(GreetAnew(member.peer))
                 self._members[member.community][member.peer] = member
+                effects.extend(self._widen(member))
                 fresh.append(member)
                 redial = self._redials.get(member.peer)
                 if redial is not None and not redial.is_under_way:
@@ -289,9 +280,25 @@ class Membership:
                 effects.append(Remember(member))
         return [*effects, *self._flood(fresh, sender), *self._dial_due(now)]
 
+    def _widen(self, member: Member) -> list[Effect]:
+        """Lets the link to a member serve one more community, which its record has proved that it is in."""
+        communities = self._linked.get(member.peer)
+        own = self._members[member.community].get(self._own)
+        if communities is None or member.community in communities or own is None:
+            return []
+        self._linked[member.peer] = communities | {member.community}
+        # Our own record first: the other side takes our digest only once it knows us there too.
+        return [
+            SendRecords(member.peer, member.community, (own.record,)),
+            SendDigest(member.peer, member.community, self._digest(member.community)),
+        ]
+
     def _is_news(self, member: Member, sender: PeerId | None, now: float) -> bool:
         table = self._members.get(member.community)
-        if table is None or (sender is not None and member.community not in self._linked.get(sender, frozenset())):
+        is_of_sender = member.peer == sender
+        if table is None or not (
+            sender is None or is_of_sender or member.community in self._linked.get(sender, frozenset())
+        ):
             return False
         if member.expires_at < now or member.sequence / 1000 > now + CLOCK_AHEAD_S_MAX:
             return False

@@ -13,7 +13,7 @@ import msgspec
 from croft.errors import CroftError, PeerMisbehaved
 from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay import membership as core
-from croft.overlay.link import CLOSE_REPLACED, Link
+from croft.overlay.link import Link
 from croft.overlay.links import Links
 from croft.overlay.membership import Member
 from croft.overlay.messages import Digest, Load, Records
@@ -307,9 +307,6 @@ class Overlay:
                     self._unsaved[(member.community, member.peer)] = member
                 case core.Forget(community, peer):
                     self._unsaved[(community, peer)] = None
-                case core.GreetAnew(peer):
-                    if link := self.links.get(peer):
-                        link.close(CLOSE_REPLACED, "to greet anew, in one more community")
                 case core.OwnKeyUsedElsewhere(addresses):
                     self._on_key_used_elsewhere(addresses)
                 case _:

@@ -260,8 +260,10 @@ class World:
             for other in self.up():
                 if other.name not in known:
                     continue
-                truth = other.parts.overlay.members()[0]
-                if known[other.name].record != truth.record:
+                (own,) = [
+                    m.record for m in other.parts.overlay.community_members(self.community) if m.peer == other.peer
+                ]
+                if known[other.name].record != own:
                     return f"{machine.name} has an old record of {other.name}"
         return ""
 
