@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
-from support.worlds import repeat, seeds
 
-from croft.sim.world import World, simulate
+from croft.sim.world import simulate
+from support.worlds import Play, Story, repeat, seeds
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
-
-Story = Callable[[World], Awaitable[Any]]
-
-
-class Play(Protocol):
-    """Runs a story once; options as of `simulate`."""
-
-    def __call__(self, story: Story, **network: Any) -> Any: ...
 
 
 @pytest.fixture(params=seeds(), ids=lambda seed: f"seed{seed}")

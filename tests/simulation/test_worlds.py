@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
-from conftest import Play
-from support.worlds import double, lasting
 
 from croft.compute.worker_messages import Status
 from croft.errors import Failed, Refused
@@ -15,6 +14,7 @@ from croft.identity.keys import community_key
 from croft.model.ids import CommunityId
 from croft.overlay.passport import Membership
 from croft.sim.world import World
+from support.worlds import Play, double, lasting
 
 SECOND_S = 1.0
 
@@ -29,7 +29,7 @@ def test_members_learn_of_one_another_through_any_member(play: Play) -> None:
             world.add(name)
             await world.start(name)
         await world.found("anna")
-        for inviter, newcomer in zip(names, names[1:], strict=False):
+        for inviter, newcomer in itertools.pairwise(names):
             await world.admit(newcomer, by=inviter)
             await asyncio.sleep(1)
         await world.until(world.disunity, within_s=10)

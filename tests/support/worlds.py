@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from croft.sim.world import World
 
 SEEDS_IN_CI = 3
 SEEDS_IN_A_CAMPAIGN = 50
 IS_CAMPAIGN = os.environ.get("CROFT_CAMPAIGN") == "long"
+
+
+Story = Callable[[World], Awaitable[Any]]
+
+
+class Play(Protocol):
+    """Runs a story once; options as of `simulate`."""
+
+    def __call__(self, story: Story, **network: Any) -> Any: ...
 
 
 def seeds() -> list[int]:

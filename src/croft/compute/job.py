@@ -1,7 +1,8 @@
 """Decides which lender gets which tasks of one bag, and records each task's outcome once, whatever dies.
 
-A lost lender's unfinished tasks go back to the front of the queue. Once nothing waits, idle lenders get copies of what is
-overdue elsewhere. The first outcome of a task counts; later ones are dropped. Sans-IO: events go in, effects come out.
+A lost lender's unfinished tasks go back to the front of the queue. Once nothing waits, idle lenders get copies of what
+is overdue elsewhere. The first outcome of a task counts; later ones are dropped. Sans-IO: events go in, effects come
+out.
 """
 
 from __future__ import annotations

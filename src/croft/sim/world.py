@@ -85,7 +85,7 @@ class Machine:
 
 
 class World:
-    """N machines on one network. Its `network` and the machines' `disk`, `sandbox` and `policy` take orders for faults."""
+    """N machines on one network, whose `network`, `disk`, `sandbox` and `policy` take orders for faults."""
 
     def __init__(self, seed: int, network: SimulatedNetwork) -> None:
         self.seed = seed
@@ -248,7 +248,7 @@ class World:
         run.jobs.append(job)
         return job
 
-    # --- checkers: each returns what is wrong, or nothing ---------------------------------------------------------------
+    # --- checkers: each returns what is wrong, or nothing -------------------------------------------------------------
 
     def disagreement(self, names: Iterable[str] = (), *, members: Iterable[str] = ()) -> str:
         """Whose list of members differs from `members` (by default all machines with a grant) or from the truth."""
