@@ -32,6 +32,11 @@ async def supervise(name: str, serve: Callable[[], Awaitable[None]], health: Hea
             if _is_bug(error):
                 log.critical("%s: a bug ends this process", name, exc_info=error)
                 raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # What fails while it is being ended must not begin anew.
+                log.exception("%s failed while it ended", name)
+                raise asyncio.CancelledError from error
             if loop.time() - started > STEADY_S:
                 pause_s = PAUSE_FIRST_S
             log.exception("%s failed; it starts again in %.1f s", name, pause_s)
