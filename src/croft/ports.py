@@ -93,7 +93,10 @@ class Connection(Protocol):
     def route(self) -> Route: ...
 
     def close(self, code: int, reason: str) -> None:
-        """Closes at once; `reason` (at most 1,000 bytes) reaches the other side. Idempotent."""
+        """Closes at once; `reason` (at most 1,000 bytes) reaches the other side. Idempotent.
+
+        What was written and is still on its way is lost, finished or not: let the side that reads last close.
+        """
         ...
 
     async def wait_closed(self) -> str:

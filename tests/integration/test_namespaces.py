@@ -95,7 +95,8 @@ def talk(lab_listener: NamespaceHost, lab_dialler: NamespaceHost, dialler_port: 
     dialler = lab_dialler.start(sys.executable, "-c", program, "2", peer, *addresses, environment=ENVIRONMENT)
     output, complaint = dialler.communicate(MARKER.decode() + "\n", timeout=20)
     assert dialler.returncode == 0, complaint
-    assert listener.wait(10) == 0
+    _, complaint = listener.communicate(timeout=10)
+    assert listener.returncode == 0, complaint
     return output, addresses
 
 

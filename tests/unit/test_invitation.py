@@ -7,20 +7,6 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.joining import (
-    ALICE,
-    ALICES_CHAIN,
-    BOB,
-    CAROL,
-    COMMUNITY,
-    MALLORY,
-    NOW,
-    OTHER_COMMUNITY,
-    Somebody,
-    admitted,
-    inviter,
-    seed,
-)
 
 from croft.errors import Busy, NotFound, PeerMisbehaved, Refused, Usage
 from croft.identity.grants import admit, found
@@ -57,6 +43,20 @@ from croft.overlay.join_messages import (
 )
 from croft.overlay.joining import LineJoiner, SpokenJoiner, refusal
 from croft.wire.codec import decode_union, encode
+from support.joining import (
+    ALICE,
+    ALICES_CHAIN,
+    BOB,
+    CAROL,
+    COMMUNITY,
+    MALLORY,
+    NOW,
+    OTHER_COMMUNITY,
+    Somebody,
+    admitted,
+    inviter,
+    seed,
+)
 
 HOUR = 3600.0
 

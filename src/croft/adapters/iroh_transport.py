@@ -190,11 +190,12 @@ class IrohStream:
         await self._settle_write()
         if self._is_finished:
             return
+        # Asked before, not after: a side that has read the end may close at once, and then nothing went wrong here.
+        if self._connection.is_closed:
+            raise self._connection.lost("finish", "the connection is closed")
         self._is_finished = True
         self._writing = NativeCall(self._sender.finish())
         await self._settle_write()
-        if self._connection.is_closed:
-            raise self._connection.lost("finish", "the connection is closed")
 
     def abort(self) -> None:
         """Drops both directions at once, without waiting; the other side sees ConnectionLost. Idempotent."""

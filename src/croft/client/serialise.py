@@ -15,6 +15,7 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
+from croft.client.local_modules import is_local, take_along_local_modules
 from croft.compute.worker_messages import ARGUMENT_BYTES_MAX, FUNCTION_BYTES_MAX, RemoteException, Status
 from croft.errors import CodecError, PeerMisbehaved, TaskDied, TaskFailed, TaskTimedOut, TooLarge, Unserialisable
 from croft.wire.codec import decode
@@ -35,6 +36,7 @@ def function_bytes(function: object) -> tuple[bytes, bytes]:
     if not callable(function):
         raise Unserialisable(f"{function!r} is not callable", remedy="Pass a function.")
     name = getattr(function, "__qualname__", repr(function))
+    take_along_local_modules()
     try:
         pickled = cloudpickle.dumps(function, protocol=pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
@@ -57,6 +59,7 @@ def argument_bytes(arguments: tuple[Any, ...], named: dict[str, Any]) -> bytes:
         pickled = _fast_pickle(call)
     except Exception:
         try:
+            take_along_local_modules()
             pickled = cloudpickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
         except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise Unserialisable(
@@ -70,12 +73,15 @@ def argument_bytes(arguments: tuple[Any, ...], named: dict[str, Any]) -> bytes:
     return pickled
 
 
-class _MainIsElsewhere(pickle.Pickler):
-    """Refuses what lives in `__main__`: another process has another one, so cloudpickle must carry it by value."""
+class _ByNameOnly(pickle.Pickler):
+    """Refuses what no peer can find by its name, in `__main__` or a local module: cloudpickle carries that by value."""
 
     def reducer_override(self, value: object) -> Any:
-        if getattr(value, "__module__", None) == "__main__" and isinstance(value, type | _FUNCTION):
-            raise pickle.PicklingError
+        if isinstance(value, type | _FUNCTION):
+            name = getattr(value, "__module__", None)
+            module = sys.modules.get(name) if isinstance(name, str) else None
+            if module is None or name == "__main__" or is_local(name or "", module):
+                raise pickle.PicklingError
         return NotImplemented
 
 
@@ -88,7 +94,7 @@ def _fast_pickle(call: tuple[tuple[Any, ...], dict[str, Any]]) -> bytes:
     if not named and all(type(argument) in _PLAIN for argument in arguments):
         return pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
     buffer = io.BytesIO()
-    _MainIsElsewhere(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(call)
+    _ByNameOnly(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(call)
     return buffer.getvalue()
 
 

@@ -14,8 +14,9 @@ from typing import assert_never
 from croft.errors import PeerMisbehaved
 
 SESSIONS_MAX = 256
-UNITS_QUEUED_MAX = 64
-"""Per session: what a consumer may have waiting here."""
+UNITS_QUEUED_MIN = 64
+UNITS_QUEUED_PER_SLOT = 4
+"""Per session: what a consumer may have waiting here, at least and by the slots that this peer lends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ class Admission:
                 self._sessions[session] = _Session()
             case UnitArrived(session, unit, slots):
                 queue = self._sessions[session].queue
-                if len(queue) >= UNITS_QUEUED_MAX:
-                    raise PeerMisbehaved(f"over {UNITS_QUEUED_MAX} chunks waiting", step="task queue")
+                limit = max(UNITS_QUEUED_MIN, self.slots * UNITS_QUEUED_PER_SLOT)
+                if len(queue) >= limit:
+                    raise PeerMisbehaved(f"over {limit} chunks waiting", step="task queue")
                 # What asks for more than is lent at all gets all of it rather than waiting for ever.
                 queue.append((unit, max(1, min(slots, self.slots))))
             case UnitEnded(session, unit):

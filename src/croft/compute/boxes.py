@@ -6,6 +6,7 @@ A box is started when its consumer's first chunk is let in, and kept for IDLE_S 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,23 +61,31 @@ class TaskBox:
     next_chunk: int = 1
     sessions: int = 0
     idle_since: float = 0.0
-    is_dead: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the box has ended; its sessions end too."""
+        return self.ended.is_set()
 
     def run(self, chunk: RunChunk, function: LoadFunction, deliver: Deliver) -> int:
         """Starts a chunk; outcomes go to `deliver` under the session's own number. Returns the box's number."""
         number = self.next_chunk
         self.next_chunk += 1
         self.waiting[number] = _Waiting(chunk.chunk, chunk.function, deliver)
-        if function.digest not in self.loaded:
-            self.loaded.add(function.digest)
-            self.messages.post(function)
-        self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max))
+        # A box that has just died is noticed by its listener, which ends the chunk.
+        with contextlib.suppress(ConnectionLost):
+            if function.digest not in self.loaded:
+                self.loaded.add(function.digest)
+                self.messages.post(function)
+            self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max))
         return number
 
     def cancel(self, number: int) -> None:
         """Kills a chunk; `ChunkDone` still comes."""
         if number in self.waiting and not self.is_dead:
-            self.messages.post(CancelChunk(number))
+            with contextlib.suppress(ConnectionLost):
+                self.messages.post(CancelChunk(number))
 
     def forget(self, number: int) -> None:
         """Kills a chunk whose session is gone."""
@@ -102,10 +111,8 @@ class TaskBox:
         except (ConnectionLost, PeerMisbehaved) as fault:
             log.warning("the box of twin %s: %s", self.twin, fault)
         finally:
-            self.is_dead = True
-            # The chunks end without their outcomes: their consumers run them again elsewhere.
-            for waiting in list(self.waiting.values()):
-                waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
+            # The sessions end with it: their consumers run again elsewhere what has no outcome.
+            self.ended.set()
             self.waiting.clear()
 
     def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
@@ -131,20 +138,25 @@ class BoxPool:
 
     async def serve(self) -> None:
         """Runs the boxes' listeners, and closes boxes that stayed idle; ends by cancellation."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                while True:
-                    await asyncio.sleep(IDLE_S / 10)
-                    for twin, box in list(self._boxes.items()):
-                        is_idle = box.sessions == 0 and loop.time() - box.idle_since > IDLE_S
-                        if is_idle or (box.is_dead and box.sessions == 0):
-                            await self._close(twin)
+                try:
+                    await self._close_idle_ones()
+                finally:
+                    self._tasks = None
         finally:
-            self._tasks = None
             for twin in list(self._boxes):
                 await self._close(twin)
+
+    async def _close_idle_ones(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(IDLE_S / 10)
+            for twin, box in list(self._boxes.items()):
+                is_idle = box.sessions == 0 and loop.time() - box.idle_since > IDLE_S
+                if is_idle or (box.is_dead and box.sessions == 0):
+                    await self._close(twin)
 
     def functions(self, twin: TwinId) -> dict[bytes, LoadFunction]:
         """The functions that a consumer has sent, by digest; bounded by forgetting the oldest."""
@@ -185,14 +197,19 @@ class BoxPool:
             ready = payload and decode_union(payload, FromWorker, step="box")
             if not isinstance(ready, Ready):
                 raise ConnectionLost("the worker ended while it started")
+            if self._tasks is None:
+                raise ConnectionLost("this peer is shutting down")
         except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
             await messages.close()
             usage = await box.close()
             raise Failed(
                 f"the box did not start: {usage.death or fault or 'no answer'}", remedy="See the peer's log."
             ) from None
+        except BaseException:
+            await messages.close()
+            await box.close()
+            raise
         task_box = TaskBox(twin, box, messages)
-        assert self._tasks is not None, "the pool is served before boxes are asked for"
         self._tasks.create_task(task_box.listen(), name=f"box.{twin[:8]}")
         return task_box
 

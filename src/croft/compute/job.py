@@ -1,7 +1,8 @@
 """Decides which lender gets which tasks of one bag, and records each task's outcome once, whatever dies.
 
-A lost lender's unfinished tasks go back to the front of the queue. Once nothing waits, idle lenders get copies of what is
-overdue elsewhere. The first outcome of a task counts; later ones are dropped. Sans-IO: events go in, effects come out.
+A lost lender's unfinished tasks go back to the front of the queue. Once nothing waits, idle lenders get copies of what
+is overdue elsewhere. The first outcome of a task counts; later ones are dropped. Sans-IO: events go in, effects come
+out.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
 
 LENDERS_LOST_MAX = 5
-"""A task that was with so many lenders when they were lost is failed, not tried again."""
-CHUNKS_AHEAD = 1
-"""Chunks a lender holds beyond its slots, so that no slot waits for the network."""
+"""A task that was running on so many lenders when they were lost is failed, not tried again."""
+CHUNKS_PER_SLOT = 2
+"""Chunks a lender holds: one that runs and one that waits, so that no slot waits for the network."""
 
 OVERDUE_S_MIN = 1.0
 OVERDUE_FACTOR = 3.0
@@ -242,11 +243,13 @@ class Bag:
         effects: list[Effect] = []
         slots_total = sum(lender.slots for lender in self._lenders.values())
         # Round by round, so that few tasks go to many lenders rather than all to the first.
-        for depth in range(1, max((lender.slots for lender in self._lenders.values()), default=0) + CHUNKS_AHEAD + 1):
+        for depth in range(
+            1, max((lender.slots for lender in self._lenders.values()), default=0) * CHUNKS_PER_SLOT + 1
+        ):
             for peer, lender in self._lenders.items():
                 if not self._queue:
                     return [*effects, *self._copy_overdue()]
-                if len(lender.chunks) < min(depth, lender.slots + CHUNKS_AHEAD):
+                if len(lender.chunks) < min(depth, lender.slots * CHUNKS_PER_SLOT):
                     effects.append(self._deal_one(peer, lender, slots_total))
         return effects
 
@@ -254,11 +257,16 @@ class Bag:
         function = self._tasks[self._queue[0]].function
         pace = lender.pace.setdefault(function, Pace())
         count = chunk_tasks(pace, waiting=len(self._queue), slots_total=slots_total)
+        if self._tasks[self._queue[0]].lenders_lost:
+            # It may have been what killed its lender: nothing else is to die with it.
+            count = 1
         tasks: list[int] = []
         size = 0
         while self._queue and len(tasks) < count:
             task = self._tasks[self._queue[0]]
             if task.function != function or (tasks and size + task.size > CHUNK_BYTES_MAX):
+                break
+            if tasks and task.lenders_lost:
                 break
             tasks.append(self._queue.popleft())
             size += task.size
@@ -343,9 +351,14 @@ class Bag:
         lender.chunks.discard(number)
         lender.pace[chunk.function].learn(len(chunk.tasks) - len(chunk.open), elapsed_s)
         # A lender that ends a chunk early has lost the rest, as if it had died with them.
-        return [*self._requeue(number, chunk), *self._deal()]
+        return [*self._requeue(number, chunk, self._running_in([chunk])), *self._deal()]
 
-    def _requeue(self, chunk_number: int, chunk: _Chunk) -> list[Effect]:
+    def _running_in(self, chunks: Sequence[_Chunk]) -> set[int]:
+        """The tasks that were running when these chunks were lost: a chunk's tasks run one after the other."""
+        firsts = (next((task for task in chunk.tasks if task in chunk.open), None) for chunk in chunks)
+        return {task for task in firsts if task is not None}
+
+    def _requeue(self, chunk_number: int, chunk: _Chunk, suspects: set[int]) -> list[Effect]:
         effects: list[Effect] = []
         back: list[int] = []
         for number in chunk.tasks:
@@ -355,7 +368,7 @@ class Bag:
             task.chunks.remove(chunk_number)
             if task.chunks:
                 continue
-            task.lenders_lost += 1
+            task.lenders_lost += number in suspects
             if task.lenders_lost >= LENDERS_LOST_MAX:
                 del self._tasks[number]
                 effects.append(GiveUp(number, task.lenders_lost))
@@ -369,8 +382,10 @@ class Bag:
         if lender is None:
             return []
         effects: list[Effect] = []
-        for number in sorted(lender.chunks, reverse=True):
-            effects.extend(self._requeue(number, self._chunks.pop(number)))
+        held = sorted(lender.chunks)
+        suspects = self._running_in([self._chunks[number] for number in held[: lender.slots]])
+        for number in reversed(held):
+            effects.extend(self._requeue(number, self._chunks.pop(number), suspects))
         return [*effects, *self._deal()]
 
     def _fail_function(self, peer: PeerId, function: bytes, status: int, reason: bytes) -> Sequence[Effect]:

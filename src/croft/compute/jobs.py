@@ -132,6 +132,8 @@ class TaskJob:
 
     def _to_ask(self, now: float) -> list[Candidate]:
         """Lenders to bring in: as many as the waiting tasks could keep busy."""
+        if self._is_out_of_patience(now):
+            return []
         if self._bag.waiting_tasks == 0 and self._bag.lenders:
             return []
         wanted = self._bag.open_tasks - sum(s.slots for s in self._sessions.values() if s is not None)
@@ -144,12 +146,16 @@ class TaskJob:
         return chosen
 
     def _is_hopeless(self, now: float) -> bool:
-        if self._sessions or self._bag.open_tasks == 0:
+        if self._bag.lenders or self._bag.open_tasks == 0:
             self._nobody_since = None
             return False
         if self._nobody_since is None:
             self._nobody_since = now
-        return now - self._nobody_since > NOBODY_S_MAX
+        # Whoever is still being asked may yet say yes.
+        return self._is_out_of_patience(now) and not self._sessions
+
+    def _is_out_of_patience(self, now: float) -> bool:
+        return self._nobody_since is not None and now - self._nobody_since > NOBODY_S_MAX
 
     async def _work_with(self, candidate: Candidate) -> None:
         peer = candidate.peer

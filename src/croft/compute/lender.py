@@ -129,17 +129,29 @@ class Lender:
             number = next(self._numbers)
             session = self._sessions[number] = _Session(messages, box)
             self._perform(self._admission.handle(admission.SessionOpened(number)))
+            listening = asyncio.create_task(self._listen(consumer, number, session), name="tasks.listen")
+            ended = asyncio.create_task(box.ended.wait(), name="tasks.box_ended")
             try:
-                kept = list(self._pool.functions(consumer.twin))
-                messages.post(Opened(self._admission.slots, kept))
-                while (payload := await messages.receive()) is not None:
-                    self._take(consumer, number, session, payload)
+                await asyncio.wait({listening, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if listening.done():
+                    listening.result()
+                    return
+                # The consumer is told by the end of the session, and may ask again for a new box.
+                await _stopped(listening)
+                await _finish(messages, stream)
             finally:
+                await _stopped(listening)
+                await _stopped(ended)
                 del self._sessions[number]
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
                 self._pool.release(box)
                 self._perform(self._admission.handle(admission.SessionClosed(number)))
+
+    async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
+        session.messages.post(Opened(self._admission.slots, list(self._pool.functions(consumer.twin))))
+        while (payload := await session.messages.receive()) is not None:
+            self._take(consumer, number, session, payload)
 
     async def _let_in(self, consumer: Consumer, opening: OpenTasks) -> TaskBox:
         self._check(consumer)
@@ -148,7 +160,13 @@ class Lender:
                 f"this peer runs Python {self._policy.python()}, the job is made by Python {opening.python}",
                 remedy="Functions travel only between equal minor versions; use peers with the same Python.",
             )
-        return await self._pool.acquire(consumer.twin, opening.memory_bytes)
+        box = await self._pool.acquire(consumer.twin, opening.memory_bytes)
+        try:
+            self._check(consumer)  # again: others were let in while the box started
+        except CroftError:
+            self._pool.release(box)
+            raise
+        return box
 
     def _check(self, consumer: Consumer) -> None:
         if self._admission.slots == 0:
@@ -193,8 +211,7 @@ class Lender:
         session = self._sessions[number]
         chunk = session.chunks[chunk_number]
         if session.box.is_dead:
-            self._deliver(number, ChunkDone(chunk_number, 0.0))
-            return
+            return  # the session ends now
         function = self._pool.functions(session.box.twin)[chunk.function]
         session.running[chunk_number] = session.box.run(chunk, function, lambda message: self._deliver(number, message))
 
@@ -282,6 +299,12 @@ async def _first(messages: MessageStream) -> bytes:
     if payload is None:
         raise ConnectionLost("closed before the opening")
     return payload
+
+
+async def _stopped(task: asyncio.Task[object]) -> None:
+    """Cancels a task and waits for its end, whatever that is."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _decline(messages: MessageStream, stream: Stream, error: CroftError) -> None:

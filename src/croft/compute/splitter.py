@@ -7,6 +7,7 @@ Hummel, Schonberg and Flynn 1992).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 CHUNK_S = 0.05
@@ -27,8 +28,8 @@ class Pace:
     largest: int = 0
 
     def learn(self, tasks: int, elapsed_s: float) -> None:
-        """Takes in that `tasks` took `elapsed_s` on one slot."""
-        if tasks <= 0:
+        """Takes in that `tasks` took `elapsed_s` on one slot, as its lender says; what cannot be is left out."""
+        if tasks <= 0 or not math.isfinite(elapsed_s):
             return
         measured = max(elapsed_s / tasks, TASK_S_MIN)
         self.largest = max(self.largest, tasks)

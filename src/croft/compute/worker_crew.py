@@ -1,8 +1,8 @@
 """Runs chunks in forked runners, several at a time, and accounts for every task of every chunk exactly once.
 
-A runner that is already forked waits for each function in use, so that a lone task pays for no fork. When a runner
-dies, the task that it was running is to blame; tasks that it had finished keep their outcome, the rest go on in a new
-runner.
+A runner whose tasks left nothing behind takes another chunk of the same function, for a bounded time; so a lone task
+pays for no fork. When a runner dies, the task that it was running is to blame; tasks that it had finished keep their
+outcome, the rest go on in a new runner.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ REQUEST_BYTES_MAX = 60 << 10
 """A chunk up to this size fits an empty pipe, so it can be handed to a waiting runner without blocking."""
 SPARES_MAX = 4
 QUIET_S = 0.002
+RUNNER_CHUNKS_MAX = 256
+RUNNER_S_MAX = 10.0
+"""A runner is not used again after so many chunks, or so long after it was forked."""
 BARREN_RUNNERS_MAX = 3
 """Runners of a chunk that may die without running any task before its tasks are given up."""
 FORK_RETRY_S = 0.02
@@ -90,6 +93,8 @@ class RunnerProcess:
     reader: OutcomeReader = field(default_factory=OutcomeReader)
     chunk: Chunk | None = None
     started: float = 0.0
+    forked: float = field(default_factory=time.monotonic)
+    chunks: int = 0
     verdict: Verdict | None = None
 
 
@@ -97,10 +102,9 @@ def fork_runner(digest: bytes, function: Function, chunk: Chunk | None) -> Runne
     """Forks a runner: at work on `chunk` at once, or as a spare that waits for one. Raises OSError."""
     opened: list[int] = []
     try:
-        for _ in range(3 if chunk is None else 2):
+        for _ in range(3):
             opened += os.pipe()
-        results, results_end, output, output_end, *request = opened
-        request_end, request_to = request or (NOBODY, NOBODY)
+        results, results_end, output, output_end, request_end, request_to = opened
         progress, token = Progress(), os.urandom(MARK_TOKEN_BYTES)
         with contextlib.suppress(OSError):  # a smaller pipe is only slower
             fcntl.fcntl(results, fcntl.F_SETPIPE_SZ, RESULTS_PIPE_BYTES)
@@ -112,24 +116,26 @@ def fork_runner(digest: bytes, function: Function, chunk: Chunk | None) -> Runne
     if pid == 0:
         try:
             runner = Runner(results_end, output_end, progress, token)
-            runner.prepare(keep=() if chunk is not None else (request_end,))
+            runner.prepare(keep=(request_end,))
             if chunk is None:
                 _warm_up()
-            request_message = chunk.request if chunk is not None else _await_request(request_end)
-            indices = list(chunk.unfinished) if chunk is not None else range(len(request_message.arguments))
-            runner.run(function, indices, request_message.arguments)
+                request = _await_request(request_end)
+                is_clean = runner.run(function, range(len(request.arguments)), request.arguments)
+            else:
+                is_clean = runner.run(function, list(chunk.unfinished), chunk.request.arguments)
+            while is_clean:
+                request = _await_request(request_end)
+                is_clean = runner.run(function, range(len(request.arguments)), request.arguments)
+            os._exit(0)
         finally:
             os._exit(70)
-    for descriptor in (results_end, output_end, *([request_end] if chunk is None else [])):
+    for descriptor in (results_end, output_end, request_end):
         os.close(descriptor)
-    for descriptor in (results, output):
+    for descriptor in (results, output, request_to):
         os.set_blocking(descriptor, False)
-    process = RunnerProcess(
+    return RunnerProcess(
         digest, pid, os.pidfd_open(pid), results, output, request_to, progress, OutputTail(token), chunk=chunk
     )
-    if chunk is None:
-        os.set_blocking(request_to, False)
-    return process
 
 
 def _warm_up() -> None:
@@ -148,7 +154,6 @@ def _await_request(descriptor: int) -> RunChunk:
             os._exit(0)
         received += part
         size = HEADER_BYTES + int.from_bytes(received[:HEADER_BYTES], "big")
-    os.close(descriptor)
     return decode(received[HEADER_BYTES:], RunChunk, step="runner")
 
 
@@ -163,7 +168,7 @@ class Crew:
         self._functions: dict[bytes, Function | str] = {}
         self._waiting: deque[Chunk] = deque()
         self._busy: list[RunnerProcess] = []
-        self._spares: dict[bytes, RunnerProcess] = {}
+        self._spares: list[RunnerProcess] = []
         self._spare_wanted: bytes | None = None
         link.on_relief.append(self._resume)
 
@@ -214,7 +219,7 @@ class Crew:
 
     def end(self) -> None:
         """Kills every runner and all that they started."""
-        for runner in (*self._busy, *self._spares.values()):
+        for runner in (*self._busy, *self._spares):
             self._children.kill(runner.pid)
         self._children.sweep()
 
@@ -231,41 +236,42 @@ class Crew:
         """Forks the runner that was wanted; without memory or processes to spare, does not."""
         digest, self._spare_wanted = self._spare_wanted, None
         function = self._functions.get(digest) if digest is not None else None
-        if digest is None or function is None or isinstance(function, str) or digest in self._spares:
+        if digest is None or function is None or isinstance(function, str) or not self._lacks_spare(digest):
             return
-        while len(self._spares) >= SPARES_MAX:
-            self._retire(self._spares.pop(next(iter(self._spares))))
         with contextlib.suppress(OSError):
             spare = fork_runner(digest, function, None)
             self._children.add(spare.pid)
-            self._spares[digest] = spare
-            self._loop.watch(spare.exit_descriptor, lambda: self._spare_died(spare))
+            self._keep_spare(spare)
+
+    def _lacks_spare(self, digest: bytes) -> bool:
+        """Whether a slot could take a chunk of this function for which no runner waits."""
+        return len(self._busy) + sum(spare.function == digest for spare in self._spares) < self._slots
+
+    def _keep_spare(self, spare: RunnerProcess) -> None:
+        while len(self._spares) >= max(SPARES_MAX, self._slots):
+            self._spare_died(self._spares[0])
+        self._spares.append(spare)
+        self._loop.watch(spare.exit_descriptor, lambda: self._spare_died(spare))
 
     def _spare_died(self, spare: RunnerProcess) -> None:
-        if self._spares.get(spare.function) is spare:
-            del self._spares[spare.function]
+        if spare in self._spares:
+            self._spares.remove(spare)
         self._retire(spare)
 
     def _take_spare(self, chunk: Chunk) -> RunnerProcess | None:
         request = chunk.request
-        spare = self._spares.pop(request.function, None)
-        if spare is None:
-            return None
         framed = frame(encode(request))
-        is_whole = len(chunk.unfinished) == len(request.arguments)
-        try:
-            if is_whole and len(framed) <= REQUEST_BYTES_MAX and os.write(spare.request, framed) == len(framed):
-                spare.chunk = chunk
-                os.close(spare.request)
-                spare.request = NOBODY
-                self._loop.forget(spare.exit_descriptor)
-                return spare
-        except OSError:
-            pass
-        if is_whole and len(framed) <= REQUEST_BYTES_MAX:
+        if len(chunk.unfinished) < len(request.arguments) or len(framed) > REQUEST_BYTES_MAX:
+            return None
+        # The one that waited least has most of its pages in the caches.
+        for spare in [spare for spare in reversed(self._spares) if spare.function == request.function]:
+            self._spares.remove(spare)
+            with contextlib.suppress(OSError):
+                if os.write(spare.request, framed) == len(framed):
+                    spare.chunk = chunk
+                    self._loop.forget(spare.exit_descriptor)
+                    return spare
             self._retire(spare)
-        else:
-            self._spares[request.function] = spare
         return None
 
     # --- runners at work ---
@@ -291,15 +297,16 @@ class Crew:
                 self._fork_refused(chunk, error)
                 return False
             self._children.add(runner.pid)
-        if self._spare_wanted is None and digest not in self._spares:
-            self._spare_wanted = digest
         runner.started = time.monotonic()
+        runner.chunks += 1
         self._busy.append(runner)
+        if self._spare_wanted is None and self._lacks_spare(digest):
+            self._spare_wanted = digest
         self._loop.watch(runner.exit_descriptor, lambda: self._runner_died(runner))
         self._loop.watch(runner.results, lambda: self._read_results(runner))
         self._loop.watch(runner.output, lambda: self._drain_once(runner))
         if chunk.request.task_s_max > 0:
-            self._loop.call_at(runner.started + chunk.request.task_s_max, lambda: self._check_time(runner))
+            self._loop.call_at(runner.started + chunk.request.task_s_max, lambda: self._check_time(runner, chunk))
         return True
 
     def _fork_refused(self, chunk: Chunk, error: OSError) -> None:
@@ -308,7 +315,7 @@ class Crew:
             self._give_up(chunk, f"no process can be started: {error.strerror}")
             self._done(chunk)
             return
-        for spare in list(self._spares.values()):
+        for spare in list(self._spares):
             self._spare_died(spare)
         self._waiting.appendleft(chunk)
         self._loop.call_at(time.monotonic() + FORK_RETRY_S, self._start_waiting)
@@ -399,9 +406,8 @@ class Crew:
             if not self._read_output(runner):
                 return
 
-    def _check_time(self, runner: RunnerProcess) -> None:
-        chunk = runner.chunk
-        if runner not in self._busy or chunk is None or runner.verdict is not None:
+    def _check_time(self, runner: RunnerProcess, chunk: Chunk) -> None:
+        if runner not in self._busy or runner.chunk is not chunk or runner.verdict is not None:
             return
         limit, now = chunk.request.task_s_max, time.monotonic()
         index, started = runner.progress.read()
@@ -414,7 +420,7 @@ class Crew:
                 os.kill(runner.pid, signal.SIGKILL)
             return
         again = started + limit if is_running else now + limit
-        self._loop.call_at(max(again, now + 0.001), lambda: self._check_time(runner))
+        self._loop.call_at(max(again, now + 0.001), lambda: self._check_time(runner, chunk))
 
     # --- how runners end ---
 
@@ -453,6 +459,9 @@ class Crew:
 
     def _finish(self, runner: RunnerProcess, chunk: Chunk, *, is_reaped: bool = False) -> None:
         chunk.elapsed_s += time.monotonic() - runner.started
+        if not is_reaped and self._may_go_on(runner, chunk):
+            self._reuse(runner, chunk)
+            return
         # Neither the results nor the next chunk need wait until what the tasks left behind is cleared away.
         self._link.flush()
         self._busy.remove(runner)
@@ -469,6 +478,21 @@ class Crew:
                 other.verdict = other.verdict or (NOBODY, Status.DIED, "")
         if is_done:
             self._done(chunk)
+
+    def _may_go_on(self, runner: RunnerProcess, chunk: Chunk) -> bool:
+        is_fresh = runner.chunks < RUNNER_CHUNKS_MAX and time.monotonic() - runner.forked < RUNNER_S_MAX
+        return runner.reader.is_clean and is_fresh and runner.verdict is None and not chunk.unfinished
+
+    def _reuse(self, runner: RunnerProcess, chunk: Chunk) -> None:
+        """Keeps a runner that is as it was before for the next chunk of its function."""
+        self._busy.remove(runner)
+        for descriptor in (runner.exit_descriptor, runner.results, runner.output):
+            self._loop.forget(descriptor)
+        runner.chunk = None
+        runner.reader.is_clean = False
+        self._keep_spare(runner)
+        self._done(chunk)
+        self._start_waiting()
 
     def _done(self, chunk: Chunk) -> None:
         self._link.send(ChunkDone(chunk.request.chunk, chunk.elapsed_s))

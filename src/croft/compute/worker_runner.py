@@ -13,14 +13,15 @@ import io
 import mmap
 import os
 import pickle
+import resource
 import signal
 import struct
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import NoReturn
 
 from croft.compute.worker_messages import (
     RESULT_BYTES_MAX,
@@ -39,6 +40,11 @@ TRACEBACK_CHARACTERS_MAX = 16 << 10
 ARGUMENTS_BYTES_MAX = 64 << 10
 OUTCOME_BYTES_MAX = RESULT_BYTES_MAX + 4096
 MARK_TOKEN_BYTES = 16
+
+CLEAN_FLAG = 0x80
+"""Set in the status of a chunk's last outcome by a runner that is as it was before, and waits for another chunk."""
+GROWTH_KIB_MAX = 64 << 10
+"""A runner whose tasks left more memory behind is not used again."""
 
 _HEADER = struct.Struct("<IBI")
 _PROGRESS = struct.Struct("<qd")
@@ -81,6 +87,7 @@ class OutcomeReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.is_clean = False
 
     def feed(self, received: bytes) -> list[Outcome]:
         """The outcomes that `received` completes. Raises BrokenReport."""
@@ -90,7 +97,8 @@ class OutcomeReader:
         position, end = 0, len(buffer)
         unpack, header, view = _HEADER.unpack_from, _HEADER.size, memoryview(buffer)
         while end - position >= header:
-            index, status, size = unpack(buffer, position)
+            index, flagged, size = unpack(buffer, position)
+            status = flagged & ~CLEAN_FLAG
             if size > OUTCOME_BYTES_MAX or status > Status.TOO_LARGE:
                 raise BrokenReport(f"an outcome of {size} bytes with status {status}")
             start = position + header
@@ -98,6 +106,7 @@ class OutcomeReader:
                 break
             position = start + size
             outcomes.append((index, status, bytes(view[start:position])))
+            self.is_clean = bool(flagged & CLEAN_FLAG)
         view.release()
         del buffer[:position]
         return outcomes
@@ -145,13 +154,14 @@ class _Printed(io.FileIO):
 
 
 class Runner:
-    """The runner's end of the pipes. Never returns to the caller's code: `run` ends the process."""
+    """The runner's end of the pipes."""
 
     def __init__(self, results: int, output: int, progress: Progress, token: bytes) -> None:
         self._results = results
         self._output = output
         self._progress = progress
         self._token = token
+        self._size_kib = 0
 
     def prepare(self, keep: Iterable[int]) -> None:
         """Makes the fresh fork a process of its own: session, streams, no descriptors but `keep`."""
@@ -172,16 +182,37 @@ class Runner:
         sys.stderr.reconfigure(line_buffering=True)
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # new process, new streams
 
-    def run(self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]) -> NoReturn:
-        """Runs tasks in order, reports each, and ends the process."""
+    def run(self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]) -> bool:
+        """Runs tasks in order and reports each. Whether another chunk may follow: the tasks left nothing behind."""
         mark, now = self._progress.mark, time.monotonic
+        last = indices[-1]
+        self._size_kib = self._size_kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        is_clean = True
         for index in indices:
             mark(index, now())
             status, payload = run_task(function, arguments[index])
             self._end_output(index, is_kept=status in (Status.RAISED, Status.DIED))
-            self._report(index, status, payload)
-        mark(Progress.IDLE, 0.0)
-        os._exit(0)
+            is_clean = is_clean and status == Status.OK
+            if index == last:
+                mark(Progress.IDLE, 0.0)
+                is_clean = is_clean and self._left_nothing()
+                self._report(index, status | CLEAN_FLAG if is_clean else status, payload)
+            else:
+                self._report(index, status, payload)
+        return is_clean
+
+    def _left_nothing(self) -> bool:
+        """No thread, no process, no great growth: what a chunk's tasks may not hand on to the next."""
+        if threading.active_count() > 1 or threading.main_thread().ident != threading.get_ident():
+            return False
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._size_kib
+        if grown_kib > GROWTH_KIB_MAX:
+            return False
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        return False
 
     def _report(self, index: int, status: int, payload: bytes) -> None:
         report = memoryview(_HEADER.pack(index, status, len(payload)) + payload)

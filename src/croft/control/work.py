@@ -30,7 +30,7 @@ from croft.control.work_messages import (
 )
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Usage
 from croft.model.ids import PeerId
-from croft.wire.codec import Message, decode_union
+from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
 log = logging.getLogger(__name__)
@@ -123,8 +123,9 @@ class WorkServer:
         error: CroftError | None = None
         try:
             messages.post(JobOpened(job.id))
-            async with _alongside(job.run()) as running:
-                while (message := await _next(messages, running)) is not None:
+            async with _alongside(job.run()):
+                while (payload := await messages.receive()) is not None:
+                    message: FromProgram = decode_union(payload, FromProgram, step="local work")
                     match message:
                         case DefineFunction(digest, pickled):
                             job.add_function(LoadFunction(digest, pickled, opening.python))
@@ -180,30 +181,29 @@ class WorkServer:
 
 @contextlib.asynccontextmanager
 async def _alongside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Runs `work` beside the block, and not a moment longer. Its error is raised by whoever looks at the task."""
+    """Runs `work` beside the block, and not a moment longer. If it fails, its error ends the block too."""
+    this = asyncio.current_task()
+    assert this is not None, "connections are served by tasks"
+    is_block_over = is_interrupted = False
+
+    def ended(task: asyncio.Task[T]) -> None:
+        nonlocal is_interrupted
+        if not is_block_over and not task.cancelled() and task.exception() is not None:
+            is_interrupted = True
+            this.cancel()
+
     task = asyncio.create_task(work, name="work.job")
+    task.add_done_callback(ended)
     try:
         yield task
+    except asyncio.CancelledError:
+        if not is_interrupted or this.uncancel() > 0:
+            raise
+        task.result()
     finally:
+        is_block_over = True
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def _next(messages: MessageStream, running: asyncio.Task[None]) -> Message | None:
-    """The program's next message, None when it hung up. Raises what ended the job, if that comes first."""
-    receiving = asyncio.create_task(messages.receive(), name="work.receive")
-    try:
-        await asyncio.wait({receiving, running}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
-            raise AssertionError("a job of tasks does not end by itself")
-        payload = receiving.result()
-    finally:
-        receiving.cancel()
-    if payload is None:
-        return None
-    message: Message = decode_union(payload, FromProgram, step="local work")
-    return message
 
 
 def _raise_bug(task: asyncio.Task[None]) -> None:

@@ -108,21 +108,36 @@ def _create(path: Path, secret: bytes) -> bytes:
     # Written beside and linked into place: a key is there whole or not at all, and never overwrites another.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        part.unlink(missing_ok=True)
         try:
-            os.write(descriptor, secret)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
+            _write_private(part, secret)
             os.link(part, path)
-        except FileExistsError:
-            return _load(path)
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        return _load(path)
     except OSError as error:
         raise Failed(
             f"cannot write the key {path}: {error.strerror}",
             remedy="Free some space or mend the folder's permissions.",
         ) from None
     return secret
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        written = os.write(descriptor, content)
+        assert written == len(content), "a few bytes are written whole or not at all"
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -34,9 +34,9 @@ async def supervise(name: str, serve: Callable[[], Awaitable[None]], health: Hea
                 raise
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                # It was told to end, and stumbled on the way: that is an end too.
-                log.warning("%s failed while it ended", name, exc_info=error)
-                return
+                # What fails while it is being ended must not begin anew.
+                log.exception("%s failed while it ended", name)
+                raise asyncio.CancelledError from error
             if loop.time() - started > STEADY_S:
                 pause_s = PAUSE_FIRST_S
             log.exception("%s failed; it starts again in %.1f s", name, pause_s)

@@ -261,11 +261,7 @@ class Admissions:
                     case JoinRefused():
                         raise refusal(message, connection.remote)
                     case Admitted():
-                        welcome = joiner.admitted(message, self._clock.now())
-                        # The inviter may hang up as soon as it has heard this; we are in all the same.
-                        with contextlib.suppress(ConnectionLost):
-                            await stream.finish()
-                        return welcome
+                        return joiner.admitted(message, self._clock.now())
                     case PakeAnswer() if isinstance(joiner, SpokenJoiner):
                         messages.post(joiner.answered(message))
                     case PakeAnswer():

@@ -23,7 +23,7 @@ from croft.overlay.messages import (
 
 CALLS_SERVED_MAX = 256
 HEARTBEAT_EVERY_S = 2.5
-SILENCE_S_MAX = 8.0
+SILENCE_S_MAX = 7.5
 """A link on which nothing was heard for this long is dead."""
 
 STEP = "control stream"

@@ -13,24 +13,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any, Final, assert_never
-
-from biscuit_auth import (
-    Algorithm,
-    AuthorizerBuilder,
-    Biscuit,
-    BiscuitBuilder,
-    BiscuitValidationError,
-    DataLogError,
-    PrivateKey,
-    PublicKey,
-    Rule,
-)
+from datetime import datetime
+from typing import Final, assert_never
 
 from croft.errors import Busy, NotFound, PeerMisbehaved, Refused, Usage
 from croft.identity.certificates import Certified, open_certificate
 from croft.identity.keys import SecretKey
+from croft.identity.tokens import TokenInvalid, make_token, read_token, token_date
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.overlay.invitation_code import (
     ASK_AGAIN,
@@ -54,7 +43,6 @@ ASK_AGAIN_S_MAX: Final = 600.0
 """How long after its use the same peer may ask for the answer again."""
 KEPT_S_MAX: Final = 7 * 86_400.0
 """How long past its expiry an invitation stays in the list."""
-TOKEN_BYTES_MAX: Final = 2_048
 ID_BYTES: Final = 8
 STEP: Final = "joining"
 
@@ -262,12 +250,8 @@ class Invitations:
     def handle(self, event: Event) -> Sequence[Effect]:
         """What to do about an event, in this order."""
         match event:
-            case Received(peer, Redeem() as message, now):
-                return self._redeem(peer, message, now)
-            case Received(peer, PakeStart() as message, now, seed):
-                return self._begin(peer, message, now, seed)
-            case Received(peer, PakeConfirm() as message, now):
-                return self._confirm(peer, message, now)
+            case Received():
+                return self._received(event.peer, event.message, event.now, event.seed)
             case PeerLeft(peer):
                 session = self._sessions.pop(peer, None)
                 return self._lock_if_spent(session.invitation) if session else []
@@ -275,6 +259,17 @@ class Invitations:
                 return self._tidy(now)
             case _:
                 assert_never(event)
+
+    def _received(self, peer: PeerId, message: ToInviter, now: float, seed: bytes) -> Sequence[Effect]:
+        match message:
+            case Redeem():
+                return self._redeem(peer, message, now)
+            case PakeStart():
+                return self._begin(peer, message, now, seed)
+            case PakeConfirm():
+                return self._confirm(peer, message, now)
+            case _:
+                assert_never(message)
 
     def _redeem(self, peer: PeerId, message: Redeem, now: float) -> Sequence[Effect]:
         certified = self._certified(peer, message.certificate)
@@ -303,11 +298,12 @@ class Invitations:
             return [*effects, _refuse_for(peer, State.LOCKED)]
         if len(self._sessions) >= SESSIONS_MAX:
             return [*effects, _refuse(peer, "busy", "too many are joining at once", "Try again in a minute.")]
-        assert row.nameplate is not None and row.secret is not None, "a code that can be proven has its words"
+        secret = row.secret
+        assert secret is not None, "a code that can be proven has its words"
         if not is_again:
             row = self._keep(replace(row, guesses_left=row.guesses_left - 1))
             effects.append(Save(row))
-        proof = InviterProof(SpokenCode(row.nameplate, row.secret), peer, self._peer, seed)
+        proof = InviterProof(SpokenCode(message.nameplate, secret), peer, self._peer, seed)
         try:
             proof.finish(message.message)
         except PeerMisbehaved as fault:
@@ -363,7 +359,8 @@ class Invitations:
         rows = [row for row in self.all() if row.nameplate == nameplate]
         opened = [row for row in rows if row.state_at(now) is State.OPEN]
         assert len(opened) <= 1, "a number is given to one open invitation at a time"
-        return (opened or rows or [None])[-1]
+        candidates = opened or rows
+        return candidates[-1] if candidates else None
 
     def _lock_if_spent(self, identifier: str) -> list[Effect]:
         row = self._rows[identifier]
@@ -420,33 +417,22 @@ class Invitations:
         return SpokenCode(free[int.from_bytes(seed[:4], "big") % len(free)], new_secret(seed[4:]))
 
     def _token(self, row: Invitation) -> bytes:
-        builder = BiscuitBuilder(
+        return make_token(
+            self._twin,
             "invitation({id}); community({community}); expires({at});",
-            {"id": row.id, "community": bytes.fromhex(row.community), "at": _date(row.expires_at)},
+            {"id": row.id, "community": bytes.fromhex(row.community), "at": token_date(row.expires_at)},
         )
-        return bytes(builder.build(PrivateKey.from_bytes(self._twin.raw, Algorithm.Ed25519)).to_bytes())
 
 
 def open_token(token: bytes, twin: TwinId) -> tuple[str, CommunityId, float]:
     """Id, community and expiry that a twin signed into the token of a line. Raises Refused; expiry is not judged."""
-    wrong = Refused("the invitation was not made by the peer that it names", remedy=ASK_AGAIN)
-    if len(token) > TOKEN_BYTES_MAX:
-        raise wrong
     try:
-        biscuit = Biscuit.from_bytes(token, PublicKey.from_bytes(bytes.fromhex(twin), Algorithm.Ed25519))
-        rule = Rule("invites($id, $community, $at) <- invitation($id), community($community), expires($at)")
-        facts: list[Any] = AuthorizerBuilder("").build(biscuit).query(rule)
-    except (BiscuitValidationError, DataLogError, ValueError):
-        raise wrong from None
-    if len(facts) != 1 or biscuit.block_count() != 1:
-        raise wrong
-    identifier, community, expires_at = facts[0].terms
-    return identifier, CommunityId(bytes(community).hex()), expires_at.timestamp()
-
-
-def _date(at: float) -> datetime:
-    # Biscuit dates are whole seconds; rounded up, so that the row and not the token decides the last one.
-    return datetime.fromtimestamp(int(at) + 1, UTC)
+        identifier, community, expires_at = read_token(
+            token, twin, {"invitation": str, "community": bytes, "expires": datetime}
+        )
+    except TokenInvalid:
+        raise Refused("the invitation was not made by the peer that it names", remedy=ASK_AGAIN) from None
+    return identifier, CommunityId(community.hex()), expires_at.timestamp()
 
 
 _REFUSALS: Final[dict[State, tuple[str, str]]] = {

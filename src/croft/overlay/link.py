@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 CallHandler = Callable[["Link", bytes], Awaitable[bytes]]
 NoticeHandler = Callable[["Link", bytes], None]
+
+UNREAD_BYTES_MAX = 8 << 20
+"""What may wait to be sent; a peer that has more sent to it than it reads is dropped."""
+DEADLINE_S_MAX = 3_600.0
 
 CLOSE_NORMAL = 0
 CLOSE_MISBEHAVED = 1
@@ -131,6 +136,11 @@ class Link:
         for serving in self._serving.values():
             serving.cancel()
 
+    async def end(self, code: int, reason: str) -> None:
+        """Closes the link, and frees what `run` frees, for a link that never ran."""
+        self.close(code, reason)
+        await self._control.close()
+
     def _unreachable(self, method: str) -> Unreachable:
         return Unreachable(
             f"the link to {self.greeted.name} ended during `{method}`",
@@ -177,6 +187,9 @@ class Link:
                     assert_never(effect)
 
     def _post(self, message: OnControlStream) -> None:
+        if self._control.unsent_bytes > UNREAD_BYTES_MAX:
+            self.close(CLOSE_MISBEHAVED, "it does not read what it is sent")
+            return
         try:
             self._control.post(message)
         except ConnectionLost as lost:
@@ -199,7 +212,7 @@ class Link:
             if handler is None:
                 reply = Failure(call.call, "unknown_method", f"no method `{call.method}` here", "Upgrade that peer.")
             else:
-                async with asyncio.timeout(call.deadline_s):
+                async with asyncio.timeout(_bounded(call.deadline_s)):
                     reply = Answer(call.call, await handler(self, call.body))
         except CroftError as error:
             reply = Failure(call.call, error.code, error.message, error.remedy)
@@ -212,3 +225,8 @@ class Link:
             self._serving.pop(call.call, None)
         if not self.is_closed:
             self._perform(self._core.handle(core.Served(call.call, reply)))
+
+
+def _bounded(deadline_s: float) -> float:
+    """A deadline that the other side named, fit for a timer: one of NaN would put all timers out of order."""
+    return min(max(deadline_s, 0.0), DEADLINE_S_MAX) if math.isfinite(deadline_s) else DEADLINE_S_MAX

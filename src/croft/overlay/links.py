@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, Unreachable
 from croft.model.ids import CommunityId, PeerId, short
-from croft.overlay.link import CLOSE_REJECTED, CLOSE_REPLACED, CallHandler, Greeted, Link, NoticeHandler
+from croft.overlay.link import CLOSE_NORMAL, CLOSE_REJECTED, CLOSE_REPLACED, CallHandler, Greeted, Link, NoticeHandler
 from croft.overlay.loopback import pipe
 from croft.overlay.messages import (
     CONTROL_FRAME_BYTES_MAX,
@@ -34,6 +34,8 @@ GREETINGS_MAX = 64
 """Connections that may be waiting for their hello at a time; more are closed unheard."""
 STREAM_HEADER_TIMEOUT_S = 10.0
 STREAMS_PER_LINK_MAX = 128
+
+DOUBLE_DIAL = "both dialled; the other connection stays"
 
 StreamHandler = Callable[[Greeted, "Stream"], Awaitable[None]]
 
@@ -117,8 +119,8 @@ class Links:
             return link
         dialling = self._dialling.get(peer)
         if dialling is None:
-            assert self._tasks is not None, "links are served before they are dialled"
-            dialling = self._tasks.create_task(self._dial_quietly(peer, tuple(addresses)), name=f"dial.{short(peer)}")
+            tasks = self._serving()
+            dialling = tasks.create_task(self._dial_quietly(peer, tuple(addresses)), name=f"dial.{short(peer)}")
             self._dialling[peer] = dialling
             dialling.add_done_callback(lambda _: self._dialling.pop(peer, None))
         result = await asyncio.shield(dialling)
@@ -144,10 +146,16 @@ class Links:
 
     def _open_own_stream(self, purpose: str) -> Stream:
         """A stream to this very peer: its own handlers serve it like anybody's."""
+        tasks = self._serving()
         near, far = pipe()
-        assert self._tasks is not None, "links are served before streams are opened"
-        self._tasks.create_task(self._serve_own(purpose, far), name=f"stream.own.{purpose}")
+        tasks.create_task(self._serve_own(purpose, far), name=f"stream.own.{purpose}")
         return near
+
+    def _serving(self) -> asyncio.TaskGroup:
+        """Where tasks of links belong. Raises Unreachable before `serve` has begun and once it ends."""
+        if self._tasks is None:
+            raise Unreachable("this peer is not running, or shutting down", remedy="Start it with `croft up`.")
+        return self._tasks
 
     async def _serve_own(self, purpose: str, stream: Stream) -> None:
         handler = self._streams.get(purpose)
@@ -166,15 +174,22 @@ class Links:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                while (connection := await self._transport.accept()) is not None:
-                    if self._greetings >= GREETINGS_MAX:
-                        connection.close(CLOSE_REJECTED, "too many connections are waiting to be greeted")
-                        continue
-                    tasks.create_task(self._accept(connection), name=f"accept.{short(connection.remote)}")
+                try:
+                    await self._accept_all(tasks)
+                finally:
+                    # Links that go down now make others want to dial: they are told that it is too late.
+                    self._tasks = None
         finally:
-            self._tasks = None
             for link in self.all():
-                link.close(0, "the peer is going down")
+                await link.end(CLOSE_NORMAL, "the peer is going down")
+            self._links.clear()
+
+    async def _accept_all(self, tasks: asyncio.TaskGroup) -> None:
+        while (connection := await self._transport.accept()) is not None:
+            if self._greetings >= GREETINGS_MAX:
+                connection.close(CLOSE_REJECTED, "too many connections are waiting to be greeted")
+                continue
+            tasks.create_task(self._accept(connection), name=f"accept.{short(connection.remote)}")
 
     async def _accept(self, connection: Connection) -> None:
         if connection.protocol != PROTOCOL:
@@ -198,6 +213,8 @@ class Links:
             self._greetings -= 1
         if self._register(link):
             await self._run(link)
+        else:
+            await link.end(CLOSE_REPLACED, DOUBLE_DIAL)
 
     async def _greet_back(self, connection: Connection) -> Link:
         stream = await connection.accept_stream()
@@ -212,12 +229,14 @@ class Links:
             return Link(connection, control, greeted, self._calls, self._notices)
         except Refused as refusal:
             log.info("refused %s: %s", short(connection.remote), refusal.message)
-            control.post(Rejected(refusal.code, refusal.message, refusal.remedy))
-            await control.flush()
-            await stream.finish()
-            # The dialler closes once it has read the reason.
-            await connection.wait_closed()
-            await control.close()
+            try:
+                control.post(Rejected(refusal.code, refusal.message, refusal.remedy))
+                await control.flush()
+                await stream.finish()
+                # The dialler closes once it has read the reason.
+                await connection.wait_closed()
+            finally:
+                await control.close()
             raise
         except BaseException:
             await control.close()
@@ -237,16 +256,17 @@ class Links:
                 link = await self._greet(connection)
         except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
             connection.close(CLOSE_REJECTED, "no hello")
-            if existing := self._links.get(peer):
-                return existing
+            if other := self._links.get(peer):
+                return other
             raise Unreachable(f"peer {short(peer)} answers, but says no hello: {fault or 'silence'}") from None
         except BaseException:
             connection.close(CLOSE_REJECTED, "rejected")
             raise
         if not self._register(link):
-            return self._links[peer]
-        assert self._tasks is not None, "links are served before they are dialled"
-        self._tasks.create_task(self._run(link), name=f"link.{short(peer)}")
+            existing = self._links[peer]
+            await link.end(CLOSE_REPLACED, DOUBLE_DIAL)
+            return existing
+        self._serving().create_task(self._run(link), name=f"link.{short(peer)}")
         return link
 
     async def _greet(self, connection: Connection) -> Link:
@@ -273,7 +293,6 @@ class Links:
             is_restart = existing.greeted.instance != link.greeted.instance
             is_double_dial = existing.connection.is_dialler != link.connection.is_dialler
             if is_double_dial and not is_restart and self._dialler(existing) < self._dialler(link):
-                link.close(CLOSE_REPLACED, "both dialled; the other connection stays")
                 return False
         self._links[link.peer] = link
         if existing is not None:
@@ -284,6 +303,10 @@ class Links:
         return self._transport.peer_id if link.connection.is_dialler else link.peer
 
     async def _run(self, link: Link) -> None:
+        if self._links.get(link.peer) is not link:
+            # Replaced before it began: nobody is to be told of it.
+            await link.end(CLOSE_REPLACED, "replaced by a newer connection")
+            return
         for handler in self._on_up:
             handler(link)
         async with asyncio.TaskGroup() as tasks:

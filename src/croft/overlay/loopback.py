@@ -52,6 +52,8 @@ class LoopbackStream:
         async with pipe.changed:
             pipe.changed.notify_all()
             await pipe.changed.wait_for(lambda: len(pipe.buffer) < BUFFER_BYTES_MAX or pipe.is_aborted)
+            if pipe.is_aborted:
+                raise ConnectionLost("the other end was dropped")
 
     async def finish(self) -> None:
         """See `croft.ports.Stream`."""

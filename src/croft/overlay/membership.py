@@ -15,6 +15,7 @@ from croft.model.ids import CommunityId, PeerId, TwinId
 MEMBERS_MAX = 1024
 """Members known per community; records of more are not taken."""
 RECORDS_PER_NOTICE_MAX = 64
+RECORD_BYTES_PER_NOTICE_MAX = 512 << 10
 REDIAL_FIRST_S = 1.0
 REDIAL_MAX_S = 30.0
 FORGET_AFTER_S = 30 * 86_400.0
@@ -244,10 +245,19 @@ class Membership:
         return self._send(sender, community, missing)
 
     def _send(self, peer: PeerId, community: CommunityId, members: Sequence[Member]) -> list[Effect]:
-        return [
-            SendRecords(peer, community, tuple(member.record for member in members[at : at + RECORDS_PER_NOTICE_MAX]))
-            for at in range(0, len(members), RECORDS_PER_NOTICE_MAX)
-        ]
+        notices: list[Effect] = []
+        batch: list[bytes] = []
+        size = 0
+        for member in members:
+            is_full = len(batch) >= RECORDS_PER_NOTICE_MAX or size + len(member.record) > RECORD_BYTES_PER_NOTICE_MAX
+            if batch and is_full:
+                notices.append(SendRecords(peer, community, tuple(batch)))
+                batch, size = [], 0
+            batch.append(member.record)
+            size += len(member.record)
+        if batch:
+            notices.append(SendRecords(peer, community, tuple(batch)))
+        return notices
 
     def _take(self, sender: PeerId | None, members: Sequence[Member], now: float) -> Sequence[Effect]:
         effects: list[Effect] = []
@@ -261,6 +271,7 @@ class Membership:
                 continue
             if self._is_news(member, sender, now):
                 self._members[member.community][member.peer] = member
+                effects.extend(self._widen(member))
                 fresh.append(member)
                 redial = self._redials.get(member.peer)
                 if redial is not None and not redial.is_under_way:
@@ -269,9 +280,25 @@ class Membership:
                 effects.append(Remember(member))
         return [*effects, *self._flood(fresh, sender), *self._dial_due(now)]
 
+    def _widen(self, member: Member) -> list[Effect]:
+        """Lets the link to a member serve one more community, which its record has proved that it is in."""
+        communities = self._linked.get(member.peer)
+        own = self._members[member.community].get(self._own)
+        if communities is None or member.community in communities or own is None:
+            return []
+        self._linked[member.peer] = communities | {member.community}
+        # Our own record first: the other side takes our digest only once it knows us there too.
+        return [
+            SendRecords(member.peer, member.community, (own.record,)),
+            SendDigest(member.peer, member.community, self._digest(member.community)),
+        ]
+
     def _is_news(self, member: Member, sender: PeerId | None, now: float) -> bool:
         table = self._members.get(member.community)
-        if table is None or (sender is not None and member.community not in self._linked.get(sender, frozenset())):
+        is_of_sender = member.peer == sender
+        if table is None or not (
+            sender is None or is_of_sender or member.community in self._linked.get(sender, frozenset())
+        ):
             return False
         if member.expires_at < now or member.sequence / 1000 > now + CLOCK_AHEAD_S_MAX:
             return False

@@ -11,7 +11,7 @@ from croft.identity.grants import verify_chain
 from croft.identity.keys import SecretKey
 from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
 from croft.overlay.link import Greeted
-from croft.overlay.membership import Member
+from croft.overlay.membership import CLOCK_AHEAD_S_MAX, Member
 from croft.overlay.messages import VERSION, Descriptor, Hello
 from croft.wire.envelope import open_signed, sign
 
@@ -156,6 +156,8 @@ def open_descriptor(record: bytes, memberships: Mapping[CommunityId, Membership]
         raise PeerMisbehaved("a record with too many or too long addresses", step=step)
     if not 0 <= descriptor.slots <= SLOTS_MAX:
         raise PeerMisbehaved(f"a record that lends {descriptor.slots} slots", step=step)
+    if not 0 < descriptor.expires_at <= now + DESCRIPTOR_LIFETIME_S + CLOCK_AHEAD_S_MAX:
+        raise PeerMisbehaved("a record that expires too late", step=step)
     try:
         verify_chain(community, descriptor.grant_chain, certified.twin, now)
     except Refused as refusal:

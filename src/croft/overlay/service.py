@@ -141,7 +141,8 @@ class Overlay:
         await self._database.run(
             lambda db: db.execute("INSERT OR REPLACE INTO membership VALUES (?, ?, ?, ?)", row).rowcount
         )
-        self._take_in(membership)
+        self.passport.memberships[membership.community] = membership
+        self._describe(membership)
         self._learn(None, records)
         # A newcomer that is killed now must know whom to dial when it comes back.
         await self._save_or_warn()
@@ -156,22 +157,27 @@ class Overlay:
         memberships, records = await self._database.run(read)
         for community, name, chain in memberships:
             tokens = msgspec.msgpack.decode(chain, type=tuple[bytes, ...])
-            self._take_in(Membership(CommunityId(community), name, tokens))
-        for record, seen_at in records:
-            for member in self._open([record]):
+            membership = Membership(CommunityId(community), name, tokens)
+            self.passport.memberships[membership.community] = membership
+        known = [(member, seen_at) for record, seen_at in records for member in self._open([record])]
+        # Our next word must count more than our last one, also if the clock was set back in between.
+        self._sequence = max((m.sequence for m, _ in known if m.peer == self.own.peer), default=0)
+        for membership in self.communities():
+            self._describe(membership)
+        for member, seen_at in known:
+            if member.peer != self.own.peer:
                 self._seen.setdefault(member.peer, Seen()).seen_at = seen_at
                 self._perform(self._core.handle(core.RecordsReceived(None, [member], self._clock.now())))
-        self._unsaved.clear()
+        self._unsaved = {key: member for key, member in self._unsaved.items() if key[1] == self.own.peer}
 
     async def serve(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._dials = tasks
-            tasks.create_task(self.links.serve(), name="overlay.links")
             try:
-                await self._tick()
+                tasks.create_task(self._tick(), name="overlay.tick")
+                await self.links.serve()
             finally:
-                # Links that end now are not dialled again: a group that is shutting down takes no more tasks.
                 self._dials = None
 
     async def save(self) -> None:
@@ -182,7 +188,7 @@ class Overlay:
         rows = [
             (community, peer, member.record, self.seen(peer).seen_at)
             for (community, peer), member in changed.items()
-            if member is not None and peer != self.own.peer
+            if member is not None
         ]
         gone = [key for key, member in changed.items() if member is None]
 
@@ -200,10 +206,6 @@ class Overlay:
 
     def _communities_of(self, peer: PeerId) -> frozenset[CommunityId]:
         return frozenset(member.community for member in self._core.members() if member.peer == peer)
-
-    def _take_in(self, membership: Membership) -> None:
-        self.passport.memberships[membership.community] = membership
-        self._describe(membership)
 
     def _describe(self, membership: Membership) -> None:
         now = self._clock.now()
@@ -276,8 +278,12 @@ class Overlay:
         self._perform(self._core.handle(core.RecordsReceived(sender, members, self._clock.now())))
 
     def _open(self, records: Sequence[bytes], link: Link | None = None) -> list[Member]:
+        # Flooding brings most records several times, and verifying one costs far more than finding it here.
+        known = {member.record for member in self._core.members()}
         members: list[Member] = []
         for record in records:
+            if record in known:
+                continue
             try:
                 members.append(open_descriptor(record, self.passport.memberships, self._clock.now()))
             except PeerMisbehaved as fault:

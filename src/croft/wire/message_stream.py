@@ -55,6 +55,11 @@ class MessageStream:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for the write under way to end."""
+        return self._unsent_bytes
+
     async def close(self) -> None:
         """Stops the writer; what is still unsent is dropped, so `flush` first. Idempotent."""
         self._failure = self._failure or ConnectionLost(f"{self._step}: closed here")
@@ -116,6 +121,11 @@ class MessageStream:
                     self._is_idle.set()
         except ConnectionLost as lost:
             self._failure = lost
+        except Exception as error:
+            # A bug below; whoever waits for room must not wait for ever because of it.
+            self._failure = ConnectionLost(f"{self._step}: writing failed: {error!r}")
+            raise
+        finally:
             self._has_room.set()
             self._is_idle.set()
 

@@ -1,0 +1,76 @@
+"""Whom a job asks, in which order, and when again."""
+
+from __future__ import annotations
+
+from croft.compute.lenders import RETRY_FIRST_S, RETRY_MAX_S, Candidate, Lenders, Wish
+from croft.model.ids import PeerId
+
+ANNA, BO, CLEO, SELF = (PeerId(name) for name in ("anna", "bo", "cleo", "self"))
+
+
+def candidate(peer: PeerId, *, slots: int = 4, busy: int = 0, rtt: float = 0.01, python: str = "3.11") -> Candidate:
+    return Candidate(peer, str(peer), peer == SELF, slots, busy, rtt, python, "A")
+
+
+def order(lenders: Lenders, *candidates: Candidate, taken: tuple[PeerId, ...] = (), now: float = 0.0) -> list[PeerId]:
+    return [found.peer for found in lenders.ranked(candidates, taken, now)]
+
+
+def test_others_come_before_oneself_idle_ones_first_and_then_near_ones() -> None:
+    found = order(
+        Lenders(Wish()),
+        candidate(SELF),
+        candidate(ANNA, busy=2),
+        candidate(BO, rtt=0.2),
+        candidate(CLEO, rtt=0.1),
+    )
+
+    assert found == [CLEO, BO, ANNA, SELF]
+
+
+def test_the_order_does_not_depend_on_the_order_of_asking() -> None:
+    three = [candidate(ANNA), candidate(BO), candidate(CLEO)]
+
+    assert order(Lenders(Wish()), *three) == order(Lenders(Wish()), *reversed(three))
+
+
+def test_who_lends_nothing_or_works_already_is_not_asked() -> None:
+    assert order(Lenders(Wish()), candidate(ANNA, slots=0), candidate(BO), candidate(CLEO), taken=(BO,)) == [CLEO]
+
+
+def test_only_and_never_are_kept() -> None:
+    three = [candidate(ANNA), candidate(BO), candidate(CLEO)]
+
+    assert order(Lenders(Wish(only=frozenset([BO]))), *three) == [BO]
+    assert order(Lenders(Wish(never=frozenset([BO]))), *three) == [ANNA, CLEO]
+    assert order(Lenders(Wish(only=frozenset([BO]), never=frozenset([BO]))), *three) == []
+
+
+def test_another_python_is_not_asked_and_named_as_a_reason() -> None:
+    lenders = Lenders(Wish(python="3.12"))
+
+    assert order(lenders, candidate(ANNA)) == []
+    assert lenders.reasons() == ["anna: runs Python 3.11, the job is made by Python 3.12"]
+
+
+def test_a_refusal_is_followed_by_pauses_that_double_up_to_a_limit() -> None:
+    lenders, now, pauses = Lenders(Wish()), 0.0, []
+    for _ in range(10):
+        lenders.refused(candidate(ANNA), "no", now)
+        start = now
+        while not order(lenders, candidate(ANNA), now=now):
+            now += RETRY_FIRST_S / 2
+        pauses.append(now - start)
+
+    assert pauses[:3] == [RETRY_FIRST_S, 2 * RETRY_FIRST_S, 4 * RETRY_FIRST_S]
+    assert pauses[-1] == RETRY_MAX_S
+
+
+def test_a_peer_that_accepts_is_forgiven() -> None:
+    lenders = Lenders(Wish())
+    lenders.refused(candidate(ANNA), "no", 0.0)
+    lenders.refused(candidate(BO), "full", 0.0)
+    lenders.accepted(ANNA)
+
+    assert order(lenders, candidate(ANNA), candidate(BO)) == [ANNA]
+    assert lenders.reasons() == ["bo: full"]
