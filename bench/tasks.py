@@ -3,7 +3,8 @@
     python -m bench.tasks [--json FILE] [--rounds N] [--only croft,pool,dask,ray]
 
 Croft runs as two peers, each a daemon of its own: a consumer that lends nothing, and a lender of two slots; tasks go
-program → consumer → iroh → lender → box → and back. The others run two workers. Each figure is the median of the rounds.
+program → consumer → iroh → lender → box → and back. The others run two workers. Each figure is the median of the
+rounds.
 """
 
 from __future__ import annotations

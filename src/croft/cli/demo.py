@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _start(homes: list[Home]) -> list[str]:
         list(pool.map(lambda pair: pair[0].join(pair[1]), zip(apis[1:], lines, strict=True)))
     _await_links(apis)
     names = [api.status().name for api in apis]
-    done(f"{PEERS} peers running", f"{', '.join(names)} · joined in {show_duration(time.monotonic() - started)}")
+    done(f"{PEERS} peers running", f"joined in {show_duration(time.monotonic() - started)}: {', '.join(names)}")
     done("Isolation", f"grade {isolation.grade}" + (f": {isolation.reason}" if isolation.reason else ""))
     if not isolation.grade.holds(Grade.B):
         say("  All five peers are yours, so the demo accepts this grade; a peer that lends to others would not.")
@@ -136,11 +137,13 @@ def _await_links(apis: list[LocalApi]) -> None:
     )
 
 
-def _kill(home: Home, name: str) -> None:
+def _kill(home: Home, name: str) -> str:
+    """Kills a peer without warning; what to say about it."""
     process = running_process(home)
-    if process is not None:
-        os.kill(process, signal.SIGKILL)
-        say(f"{style('✗', error=True, fg='red')} {name} killed (SIGKILL): what it had in hand goes to the others")
+    if process is None:
+        return f"{name} had ended by itself"
+    os.kill(process, signal.SIGKILL)
+    return f"✗ {name} killed (SIGKILL): what it had in hand goes to the others"
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -189,8 +192,8 @@ def _files(folder: Path | None) -> Iterator[tuple[Path, str]]:
 def _show(homes: list[Home], names: list[str], corpus: _Corpus, query: list[str]) -> int:
     with Grid(homes[0].state) as grid:
         alone = _run(grid, corpus, "one peer alone", on=[names[1]])
-        victim = homes[VICTIM]
-        shared = _run(grid, corpus, f"{PEERS} peers, one dies", at_share=lambda: _kill(victim, names[VICTIM]))
+        kill = partial(_kill, homes[VICTIM], names[VICTIM])
+        shared = _run(grid, corpus, f"{PEERS} peers, one dies", at_share=kill)
     reference = _run_here(corpus)
     is_equal = shared.digest() == reference.digest() == alone.digest()
     counted = sum(shared.done_by.values())
@@ -202,9 +205,8 @@ def _show(homes: list[Home], names: list[str], corpus: _Corpus, query: list[str]
     _show_table(names, shared, killed=names[VICTIM])
     say()
     say(f"  {'one peer alone':<28}{show_duration(alone.seconds):>8}")
-    say(
-        f"  {f'{PEERS} peers, one killed':<28}{show_duration(shared.seconds):>8}   {alone.seconds / shared.seconds:.1f} × as fast"
-    )
+    gain = f"{alone.seconds / shared.seconds:.1f} × as fast as one peer"
+    say(f"  {f'{PEERS} peers, one killed':<28}{show_duration(shared.seconds):>8}   {gain}")
     say(f"  {'one process, no peers':<28}{show_duration(reference.seconds):>8}   ({os.cpu_count()} processors here)")
     if is_equal:
         done("Results equal", "index and picture are the same as in one process, byte for byte")
@@ -221,35 +223,37 @@ def _show(homes: list[Home], names: list[str], corpus: _Corpus, query: list[str]
 
 
 def _run(
-    grid: Grid, corpus: _Corpus, title: str, on: Iterable[str] = (), at_share: Callable[[], None] | None = None
+    grid: Grid, corpus: _Corpus, title: str, on: Iterable[str] = (), at_share: Callable[[], str] | None = None
 ) -> _Outcome:
     tiles = work.tile_starts()
     total = len(corpus.batches) + len(tiles) + work.PARTITIONS
     outcome = _Outcome([], b"", 0.0, tasks=total)
     started = time.monotonic()
-    with _progress(title, total) as advance:
+    with _progress(title, total) as (advance, tell):
         finished = 0
 
-        def collect(results: MapResult[Any]) -> list[Any]:
+        def collect(results: MapResult[Any], count: int) -> list[Any]:
             nonlocal finished, at_share
-            values = []
-            for value in results:
-                values.append(value)
+            values: list[Any] = [None] * count
+            for index, value in results.as_completed():
+                values[index] = value
                 finished += 1
                 advance()
                 if at_share and finished >= KILL_AFTER_SHARE * total:
-                    at_share()
+                    tell(at_share())
                     at_share = None
-            for name, count in results.done_by.items():
-                outcome.done_by[name] = outcome.done_by.get(name, 0) + count
+            for name, done_count in results.done_by.items():
+                outcome.done_by[name] = outcome.done_by.get(name, 0) + done_count
             return values
 
-        # Both maps begin at once: the picture's tiles fill the gaps that the index leaves.
-        picture = grid.map(work.render_rows, tiles, on=list(on), label="demo: picture")
-        indexed = collect(grid.map(work.index_files, corpus.batches, on=list(on), label="demo: index"))
+        peers = list(on)
+        batches = corpus.batches
+        indexed = collect(grid.map(work.index_files, batches, on=peers, label="demo: index"), len(batches))
         columns = [[parts[at] for parts in indexed] for at in range(work.PARTITIONS)]
-        outcome.partitions = collect(grid.map(work.merge_partition, columns, on=list(on), label="demo: merge"))
-        outcome.picture = b"".join(collect(picture))
+        merged = grid.map(work.merge_partition, columns, on=peers, label="demo: merge")
+        outcome.partitions = collect(merged, len(columns))
+        rendered = grid.map(work.render_rows, tiles, on=peers, label="demo: picture")
+        outcome.picture = b"".join(collect(rendered, len(tiles)))
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -266,11 +270,11 @@ def _run_here(corpus: _Corpus) -> _Outcome:
 
 
 @contextlib.contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar with rate and remaining time on a terminal, one line elsewhere."""
+def _progress(title: str, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """Yields what to call per finished task, and how to say something meanwhile. A bar on a terminal, else a line."""
     if not sys.stderr.isatty():
         say(f"  {title}: {total:,} tasks …")
-        yield lambda: None
+        yield lambda: None, lambda text: say(f"  {text}")
         return
     from rich.console import Console
     from rich.progress import (
@@ -283,15 +287,16 @@ def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
     )
 
     columns = (
-        TextColumn("  {task.description:<24}"),
-        BarColumn(),
+        TextColumn("  {task.description:<22}"),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
         bar = progress.add_task(title, total=total)
-        yield lambda: progress.advance(bar)
+        yield lambda: progress.advance(bar), lambda text: progress.console.print(f"  [red]{text}[/red]", soft_wrap=True)
 
 
 def _show_picture(picture: bytes) -> None:

@@ -1,8 +1,8 @@
 """Runs chunks in forked runners, several at a time, and accounts for every task of every chunk exactly once.
 
-A runner whose tasks left nothing behind takes another chunk of the same function, for a bounded time; so a lone task pays
-for no fork. When a runner dies, the task that it was running is to blame; tasks that it had finished keep their outcome,
-the rest go on in a new runner.
+A runner whose tasks left nothing behind takes another chunk of the same function, for a bounded time; so a lone task
+pays for no fork. When a runner dies, the task that it was running is to blame; tasks that it had finished keep their
+outcome, the rest go on in a new runner.
 """
 
 from __future__ import annotations

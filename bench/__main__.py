@@ -1,0 +1,112 @@
+"""Runs every benchmark in one go and writes docs/benchmarks.md.
+
+python -m bench [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+PLACE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+TO_REACH = {
+    "no-op tasks/s, submit": "≥ 10 × Ray, ≥ 1.5 × ProcessPoolExecutor",
+    "10 ms tasks, efficiency": "≥ 0.9 of ideal",
+    "one task, p50 ms": "≤ 3 ms",
+    "`croft up` to ready s": "≤ 1.5 s",
+    "`croft status` s": "≤ 0.2 s",
+    "join to first result s": "≤ 10 s",
+    "idle peer, share of a core": "≤ 0.01",
+    "idle peer, resident MB": "≤ 90 MB",
+}
+
+
+def run(module: str, *arguments: str) -> Any:
+    """The figures of one benchmark, which runs in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "figures.json"
+        print(f"--- {module}", flush=True)
+        subprocess.run([sys.executable, "-m", module, "--json", str(path), *arguments], check=True)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def tasks_text(figures: dict[str, dict[str, float]]) -> str:
+    engines = list(figures)
+    names = list(figures["Croft"])
+    rows = [[name, *(shown(figures[engine][name]) for engine in engines), TO_REACH.get(name, "")] for name in names]
+    own = figures["Croft"]["no-op tasks/s, submit"]
+    ratios = ", ".join(
+        f"{own / figures[engine]['no-op tasks/s, submit']:.1f} × {engine}" for engine in engines if engine != "Croft"
+    )
+    return table(["", *engines, "to reach"], rows) + f"\nNo-op tasks, submitted one by one: Croft does {ratios}.\n"
+
+
+def transport_text(report: dict[str, Any]) -> str:
+    rows = report["rows"]
+    columns = list(rows[0])
+    return table(columns, [[shown(v) if isinstance(v, float | int) else str(v) for v in row.values()] for row in rows])
+
+
+def daemon_text(figures: dict[str, float]) -> str:
+    return table(["", "Croft", "to reach"], [[n, shown(v), TO_REACH.get(n, "")] for n, v in figures.items()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = str(parser.parse_args().rounds)
+    daemon = run("bench.daemon", "--rounds", rounds)
+    tasks = run("bench.tasks", "--rounds", rounds)
+    transport = run("bench.transport", "--rounds", rounds)
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    machine = f"{os.cpu_count()} processors, {system}"
+    PLACE.write_text(
+        f"""# Benchmarks
+
+Written by `make bench` ({datetime.datetime.now(datetime.UTC):%Y-%m-%d}): everything in one run, on one machine with
+{machine}. Trust the ratios more than the absolute figures: rivals ran on the same
+work, one after the other. All are medians of {rounds} rounds.
+
+## Tasks
+
+`python -m bench.tasks`. Croft runs as two peers: program → consumer's daemon → iroh → lender's daemon → sandboxed
+worker and back. Its start to the first result includes starting two daemons and joining them. The others run two local
+workers without a sandbox.
+
+{tasks_text(tasks)}
+## Starting, joining, idling
+
+`python -m bench.daemon`.
+
+{daemon_text(daemon)}
+## Transport
+
+`python -m bench.transport`: two processes, loopback. A ratio above 1 means that Croft is faster than TCP with TLS; iroh
+encrypts in user space and copies more. To reach: bulk at least 150 MB/s.
+
+{transport_text(transport)}""",
+        encoding="utf-8",
+    )
+    print(f"written: {PLACE}")
+
+
+if __name__ == "__main__":
+    main()
