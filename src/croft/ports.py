@@ -195,10 +195,10 @@ class BoxSpec:
         name: unique among the peer's live boxes; letters, digits and dashes.
         argv: the program; an argument equal to `{fd}` becomes the number of the inherited socket.
         read_only: paths of the host seen inside at the same place, besides the system's `/usr`.
-        work_dir: a folder of the host that is writable inside as `/work`; None for none.
+        work_dir: a folder of the host that is writable inside as `/job`; None for none.
         environment: the program's whole environment, besides PATH, HOME, TMPDIR and LANG.
         cpus: processor share; memory_bytes: resident, page cache and tmpfs together; processes_max: tasks alive;
-        scratch_bytes: size of `/tmp`; work_bytes and work_files_max: what `/work` may grow to.
+        scratch_bytes: size of `/tmp`; work_bytes and work_files_max: what `/job` may grow to.
     """
 
     name: str

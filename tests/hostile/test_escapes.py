@@ -30,7 +30,7 @@ from croft.adapters.box_process import ProcessSandbox
 from croft.compute.worker_messages import FileFailed, GetFile, Status
 from croft.errors import PeerMisbehaved
 from croft.wire.frames import FrameReader
-from support.boxes import Peer, open_peer, sandbox_of, worker_spec
+from support.boxes import CONFINING_KINDS, NAMESPACE_KINDS, Peer, open_peer, sandbox_of, worker_spec
 from support.worker_process import arguments
 
 SECRET = "a-secret-of-the-peer"
@@ -68,13 +68,10 @@ class Cell:
         self._runner.close()
 
 
-@pytest.fixture(scope="module", params=["namespaces and cgroup", "namespaces alone", "landlock"])
+@pytest.fixture(scope="module", params=CONFINING_KINDS)
 def cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    sandbox = sandbox_of(request.param)
-    if sandbox is None:
-        pytest.skip(f"this machine has no sandbox of {request.param}")
     os.environ["CROFT_TEST_SECRET"] = SECRET
-    opened = Cell(request.param, sandbox, tmp_path_factory.mktemp("work"))
+    opened = Cell(request.param, sandbox_of(request.param), tmp_path_factory.mktemp("work"))
     yield opened
     opened.close()
     del os.environ["CROFT_TEST_SECRET"]
@@ -91,9 +88,8 @@ def secret_file(tmp_path: Path) -> Path:
     return path
 
 
-def namespaces_only(cell: Cell) -> None:
-    if cell.kind == "landlock":
-        pytest.skip("only a box with namespaces promises this")
+in_namespaces = pytest.mark.parametrize("cell", NAMESPACE_KINDS, indirect=True, scope="module")
+"""What only a box with namespaces promises."""
 
 
 def last_words(cell: Cell, function: Callable[..., object], *, is_failing: bool = True) -> str:
@@ -267,9 +263,8 @@ def test_the_peer_cannot_be_signalled(cell: Cell) -> None:
         child.wait()
 
 
+@in_namespaces
 def test_the_worker_survives_signals_from_its_tasks(cell: Cell) -> None:
-    namespaces_only(cell)
-
     def signal_worker() -> list[int]:
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGINT):
             os.kill(1, number)
@@ -546,7 +541,7 @@ def test_filling_the_work_folder_with_files_that_have_no_name_ends_the_box(cell:
             os.write(held[-1], b"x" * (1 << 20))
         time.sleep(30)
 
-    assert last_words(cell, fill) == "disk limit 16 MiB of /work exceeded"
+    assert last_words(cell, fill) == "disk limit 16 MiB of /job exceeded"
 
 
 def test_folders_nested_without_end_end_the_box(cell: Cell) -> None:

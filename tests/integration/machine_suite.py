@@ -74,8 +74,8 @@ class MachineSuite:
             with pytest.raises(sqlite3.IntegrityError):
                 await database.run(
                     lambda connection: connection.execute(
-                        "INSERT INTO invitation (id, community, created_at, expires_at, state, guesses_left)"
-                        " VALUES ('i', 'c', 0.0, 0.0, 'lost', 3)"
+                        "INSERT INTO invitation (id, community, created_at, expires_at, state, guesses_left) "
+                        "VALUES ('i', 'c', 0.0, 0.0, 'lost', 3)"
                     )
                 )
             with pytest.raises(sqlite3.IntegrityError):

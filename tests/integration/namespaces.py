@@ -31,19 +31,16 @@ COMMAND_S_MAX = 30.0
 STOP_S_MAX = 5.0
 SUBNETS = 250
 ADDRESS_FORMAT = "10.99.{subnet}.{number}"
+ADDRESS_FORMAT_BEHIND = "192.168.77.{number}"
 
 _numbers = itertools.count(1)
 
 
-def can_make_namespaces() -> bool:
-    """Whether this process may make network namespaces: found by making one."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        return False
-    name = f"cr{os.getpid()}probe"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0
-    if made:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True)
-    return made
+def check_can_make_namespaces() -> None:
+    """Fails with what is missing, if this process may not make network namespaces."""
+    assert os.geteuid() == 0, "network namespaces need root: run the tests as root, or in a container that is"
+    for program, package in (("ip", "iproute2"), ("nft", "nftables")):
+        assert shutil.which(program), f"network namespaces need `{program}`: install {package}"
 
 
 def ip(*arguments: str) -> str:
@@ -123,7 +120,17 @@ class Capture:
         self._is_full = False
         self._thread = threading.Thread(target=self._collect, name=f"capture {interface}", daemon=True)
         self.data = bytearray()
-        self.frames = 0
+        self.ends: list[int] = []
+
+    @property
+    def frames(self) -> int:
+        """How many frames were seen."""
+        return len(self.ends)
+
+    def each_frame(self) -> Iterator[bytes]:
+        """Every frame that was seen, from its Ethernet header on."""
+        for start, end in itertools.pairwise([0, *self.ends]):
+            yield bytes(self.data[start:end])
 
     def __enter__(self) -> Capture:
         self._thread.start()
@@ -164,7 +171,7 @@ class Capture:
                 self._is_full = True
                 return
             self.data += frame
-            self.frames += 1
+            self.ends.append(len(self.data))
 
     def _dropped(self) -> int:
         counters = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -213,6 +220,7 @@ class Lab:
 def bridged(count: int) -> Iterator[Lab]:
     """`count` hosts on one bridge with a subnet of their own, `lo` up, no way out."""
     assert 1 <= count <= 200
+    check_can_make_namespaces()
     prefix = f"cr{os.getpid()}x{next(_numbers)}"
     with contextlib.ExitStack() as cleanup:
         switch = f"{prefix}sw"
@@ -237,10 +245,36 @@ def bridged(count: int) -> Iterator[Lab]:
 @contextlib.contextmanager
 def alone() -> Iterator[Lab]:
     """One host that has nothing but `lo`."""
+    check_can_make_namespaces()
     with contextlib.ExitStack() as cleanup:
         namespace = f"cr{os.getpid()}x{next(_numbers)}"
         _make(namespace, cleanup)
         yield Lab([_host("alone", namespace, "127.0.0.1", cleanup)], "lo")
+
+
+@contextlib.contextmanager
+def behind(router: NamespaceHost) -> Iterator[Lab]:
+    """One host whose packets `router` passes on under its own address (nft masquerade); nobody can dial in."""
+    check_can_make_namespaces()
+    with contextlib.ExitStack() as cleanup:
+        namespace = f"cr{os.getpid()}x{next(_numbers)}"
+        _make(namespace, cleanup)
+        ip("-n", namespace, "link", "add", "eth0", "type", "veth", "peer", "name", "inside", "netns", router.namespace)
+        outer, inner = (ADDRESS_FORMAT_BEHIND.format(number=number) for number in (1, 2))
+        ip("-n", router.namespace, "address", "add", f"{outer}/24", "dev", "inside")
+        ip("-n", router.namespace, "link", "set", "inside", "up")
+        ip("-n", namespace, "address", "add", f"{inner}/24", "dev", "eth0")
+        ip("-n", namespace, "link", "set", "eth0", "up")
+        ip("-n", namespace, "route", "add", "default", "via", outer)
+        router.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        router.rules(
+            "table ip nat {\n chain out {\ntype nat hook postrouting priority 100\n"
+            'oifname "eth0" masquerade\n}\n}\n'
+            "table ip guard {\n chain through {\ntype filter hook forward priority 0\n"
+            'iifname "eth0" ct state new drop\n}\n}\n'
+        )
+        cleanup.callback(router.no_rules)
+        yield Lab([_host("inside", namespace, inner, cleanup)], "eth0")
 
 
 def _make(namespace: str, cleanup: contextlib.ExitStack) -> None:

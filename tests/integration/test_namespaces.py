@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from namespaces import NamespaceHost, alone, bridged, can_make_namespaces, ip
-
-pytestmark = pytest.mark.skipif(not can_make_namespaces(), reason="network namespaces need root and `ip`")
+from namespaces import NamespaceHost, alone, bridged, ip
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 MARKER = b"a marker that nothing else would send"

@@ -31,7 +31,9 @@ from croft.wire.frames import FrameReader, frame
 from croft.wire.values import decode_value
 from support.worker_process import arguments, load_message
 
-KINDS = ("namespaces and cgroup", "namespaces alone", "landlock", "plain")
+NAMESPACE_KINDS = ("namespaces and cgroup", "namespaces alone")
+CONFINING_KINDS = (*NAMESPACE_KINDS, "landlock")
+KINDS = (*CONFINING_KINDS, "plain")
 
 
 @cache
@@ -40,20 +42,20 @@ def findings() -> Findings:
     return probe()
 
 
-def sandbox_of(kind: str) -> ProcessSandbox | None:
-    """A sandbox of this kind, or None where this machine has none."""
+def sandbox_of(kind: str) -> ProcessSandbox:
+    """A sandbox of this kind. Fails where this machine has none, and says why."""
     found = findings()
-    has_namespaces = not found.namespaces_reason
     match kind:
-        case "namespaces and cgroup" if has_namespaces and found.groups is not None:
+        case "namespaces and cgroup" if not found.namespaces_reason and found.groups is not None:
             return BubblewrapSandbox(Isolation(Grade.A), found.groups)
-        case "namespaces alone" if has_namespaces:
+        case "namespaces alone" if not found.namespaces_reason:
             return BubblewrapSandbox(Isolation(Grade.B), None)
         case "landlock" if not found.landlock_reason:
             return LandlockSandbox(Isolation(Grade.C), None)
         case "plain":
             return PlainProcessSandbox(Isolation(Grade.D), None)
-    return None
+    reasons = (found.groups_reason, found.namespaces_reason, found.landlock_reason)
+    raise AssertionError(f"this machine has no sandbox of {kind}: {'; '.join(filter(None, reasons))}")
 
 
 def worker_spec(work_dir: Path | None, name: str = "test", slots: int = 1) -> BoxSpec:

@@ -7,6 +7,7 @@ the *thread* that started it ends (PR_SET_PDEATHSIG), and starting must not hold
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import errno
@@ -33,10 +34,11 @@ END_S_MAX = 0.5
 """How long a box whose socket has closed may take to end by itself, so that its exit code is known."""
 TRY_S_MAX = 5.0
 ERROR_BYTES_MAX = 4 << 10
-WORK_FOLDER = "/work"
+WORK_FOLDER = "/job"
 MINIMAL_PATH = "/usr/local/bin:/usr/bin:/bin"
 LAUNCH_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """All that the program outside the box gets: what it has, code inside could read from /proc/1/environ."""
+BOX_FOLDER_PREFIX = "croft-box-"
 OPEN_FILES_MAX = 1024
 LOCKED_MEMORY_BYTES_MAX = 64 << 10
 NICENESS = 10
@@ -98,7 +100,7 @@ class Launch:
                 self.cleanups.pop()()
 
 
-class ProcessSandbox:
+class ProcessSandbox(abc.ABC):
     """What all sandboxes made of processes share: starting a box off the event loop, and handing it over."""
 
     def __init__(self, isolation: Isolation) -> None:
@@ -184,9 +186,9 @@ class ProcessSandbox:
             launch.descriptors.clear()
         return launch
 
+    @abc.abstractmethod
     def _prepare(self, spec: BoxSpec, launch: Launch, inside: int) -> None:
         """Fills in `launch`. `inside` is the descriptor of the program's end of the socket. Raises OSError."""
-        raise NotImplementedError
 
     def _watch(self, spec: BoxSpec, launch: Launch) -> Watch:
         """What the watchdog must look after."""
@@ -429,17 +431,33 @@ def _give(descriptor: int, uid: int, depth_left: int) -> None:
                 os.chown(entry.name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
 
 
+def box_folder_parents() -> Sequence[Path]:
+    """Where folders of boxes are made: first where those that are only mounted on are, then the others."""
+    run, temporary = Path("/run"), Path(tempfile.gettempdir())
+    return (run, temporary) if run.is_dir() and os.geteuid() == 0 else (temporary,)
+
+
+def box_folder(parent: Path | None = None) -> Path:
+    """A fresh private folder of the host. Its name says whose it is, should nobody live to remove it."""
+    return Path(tempfile.mkdtemp(prefix=f"{BOX_FOLDER_PREFIX}{os.getpid()}-", dir=parent))
+
+
 def scratch_folder(launch: Launch) -> Path:
     """A fresh private folder of the host that is removed with the box."""
-    folder = Path(tempfile.mkdtemp(prefix="croft-box-"))
+    folder = box_folder()
     launch.cleanups.append(lambda: remove_folder(folder))
     return folder
 
 
 def remove_folder(folder: Path) -> None:
     """Removes a folder that a box could write to, however deep it is nested. Blocks. Raises OSError."""
-    if subprocess.run(["rm", "-rf", "--", folder], env=LAUNCH_ENVIRONMENT, stderr=subprocess.DEVNULL).returncode:
-        raise OSError(errno.EIO, "cannot be removed", str(folder))
+    remove, open_up = ("rm", "-rf", "--"), ("chmod", "-R", "u+rwX", "--")
+    # Where the peer is not root, what the code inside closed to itself is closed to the peer too.
+    for command in (remove, open_up, remove):
+        subprocess.run([*command, folder], env=LAUNCH_ENVIRONMENT, stderr=subprocess.DEVNULL)
+        if not os.path.lexists(folder):
+            return
+    raise OSError(errno.EIO, "cannot be removed", str(folder))
 
 
 def resource_limits(spec: BoxSpec) -> Sequence[str]:

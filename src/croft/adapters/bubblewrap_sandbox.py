@@ -12,7 +12,6 @@ import secrets
 import shlex
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from croft.adapters.box_process import (
     WORK_FOLDER,
     Launch,
     ProcessSandbox,
+    box_folder,
+    box_folder_parents,
     make_owned_below,
     resource_limits,
 )
@@ -136,7 +137,7 @@ def _bubblewrap_arguments(spec: BoxSpec, launch: Launch, sources: dict[str, str]
 
 
 def _forget_mount_points(spec: BoxSpec, launch: Launch, work_dir: Path) -> None:
-    """Read-only parts whose own path lies below /work need a place to be mounted there; it goes with the box."""
+    """Read-only parts whose own path lies below /job need a place to be mounted there; it goes with the box."""
     for path in spec.read_only:
         if path.startswith(f"{WORK_FOLDER}/"):
             place = work_dir / Path(path).relative_to(WORK_FOLDER)
@@ -163,9 +164,9 @@ def _stage(paths: Iterable[str], launch: Launch, script: list[str]) -> dict[str,
     staged = dict.fromkeys(paths, "")
     if not staged:
         return {}
-    stage = tempfile.mkdtemp(prefix="croft-box-", dir="/run" if Path("/run").is_dir() else None)
-    launch.cleanups.append(Path(stage).rmdir)
-    script.append(f"mount -t tmpfs -o mode=755,size=1m croft {shlex.quote(stage)}")
+    stage = box_folder(box_folder_parents()[0])
+    launch.cleanups.append(stage.rmdir)
+    script.append(f"mount -t tmpfs -o mode=755,size=1m croft {shlex.quote(str(stage))}")
     for number, path in enumerate(staged):
         place = f"{stage}/{number}"
         staged[path] = place

@@ -61,6 +61,10 @@ class ControlGroups(Protocol):
         """A new group with these limits. Raises OSError."""
         ...
 
+    def abandoned(self) -> Sequence[ControlGroup]:
+        """The groups that peers made whose process is gone."""
+        ...
+
 
 def find_control_groups() -> ControlGroups | str:
     """The hierarchy that works here, found by making a group in it; else the reason why none does."""
@@ -72,6 +76,20 @@ def find_control_groups() -> ControlGroups | str:
         where = f" ({error.filename})" if error.filename else ""
         return f"no control group can be made: {error.strerror or error}{where}"
     return groups
+
+
+def is_of_the_dead(name: str) -> bool:
+    """Whether `name`, `PID-WHATEVER`, is of a process that has ended."""
+    pid = name.partition("-")[0]
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _write(path: Path, value: object) -> None:
@@ -190,6 +208,10 @@ class _VersionTwo:
             raise
         return _GroupTwo(folder)
 
+    def abandoned(self) -> Sequence[ControlGroup]:
+        folders = self._base.glob(f"{FOLDER}-*")
+        return [_GroupTwo(folder) for folder in folders if is_of_the_dead(folder.name.removeprefix(f"{FOLDER}-"))]
+
 
 class _GroupOne:
     def __init__(self, folders: Mapping[str, Path]) -> None:
@@ -263,6 +285,11 @@ class _VersionOne:
             group.remove()
             raise
         return group
+
+    def abandoned(self) -> Sequence[ControlGroup]:
+        names = {folder.name for base in self._bases.values() for folder in base.iterdir() if folder.is_dir()}
+        dead = sorted(name for name in names if is_of_the_dead(name))
+        return [_GroupOne({controller: base / name for controller, base in self._bases.items()}) for name in dead]
 
 
 def _kill_listed(folder: Path) -> None:

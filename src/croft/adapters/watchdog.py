@@ -1,4 +1,4 @@
-"""Keeps limits that no kernel feature keeps for us: memory where there is no control group, and the size of `/work`.
+"""Keeps limits that no kernel feature keeps for us: memory where there is no control group, and the size of `/job`.
 
 One thread looks at all boxes of a sandbox in turn; it exists only while there are boxes. It finds the processes of a
 box by descent, which nothing inside can fake: orphans fall to the box's first process or to its keeper.
@@ -120,7 +120,7 @@ class Watchdog:
 
     def _look_at_folders(self, watch: Watch, pids: Iterable[int]) -> None:
         for folder, bytes_max, files_max, name in (
-            (watch.folder, watch.folder_bytes_max, watch.folder_files_max, "/work"),
+            (watch.folder, watch.folder_bytes_max, watch.folder_files_max, "/job"),
             (watch.scratch, watch.scratch_bytes_max, watch.folder_files_max, "the scratch folder"),
         ):
             if folder is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from croft.errors import CroftError
+from croft.errors import CroftError, Usage
 
 COMMANDS = {
     "up": "croft.cli.peer:up",
@@ -58,8 +58,10 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean `croft {near[0]}`?" if near else "see `croft --help`"
-            ctx.fail(f"no command `{args[0]}`; {hint}")
+            raise Usage(
+                f"no command `{args[0]}`",
+                remedy=f"Did you mean `croft {near[0]}`?" if near else "See `croft --help`.",
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Abort:
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        _show_usage_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -100,6 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_usage_error(error: click.ClickException) -> None:
+    from croft.cli.output import show_error
+
+    message = error.format_message()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if "\n" in message:
+        error.show()  # a command without arguments: its help
+    else:
+        show_error(message, f"See `{context.command_path if context else 'croft'} --help`.")
 
 
 if __name__ == "__main__":

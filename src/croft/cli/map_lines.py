@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shlex
 import signal
+import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -22,9 +25,11 @@ from croft.control.work_messages import CommandEnded, OpenCommandJob
 from croft.errors import CroftError, Usage
 
 SEPARATOR = ":::"
+MARK = re.compile(r"\{(?:|\.|/|//|/\.|#)\}")
 FAILURES_SHOWN_MAX = 101
 """As with GNU parallel: the exit code counts failed lines, up to 101."""
 DEFAULT_JOBS = 64
+ITEM_BYTES_MAX = 1 << 20
 
 
 @dataclass(slots=True)
@@ -42,20 +47,22 @@ class _Line:
     seconds: float = 0.0
 
 
-def substitute(word: str, item: str, number: int) -> str:
-    """Fills in `{}`, `{.}` (no extension), `{/}` (no folder), `{//}` (the folder), `{/.}` (neither), `{#}` (number)."""
+def substitute(word: str, item: str, number: int, *, is_quoted: bool = False) -> str:
+    """Fills in `{}`, `{.}` (no extension), `{/}` (no folder), `{//}` (the folder), `{/.}` (neither), `{#}` (number).
+
+    `is_quoted`: each value is written so that a shell takes it as one word.
+    """
     path = PurePosixPath(item)
-    bare = item[: -len(path.suffix)] if path.suffix else item
-    for mark, value in (
-        ("{}", item),
-        ("{.}", bare),
-        ("{/}", path.name),
-        ("{//}", str(path.parent)),
-        ("{/.}", path.stem),
-        ("{#}", str(number)),
-    ):
-        word = word.replace(mark, value)
-    return word
+    values = {
+        "{}": item,
+        "{.}": item[: -len(path.suffix)] if path.suffix else item,
+        "{/}": path.name,
+        "{//}": str(path.parent),
+        "{/.}": path.stem,
+        "{#}": str(number),
+    }
+    # All at once: an item may itself contain what looks like a mark.
+    return MARK.sub(lambda mark: shlex.quote(values[mark[0]]) if is_quoted else values[mark[0]], word)
 
 
 def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
@@ -122,17 +129,19 @@ def map_lines(
     if resume and not joblog:
         raise Usage("--resume needs --joblog", remedy="Give the job log of the run that was cut short.")
     if jobs_max < 1:
-        raise Usage("-j must be at least 1")
+        raise Usage("-j must be at least 1", remedy="Leave it out to let the peers decide.")
     finished = _finished(Path(joblog)) if resume and joblog else set()
     limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit))
-    source = iter(items) if items is not None else (line.rstrip("\n") for line in sys.stdin)
-    lines = (
-        _line(number, item, command, outputs, extra)
-        for number, item in enumerate(source, 1)
-        if item and item not in finished
-    )
+
+    async def lines() -> AsyncIterator[_Line]:
+        number = 0
+        async for item in _items(items):
+            number += 1
+            if item and item not in finished:
+                yield _line(number, item, command, outputs, extra)
+
     run = _MapRun(limits, keep_order, Path(results) if results else None, Path(joblog) if joblog else None)
-    failed = asyncio.run(run.all(lines, jobs_max))
+    failed = asyncio.run(run.all(lines(), jobs_max))
     return min(failed, FAILURES_SHOWN_MAX)
 
 
@@ -145,12 +154,29 @@ class _Limits:
     time_s: float
 
 
+async def _items(given: Sequence[str] | None) -> AsyncIterator[str]:
+    """What was given after `:::`, else the lines of standard input as they come."""
+    if given is not None:
+        for item in given:
+            yield item
+        return
+    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        for line in sys.stdin:
+            yield line.rstrip("\n")
+        return
+    # A pipe may stay silent for long: lines under way must go on, and Ctrl-C must be heard.
+    reader = asyncio.StreamReader(limit=ITEM_BYTES_MAX)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while received := await reader.readline():
+        yield os.fsdecode(received).rstrip("\n")
+
+
 def _line(number: int, item: str, command: list[str], outputs: tuple[str, ...], extra: tuple[str, ...]) -> _Line:
-    has_mark = any("{" in word for word in command)
+    has_mark = any(MARK.search(word) for word in command)
     is_file = Path(item).is_file()
     shown = name_there(item) if is_file else item
     if len(command) == 1 and (" " in command[0] or not has_mark):
-        text = substitute(command[0], shlex.quote(shown), number)
+        text = substitute(command[0], shown, number, is_quoted=True)
         argv = ["sh", "-c", text if has_mark else f"{text} {shlex.quote(shown)}"]
     else:
         argv = [substitute(word, shown, number) for word in command] + ([] if has_mark else [shown])
@@ -187,7 +213,7 @@ class _MapRun:
         self._failed = 0
         self._order: list[int] = []
 
-    async def all(self, lines: Iterator[_Line], jobs_max: int) -> int:
+    async def all(self, lines: AsyncIterator[_Line], jobs_max: int) -> int:
         """Runs every line; returns how many failed. Interrupted, it kills those under way on their peers."""
         this = asyncio.current_task()
         assert this is not None, "run as a task"
@@ -196,7 +222,7 @@ class _MapRun:
             loop.add_signal_handler(number, this.cancel)
         under_way: set[asyncio.Task[None]] = set()
         try:
-            for line in lines:
+            async for line in lines:
                 self._order.append(line.number)
                 under_way.add(asyncio.create_task(self._one(line), name=f"map.{line.number}"))
                 if len(under_way) >= jobs_max:

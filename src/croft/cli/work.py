@@ -54,19 +54,19 @@ def run(
 
     The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
     """
-    opening = OpenCommandJob(
-        argv=list(command),
-        environment=dict(_variable(text) for text in environment),
-        inputs=input_files(inputs),
-        outputs=[output_file(text) for text in outputs],
-        only=peer_ids(on),
-        never=peer_ids(avoid),
-        cpus=cpus,
-        memory_bytes=size_bytes(memory),
-        disk_bytes=size_bytes(disk),
-        time_s_max=duration_s(time_limit),
-    )
     try:
+        opening = OpenCommandJob(
+            argv=list(command),
+            environment=dict(_variable(text) for text in environment),
+            inputs=input_files(inputs),
+            outputs=[output_file(text) for text in outputs],
+            only=peer_ids(on),
+            never=peer_ids(avoid),
+            cpus=cpus,
+            memory_bytes=size_bytes(memory),
+            disk_bytes=size_bytes(disk),
+            time_s_max=duration_s(time_limit),
+        )
         ended = asyncio.run(_run(opening, verbose))
     except CroftError as error:
         show_error(error.message, error.remedy)
@@ -125,9 +125,11 @@ async def _run(opening: OpenCommandJob, verbose: bool) -> CommandEnded:
 def exit_code(ended: CommandEnded) -> int:
     """What to exit with: the command's own code; and says what else there is to say."""
     if ended.reason:
-        show_error(f"the command was killed on {ended.peer_name}: {ended.reason}")
+        show_error(
+            f"on {ended.peer_name}: {ended.reason}", "See the limits and the command itself: `croft run --help`."
+        )
     for problem in ended.missing:
-        show_error(f"an output is missing: {problem}")
+        show_error(f"an output is missing: {problem}", "The command must write it, by this name, into its own folder.")
     if ended.signal:
         return SIGNAL_EXIT_BASE + ended.signal
     if ended.exit_code == 0 and ended.missing:

@@ -78,8 +78,12 @@ def _results(futures: list[concurrent.futures.Future[R]], deadline: float | None
     futures.reverse()
     try:
         while futures:
-            left = None if deadline is None else deadline - time.monotonic()
-            yield futures.pop().result(left)
+            future = futures.pop()
+            try:
+                result = future.result(None if deadline is None else deadline - time.monotonic())
+            finally:
+                future.cancel()
+            yield result
     finally:
         for future in futures:
             future.cancel()

@@ -45,8 +45,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
             return True
         if not super().cancel():
             return False
-        self.set_running_or_notify_cancel()
-        self._session.forget(self._number)
+        # Whoever takes the future out of the session tells those who wait for it: we, or an outcome that comes now.
+        if self._session.forget(self._number):
+            self.set_running_or_notify_cancel()
         return True
 
 
@@ -136,13 +137,15 @@ class TaskSession:
             self._loop.call_soon_threadsafe(self._flush)
         return future
 
-    def forget(self, number: int) -> None:
-        """A task's future was cancelled: nobody waits for it. From any thread."""
+    def forget(self, number: int) -> bool:
+        """A task's future was cancelled: nobody waits for it. Whether it was still open. From any thread."""
+        was_open = self._futures.pop(number, None) is not None
         with self._lock:
             self._cancelled.append(number)
             is_first = len(self._cancelled) == 1
         if is_first and self._loop is not None:
             self._loop.call_soon_threadsafe(self._send_cancelled)
+        return was_open
 
     async def close(self) -> None:
         """Ends the job; tasks that are not done fail with Cancelled."""
@@ -197,8 +200,6 @@ class TaskSession:
         self._flush()
         with self._lock:
             numbers, self._cancelled = self._cancelled, []
-        for number in numbers:
-            self._futures.pop(number, None)
         if self._failure is None and self._messages is not None:
             try:
                 self._messages.post(CancelTasks(numbers))
@@ -228,7 +229,7 @@ class TaskSession:
         self.done_by[name] = self.done_by.get(name, 0) + len(outcomes)
         for number, status, payload in outcomes:
             future = self._futures.pop(number, None)
-            if future is None or future.cancelled() or not future.set_running_or_notify_cancel():
+            if future is None or not future.set_running_or_notify_cancel():
                 continue
             try:
                 value = outcome_value(status, payload, name)
@@ -239,9 +240,9 @@ class TaskSession:
 
     def _fail(self, error: CroftError) -> None:
         self._failure = self._failure or error
-        futures, self._futures = self._futures, {}
-        for future in futures.values():
-            if not future.cancelled() and future.set_running_or_notify_cancel():
+        while self._futures:
+            _, future = self._futures.popitem()
+            if future.set_running_or_notify_cancel():
                 future.set_exception(error)
 
 

@@ -34,8 +34,6 @@ from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from croft.ports import Box, BoxSpec, Sandbox, Stream
 
 log = logging.getLogger(__name__)
@@ -72,7 +70,11 @@ class Policy(Protocol):
     def task_box(self, twin: TwinId, memory_bytes: int) -> BoxSpec: ...
 
     def command_box(self, opening: OpenCommand) -> BoxSpec:
-        """The box of one command, its work folder made."""
+        """The box of one command, its work folder made. Raises Refused, Failed."""
+        ...
+
+    def discard(self, spec: BoxSpec) -> None:
+        """Removes the work folder of a box that is closed, whatever the code inside made of it. Blocks."""
         ...
 
 
@@ -262,8 +264,9 @@ class Lender:
         stream: Stream,
         first: asyncio.Task[bytes | None],
     ) -> None:
-        spec = self._policy.command_box(opening)
+        spec: BoxSpec | None = None
         try:
+            spec = self._policy.command_box(opening)
             async with _open_box(self._sandbox, spec) as box, MessageStream(box, step="box") as worker:
                 await _await_ready(worker)
                 messages.post(Opened(1, []))
@@ -283,8 +286,8 @@ class Lender:
         except CroftError as error:
             await _decline(messages, stream, error)
         finally:
-            if spec.work_dir is not None:
-                await asyncio.to_thread(_remove, spec.work_dir)
+            if spec is not None:
+                await asyncio.to_thread(self._policy.discard, spec)
 
 
 async def _first(messages: MessageStream) -> bytes:
@@ -356,10 +359,5 @@ async def _pump_up(worker: MessageStream, messages: MessageStream, box: Box) -> 
         await messages.send(message)
     death = box.usage().death
     if death:
-        messages.post(Declined("task_died", f"the box ended: {death}"))
-
-
-def _remove(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
+        remedy = "Ask for more, with `--mem` or `--disk`, or let the command use less."
+        messages.post(Declined("task_died", f"the box ended: {death}", remedy))

@@ -2,7 +2,7 @@
 
 Started as `python -sEP -m croft.compute.worker FD [SLOTS]`, or by its path. FD is the inherited socket to the peer,
 over which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once. Its current folder
-is `/work`. It ends when the socket does, and everything below it ends with it.
+is `/job`. It ends when the socket does, and everything below it ends with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs one command at a time in /work, passes on its output live, and leaves nothing of it behind.
+"""Runs one command at a time in /job, passes on its output live, and leaves nothing of it behind.
 
 Output is read only as fast as the peer takes it: a command whose output nobody reads blocks, and memory stays bounded.
 """

@@ -82,20 +82,20 @@ class CancelChunk(Message, frozen=True, tag=3):
 
 
 class PutFile(Message, frozen=True, tag=4):
-    """Begins a file at a relative `path` below /work; `FileBytes` follow, then `FileEnd`. Parents are made."""
+    """Begins a file at a relative `path` below /job; `FileBytes` follow, then `FileEnd`. Parents are made."""
 
     path: str
     is_executable: bool = False
 
 
 class GetFile(Message, frozen=True, tag=5):
-    """Asks for a regular file below /work: answered by `FileBytes`… `FileEnd`, or by `FileFailed`."""
+    """Asks for a regular file below /job: answered by `FileBytes`… `FileEnd`, or by `FileFailed`."""
 
     path: str
 
 
 class RunCommand(Message, frozen=True, tag=6):
-    """Run a command in /work with stdin empty; its output comes live, then `CommandExited`. One at a time."""
+    """Run a command in /job with stdin empty; its output comes live, then `CommandExited`. One at a time."""
 
     argv: list[str]
     environment: dict[str, str]

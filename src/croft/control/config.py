@@ -103,6 +103,7 @@ def load(home: Home, flags: Mapping[str, str] | None = None, environment: Mappin
     """The settings of a home. Raises Usage that names the key, its origin and the remedy."""
     environment = os.environ if environment is None else environment
     file = _read_file(home)
+    _check_known(flags or {}, "the command line")
     values: dict[str, Value] = {}
     for name, key in KEYS.items():
         variable = "CROFT_" + name.upper().replace(".", "_")
@@ -133,11 +134,15 @@ def _read_file(home: Home) -> dict[str, str]:
     except tomllib.TOMLDecodeError as error:
         raise Usage(f"{home.config_file} is not valid TOML: {error}", remedy="Mend it: `croft config edit`.") from None
     flat = _flatten(table)
-    for name in flat:
-        if name not in KEYS:
-            near = ", ".join(f"`{key}`" for key in KEYS)
-            raise Usage(f"unknown setting `{name}` in {home.config_file}", remedy=f"The settings are {near}.")
+    _check_known(flat, str(home.config_file))
     return flat
+
+
+def _check_known(written: Mapping[str, str], place: str) -> None:
+    for name in written:
+        if name not in KEYS:
+            known = ", ".join(f"`{key}`" for key in KEYS)
+            raise Usage(f"unknown setting `{name}` in {place}", remedy=f"The settings are {known}.")
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

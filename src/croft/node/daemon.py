@@ -19,8 +19,10 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from croft.adapters.box_process import remove_folder
 from croft.adapters.iroh_transport import IrohTransport
 from croft.adapters.lan_discovery import LanDiscovery
+from croft.adapters.leftovers import remove_leftovers
 from croft.adapters.machine_load import MachineLoad
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.sqlite_database import SqliteDatabase
@@ -69,9 +71,7 @@ def run(home: Home, flags: Mapping[str, str], *, ready_fd: int | None, log_to_te
 
 async def _serve(home: Home, config: Config, ready_fd: int | None) -> None:
     _check_disk(home)
-    # What an earlier run left of the work of others is nobody's any more.
-    shutil.rmtree(home.jobs, ignore_errors=True)
-    home.jobs.mkdir(mode=0o700)
+    await asyncio.to_thread(_clear_away, home)
     identity, _ = load_identity(home)
     async with AsyncExitStack() as stack:
         database = await SqliteDatabase.open(home.database)
@@ -86,6 +86,17 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> None:
         await parts.load()
         await _serve_parts(parts, home, config, ready_fd)
     log.info("the peer has ended")
+
+
+def _clear_away(home: Home) -> None:
+    """What an earlier run left of the work of others is nobody's any more."""
+    try:
+        remove_folder(home.jobs)
+    except OSError as error:
+        log.warning("what an earlier run left in %s %s", home.jobs, error.strerror)
+    home.jobs.mkdir(mode=0o700, exist_ok=True)
+    if count := remove_leftovers():
+        log.info("removed %d folders and control groups of peers that were killed", count)
 
 
 async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int | None) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 from collections.abc import Callable
 
+from croft.adapters.box_process import remove_folder
 from croft.adapters.python_runtime import runtime_environment, runtime_paths, worker_argv
 from croft.compute.messages import OpenCommand
 from croft.control.config import Config
 from croft.control.home import Home
-from croft.errors import Refused
+from croft.errors import Failed, Refused
 from croft.model.ids import TwinId
 from croft.model.isolation import Isolation
 from croft.ports import BoxSpec
+
+log = logging.getLogger(__name__)
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MEMORY_BYTES_MIN = 64 << 20
@@ -67,12 +71,15 @@ class OwnersPolicy:
         )
 
     def command_box(self, opening: OpenCommand) -> BoxSpec:
-        """The box of one command, its work folder made."""
+        """The box of one command, its work folder made. Raises Refused, Failed."""
+        memory = self._memory(opening.memory_bytes)
+        disk = opening.disk_bytes or self._config["lend.disk"] // COMMAND_DISK_SHARE
         number = next(self._numbers)
         folder = self._home.jobs / f"command-{number}"
-        folder.mkdir(mode=0o700)
-        disk = opening.disk_bytes or self._config["lend.disk"] // COMMAND_DISK_SHARE
-        memory = self._memory(opening.memory_bytes)
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise Failed(f"no folder can be made for a command: {error.strerror}") from None
         slots = max(1, self._config["lend.cpus"])
         cpus = min(max(opening.cpus, 0.1), slots)
         return BoxSpec(
@@ -87,6 +94,15 @@ class OwnersPolicy:
             scratch_bytes=min(SCRATCH_BYTES_MAX, memory // 2),
             work_bytes=min(disk, self._config["lend.disk"]),
         )
+
+    def discard(self, spec: BoxSpec) -> None:
+        """Removes the work folder of a box that is closed, whatever the code inside made of it. Blocks."""
+        if spec.work_dir is None:
+            return
+        try:
+            remove_folder(spec.work_dir)
+        except OSError as error:
+            log.warning("what a command left in %s stays until the next start: %s", spec.work_dir, error.strerror)
 
     def _memory(self, wanted: int) -> int:
         lent: int = self._config["lend.memory"]

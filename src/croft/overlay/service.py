@@ -144,6 +144,8 @@ class Overlay:
         self.passport.memberships[membership.community] = membership
         self._describe(membership)
         self._learn(None, records)
+        # A newcomer that is killed now must know whom to dial when it comes back.
+        await self._save_or_warn()
 
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
@@ -231,10 +233,13 @@ class Overlay:
                 self.tell_load()
             if ticks % ADDRESSES_EVERY_TICKS == 0:
                 self._describe_if_changed()
-            try:
-                await self.save()
-            except CroftError as error:
-                log.warning("the member list is not saved, and will be tried again: %s", error.message)
+            await self._save_or_warn()
+
+    async def _save_or_warn(self) -> None:
+        try:
+            await self.save()
+        except CroftError as error:
+            log.warning("the member list is not saved, and will be tried again: %s", error.message)
 
     def tell_load(self) -> None:
         """Tells every linked member how busy this peer is."""

@@ -42,6 +42,9 @@ class SimulatedPolicy:
     def command_box(self, opening: OpenCommand) -> BoxSpec:
         return self._box("command", opening.memory_bytes)
 
+    def discard(self, spec: BoxSpec) -> None:
+        """Simulated boxes have no folder."""
+
     def _box(self, kind: str, memory_bytes: int) -> BoxSpec:
         return BoxSpec(
             name=f"{kind}-{next(self._numbers)}",

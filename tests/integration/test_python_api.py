@@ -1,0 +1,257 @@
+"""The Python API against real peers: the grid, the complete executor, and the asyncio twin."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import logging
+import operator
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import croft
+from support import peers
+from support.peers import RealPeer, until
+
+LONG_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[RealPeer]]:
+    with peers.homes() as base:
+        yield peers.community(base, ["ada", "bob"])
+
+
+@pytest.fixture(scope="module")
+def grid(pair: list[RealPeer]) -> Iterator[croft.Grid]:
+    with pair[0].grid() as connected:
+        yield connected
+
+
+def are_idle(pair: list[RealPeer]) -> bool:
+    return all(peer.is_idle() for peer in pair)
+
+
+# --- the grid --------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_with_all_kinds_of_arguments_comes_back(grid: croft.Grid) -> None:
+    def gather(*args: object, **named: object) -> object:
+        return {"args": list(args), **named}
+
+    future = grid.submit(gather, 1, "two", [3.5, None], key=b"four")
+
+    assert future.result() == {"args": [1, "two", [3.5, None]], "key": b"four"}
+
+
+def test_a_map_of_several_inputs_stops_at_the_shortest(grid: croft.Grid) -> None:
+    assert list(grid.map(operator.add, [1, 2, 3], itertools.count(10))) == [11, 13, 15]
+
+
+def test_an_endless_map_is_read_as_results_are_taken(grid: croft.Grid) -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    mapped = grid.map(abs, numbers())
+    assert [next(mapped) for _ in range(3)] == [0, 1, 2]
+    mapped.cancel()
+
+    assert len(taken) < 20_000
+
+
+def test_results_may_be_taken_as_they_are_done(grid: croft.Grid) -> None:
+    mapped = grid.map(lambda number: number * 2, range(30))
+
+    assert sorted(mapped.as_completed()) == [(number, number * 2) for number in range(30)]
+
+
+def test_a_map_goes_to_the_peers_named_and_not_to_those_avoided(grid: croft.Grid) -> None:
+    on, avoid = grid.map(abs, range(10), on=["bob"]), grid.map(abs, range(10), avoid=["bob"])
+    assert list(on) == list(avoid) == list(range(10))
+
+    assert on.done_by == {"bob": 10} and avoid.done_by == {"ada": 10}
+    with pytest.raises(croft.NotFound, match="nobody"):
+        grid.map(abs, [1], on=["nobody"])
+
+
+def test_an_exception_of_a_class_unknown_here_comes_as_text(grid: croft.Grid) -> None:
+    def fail() -> None:
+        class Odd(Exception):
+            pass
+
+        raise Odd("quite")
+
+    with pytest.raises(croft.TaskFailed, match="Odd: quite") as caught:
+        grid.submit(fail).result()
+    assert "in fail" in caught.value.remote_traceback
+
+
+def test_a_closed_grid_takes_nothing_and_fails_what_was_open(pair: list[RealPeer]) -> None:
+    connected = pair[0].grid()
+    future = connected.submit(time.sleep, LONG_S)
+    connected.close()
+    connected.close()
+
+    with pytest.raises(croft.Cancelled):
+        future.result(5)
+    with pytest.raises(croft.Usage, match="closed"):
+        connected.submit(abs, 1)
+    until(lambda: are_idle(pair), "the peers have stopped its tasks")
+
+
+# --- the executor ----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_an_executor(grid: croft.Grid) -> None:
+    with grid.executor() as pool:
+        assert isinstance(pool, concurrent.futures.Executor)
+        future = pool.submit(divmod, 7, 2)
+        assert future.result(20) == (3, 1)
+        assert future.done() and not future.running() and not future.cancelled() and future.exception() is None
+
+
+def test_futures_are_found_as_completed_and_waited_for(grid: croft.Grid) -> None:
+    with grid.executor() as pool:
+        futures = {pool.submit(pow, 2, number): number for number in range(40)}
+        done = {futures[future]: future.result() for future in concurrent.futures.as_completed(futures, 20)}
+        finished, open_ = concurrent.futures.wait(futures, 20)
+
+    assert done == {number: 2**number for number in range(40)}
+    assert len(finished) == 40 and not open_
+
+
+def test_callbacks_hear_of_every_end(grid: croft.Grid) -> None:
+    heard: list[bool] = []
+    with grid.executor() as pool:
+        good, bad, never = pool.submit(abs, -1), pool.submit(abs, "x"), pool.submit(time.sleep, LONG_S)  # type: ignore[arg-type]
+        for future in (good, bad, never):
+            future.add_done_callback(lambda future: heard.append(future.cancelled()))
+        assert isinstance(bad.exception(20), TypeError) and good.result(20) == 1
+        assert never.cancel()
+
+    assert sorted(heard) == [False, False, True]
+
+
+@pytest.mark.parametrize("chunksize", [1, 3, 100])
+def test_map_keeps_order_whatever_the_chunks(grid: croft.Grid, chunksize: int) -> None:
+    with grid.executor() as pool:
+        assert list(pool.map(operator.sub, range(20), range(5, 25), chunksize=chunksize)) == [-5] * 20
+        assert list(pool.map(abs, [], chunksize=chunksize)) == []
+
+
+def test_map_raises_what_a_call_raised_after_the_results_before_it(grid: croft.Grid) -> None:
+    with grid.executor() as pool:
+        results = pool.map(operator.truediv, [8, 8, 8], [4, 2, 0])
+
+        assert [next(results), next(results)] == [2.0, 4.0]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_map_begins_at_once_and_keeps_its_time_limit(grid: croft.Grid, pair: list[RealPeer]) -> None:
+    with grid.executor() as pool:
+        began = time.monotonic()
+        results = pool.map(time.sleep, [0, LONG_S], timeout=1.0)
+        with pytest.raises(TimeoutError):
+            list(results)
+        assert time.monotonic() - began < LONG_S / 10
+    with grid.executor() as pool, pytest.raises(ValueError, match="chunksize"):
+        pool.map(abs, [1], chunksize=0)
+    until(lambda: are_idle(pair), "what came too late is stopped")
+
+
+def test_shutdown_waits_for_what_runs_and_takes_no_more(grid: croft.Grid) -> None:
+    pool = grid.executor()
+    future = pool.submit(time.sleep, 0.3)
+    pool.shutdown()
+
+    assert future.done() and future.exception() is None
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(abs, 1)
+    pool.shutdown()
+
+
+def test_shutdown_need_not_wait(grid: croft.Grid) -> None:
+    pool = grid.executor()
+    future = pool.submit(lambda: time.sleep(0.3) or "done")
+    pool.shutdown(wait=False)
+
+    assert future.result(20) == "done"
+
+
+def test_shutdown_cancels_on_demand_here_and_on_the_peers(grid: croft.Grid, pair: list[RealPeer]) -> None:
+    pool = grid.executor()
+    futures = [pool.submit(time.sleep, LONG_S) for _ in range(20)]
+    until(lambda: any(peer.api.status().lending.slots_busy for peer in pair), "some of them run")
+    pool.shutdown(cancel_futures=True)
+
+    assert all(future.cancelled() for future in futures)
+    until(lambda: are_idle(pair), "the peers have stopped them")
+
+
+def test_an_executor_waits_at_the_end_of_its_with_statement(grid: croft.Grid) -> None:
+    with grid.executor() as pool:
+        futures = [pool.submit(time.sleep, 0.1) for _ in range(8)]
+
+    assert all(future.done() for future in futures)
+
+
+def test_cancelling_while_results_come_in_confuses_nobody(grid: croft.Grid, caplog: pytest.LogCaptureFixture) -> None:
+    with grid.executor() as pool, caplog.at_level(logging.CRITICAL, "concurrent.futures"):
+        futures = [pool.submit(abs, -number) for number in range(3000)]
+        futures[0].result(20)
+        cancelled = [future for future in futures if future.cancel()]
+        concurrent.futures.wait(futures, 20)
+
+    assert all(future.cancelled() for future in cancelled)
+    assert [f.result() for f in futures if not f.cancelled()] == [n for n, f in enumerate(futures) if not f.cancelled()]
+    assert caplog.records == []
+
+
+# --- asyncio ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_asyncio_twin_does_the_same(pair: list[RealPeer]) -> None:
+    async def use() -> None:
+        async with await croft.connect_async(pair[0].home) as grid:
+            assert [value async for value in grid.map(operator.mul, range(5), range(5))] == [0, 1, 4, 9, 16]
+            assert [v async for v in grid.map(abs, [-1], on="bob")] == [1]
+            first, second = await grid.submit(abs, -1), await grid.submit(int, "x")
+            assert await first == 1
+            with pytest.raises(ValueError, match="invalid literal"):
+                await second
+            status, listed, jobs = await asyncio.gather(grid.status(), grid.peers(), grid.jobs())
+            assert status.name == "ada" and {peer.name for peer in listed} == {"ada", "bob"} and jobs
+            long = await grid.submit(time.sleep, LONG_S)
+            long.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await long
+
+    asyncio.run(use())
+    until(lambda: are_idle(pair), "the peers have stopped what was cancelled")
+
+
+def test_leaving_an_asyncio_map_early_cancels_the_rest(pair: list[RealPeer]) -> None:
+    async def use() -> None:
+        async with await croft.connect_async(pair[0].home) as grid:
+            mapped = grid.map(time.sleep, [0.0, *[LONG_S] * 8])
+            async for _ in mapped:
+                break
+            await mapped.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+    asyncio.run(use())
+    until(lambda: are_idle(pair), "the peers have stopped the rest")
+
+
+def test_the_asyncio_twin_says_that_nothing_runs(tmp_path: object) -> None:
+    with peers.homes() as base:
+        home = RealPeer("ada", base / "ada").home
+        with pytest.raises(croft.Unreachable, match="not running"):
+            asyncio.run(croft.connect_async(home))  # type: ignore[arg-type]
