@@ -32,6 +32,8 @@ class CroftError(Exception):
 class Failed(CroftError):
     """An operation that ended badly for a reason that no other class describes."""
 
+    code = "failed"
+
 
 class Usage(CroftError):
     """The request itself is wrong: an argument, a setting, a value."""
@@ -146,7 +148,7 @@ def by_code(code: str, message: str, remedy: str = "") -> CroftError:
 
     An unknown code, from a newer peer, becomes a plain `CroftError` that keeps the code.
     """
-    pending: list[type[CroftError]] = [CroftError]
+    pending = CroftError.__subclasses__()
     while pending:
         kind = pending.pop()
         if kind.__dict__.get("code") == code:

@@ -27,6 +27,7 @@ COMMANDS = {
     "service": "croft.cli.service:service",
     "completion": "croft.cli.completion:completion",
     "demo": "croft.cli.demo:demo",
+    "sim": "croft.cli.sim:sim",
 }
 
 INTERRUPTED = 130
