@@ -441,7 +441,7 @@ def test_whoever_is_killed_the_others_still_place_work(five: list[RealPeer], vic
     others = [*five[victim + 1 :], *five[:victim]]
     five[victim].kill()
     with ThreadPoolExecutor(len(others)) as pool:
-        placed = pool.submit(others[0].ok, "run", "--", "echo", "anywhere")
+        placed = pool.submit(others[0].ok, "run", "--avoid", NAMES[victim], "--", "echo", "anywhere")
         said = list(pool.map(run_elsewhere, others, [*others[1:], others[0]]))
         assert placed.result() == "anywhere\n"
     five[victim].start()
