@@ -248,6 +248,9 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
     try:
         yield place
     finally:
+        # Without its home nobody would find the daemon any more.
+        for peer in [peer for peer in peers.LIVING if peer.home == place]:
+            peer.stop()
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
@@ -269,7 +272,6 @@ def test_a_disk_that_fills_up_fails_what_needs_it_and_nothing_else(folder: Path)
         assert ada.json("status")["name"] == "ada"
         (home / "filler").unlink()
         ada.ok("invite", "--line-only")
-        ada.stop()
 
     assert refused.returncode == 1 and "full" in two_lines(refused)[0]
 
