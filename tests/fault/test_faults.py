@@ -232,6 +232,7 @@ def test_a_home_that_cannot_be_written_is_named(folder: Path) -> None:
     give(folder, 0)
     (folder / "closed").mkdir(mode=0o755)
     peer = RealPeer("closed", folder / "closed", wrap=wrapped_as_user())
+    peers.LIVING.append(peer)
     folder.chmod(0o755)
     (folder / "closed").chmod(0o555)
 
@@ -247,6 +248,9 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
     try:
         yield place
     finally:
+        # Without its home nobody would find the daemon any more.
+        for peer in [peer for peer in peers.LIVING if peer.home == place]:
+            peer.stop()
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
@@ -268,7 +272,6 @@ def test_a_disk_that_fills_up_fails_what_needs_it_and_nothing_else(folder: Path)
         assert ada.json("status")["name"] == "ada"
         (home / "filler").unlink()
         ada.ok("invite", "--line-only")
-        ada.stop()
 
     assert refused.returncode == 1 and "full" in two_lines(refused)[0]
 
@@ -297,7 +300,7 @@ def test_every_command_says_that_the_peer_is_not_running(folder: Path) -> None:
     "text", ["lend.cpu = 1", "[lend]\nCPUS = 2", "name = [", 'lend.memory = "lots"', "port = 70000"]
 )
 def test_a_setting_that_cannot_be_read_is_named(folder: Path, text: str) -> None:
-    peer = RealPeer("ada", folder / "ada")
+    peer = peers.make(folder, "ada")
     (peer.home / "config.toml").write_text(text + "\n")
 
     for command in (["config", "show"], ["up"]):
@@ -307,7 +310,7 @@ def test_a_setting_that_cannot_be_read_is_named(folder: Path, text: str) -> None
 
 
 def test_an_unknown_setting_on_the_command_line_is_named(folder: Path) -> None:
-    ended = RealPeer("ada", folder / "ada").croft("up", "--set", "lend.cpu=1")
+    ended = peers.make(folder, "ada").croft("up", "--set", "lend.cpu=1")
 
     assert "lend.cpu" in two_lines(ended)[0]
 
