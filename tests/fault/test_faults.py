@@ -38,6 +38,7 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 NOTICE_S_MAX = 40.0
 PRINTED_BYTES = 1 << 30
 COMMAND_PRINTED_BYTES = 256 << 20
+FILL = "for n in 1 2 3; do head -c 40M /dev/zero > $n; done; sleep 600"
 
 
 SHORT_LIVED: list[str] = []
@@ -262,14 +263,14 @@ def test_a_disk_that_fills_up_fails_what_needs_it_and_nothing_else(folder: Path)
         ada.ok("invite", "--line-only")
         fill(home / "filler")
 
-        refused = [ended for ended in (ada.croft("invite", "--line-only") for _ in range(50)) if ended.returncode]
+        tries = (ada.croft("invite", "--line-only") for _ in range(50))
+        refused = next(ended for ended in tries if ended.returncode)
         assert ada.json("status")["name"] == "ada"
         (home / "filler").unlink()
         ada.ok("invite", "--line-only")
         ada.stop()
 
-    assert refused and refused[0].returncode == 1
-    assert "full" in two_lines(refused[0])[0]
+    assert refused.returncode == 1 and "full" in two_lines(refused)[0]
 
 
 def fill(path: Path) -> None:
@@ -461,7 +462,7 @@ def test_a_command_that_prints_without_measure_is_passed_on_whole(trio: list[Rea
 
 
 def test_a_command_that_fills_the_disk_is_ended_and_the_limit_named(trio: list[RealPeer]) -> None:
-    ended = trio[0].croft("run", "--on", "bob", "--", "sh", "-c", "head -c 200M /dev/zero > big; sleep 600")
+    ended = trio[0].croft("run", "--on", "bob", "--", "sh", "-c", FILL)
 
     assert ended.returncode == 125 and "disk limit" in two_lines(ended)[0]
     until(trio[1].is_idle, "bob has cleared it away")

@@ -89,7 +89,15 @@ def is_of_the_dead(name: str) -> bool:
         return True
     except PermissionError:
         pass
-    return False
+    return _state(pid) in ("Z", "X")
+
+
+def _state(pid: str) -> str:
+    """The kernel's letter for a process: one that nobody has reaped yet has ended all the same."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def _write(path: Path, value: object) -> None:

@@ -210,7 +210,7 @@ def _start_log(home: Home, config: Config, log_to_terminal: bool) -> None:
 def _say_ready(ready_fd: int | None, error: CroftError | None = None) -> None:
     if ready_fd is None:
         return
-    answer = {"error": error.message, "remedy": error.remedy} if error else {"ready": os.getpid()}
+    answer = {"code": error.code, "error": error.message, "remedy": error.remedy} if error else {"ready": os.getpid()}
     os.write(ready_fd, json.dumps(answer).encode() + b"\n")
     os.close(ready_fd)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from croft.control.home import Home
-from croft.errors import Failed
+from croft.errors import Failed, by_code
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
@@ -138,4 +138,4 @@ def _await_ready(home: Home, process: subprocess.Popen[bytes], ready: int) -> No
         raise Failed("the peer ended while it started:\n" + "\n".join(tail), remedy="See `croft status --log`.")
     answer = json.loads(said)
     if "error" in answer:
-        raise Failed(answer["error"], remedy=answer["remedy"])
+        raise by_code(answer["code"], answer["error"], answer["remedy"])
