@@ -115,9 +115,7 @@ async def _announce_flipped(mal: RealPeer, ada: RealPeer, listed: list[tuple[str
         [membership] = overlay.communities()
         more = Lends(LENT_SLOTS, 1 << 30, 1 << 28, Grade.B, "3.11", "x86_64", "1")
         addresses = ["127.0.0.1:9"]
-        record = describe(
-            own, membership, more, addresses, now=time.time(), sequence=int(time.time() * 1000) + 10_000
-        ).record
+        record = describe(own, membership, more, addresses, now=time.time(), sequence=soon_after_now()).record
         flipped = [
             record[:at] + bytes([record[at] ^ 1]) + record[at + 1 :] for at in range(0, len(record), FLIP_EVERY_BYTES)
         ]
@@ -134,6 +132,11 @@ async def _announce_flipped(mal: RealPeer, ada: RealPeer, listed: list[tuple[str
         assert slots_of(ada) == listed
         # Untouched it is taken in: it was the flipped byte that kept the others out.
         await tell([record], lambda: (own.peer, LENT_SLOTS) in slots_of(ada))
+
+
+def soon_after_now() -> int:
+    """A sequence above all that came before, and not so far ahead that it is refused for that."""
+    return int((time.time() + 60) * 1000)
 
 
 def slots_of(peer: RealPeer) -> list[tuple[str, int]]:

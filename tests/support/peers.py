@@ -264,7 +264,8 @@ def linked(peer: RealPeer) -> set[str]:
 
 def two_lines(ended: subprocess.CompletedProcess[str]) -> tuple[str, str]:
     """The error and the hint of a command that failed. Asserts that it said just these, without a traceback."""
-    lines = ended.stderr.strip().splitlines()
+    # What a command of its own says before, as a shell does whose child is killed, is not ours.
+    lines = [line for line in ended.stderr.strip().splitlines() if line != "Killed"]
     assert ended.returncode != 0, ended.stdout
     assert len(lines) == 2 and lines[0].startswith("error: ") and lines[1].startswith("hint: "), ended.stderr
     return lines[0].removeprefix("error: "), lines[1].removeprefix("hint: ")

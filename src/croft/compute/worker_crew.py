@@ -254,8 +254,9 @@ class Crew:
         self._loop.watch(spare.exit_descriptor, lambda: self._spare_died(spare))
 
     def _spare_died(self, spare: RunnerProcess) -> None:
-        if spare in self._spares:
-            self._spares.remove(spare)
+        if spare not in self._spares:
+            return
+        self._spares.remove(spare)
         self._retire(spare)
 
     def _take_spare(self, chunk: Chunk) -> RunnerProcess | None:
