@@ -20,6 +20,13 @@ class Pair:
     def __init__(self, lent_slots: int) -> None:
         self._base = Path(tempfile.mkdtemp(prefix="croft-bench-"))
         self.consumer, self.lender = (Home.find(self._base / name) for name in ("consumer", "lender"))
+        try:
+            self._join(lent_slots)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _join(self, lent_slots: int) -> None:
         start_in_background(self.consumer, {"bind": "127.0.0.1", "lend.cpus": "0"})
         start_in_background(self.lender, {"bind": "127.0.0.1", "lend.cpus": str(lent_slots)})
         consumer, lender = LocalApi(self.consumer.control_socket), LocalApi(self.lender.control_socket)

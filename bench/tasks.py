@@ -167,6 +167,13 @@ def measure(engine: Engine, rounds: int) -> dict[str, float]:
     """Every figure of one engine."""
     started = time.perf_counter()
     engine.start()
+    try:
+        return _measure(engine, rounds, started)
+    finally:
+        engine.stop()
+
+
+def _measure(engine: Engine, rounds: int, started: float) -> dict[str, float]:
     assert engine.submit_all(noop, [1]) == [1]
     figures = {"start to first result s": time.perf_counter() - started}
     engine.submit_all(noop, range(WARM_UP_TASKS))
@@ -178,7 +185,6 @@ def measure(engine: Engine, rounds: int) -> dict[str, float]:
         naps.append(ideal / _timed(lambda: engine.map_all(nap, range(SLEEP_TASKS)), SLEEP_TASKS))
         for _ in range(LONE_TASKS // rounds):
             lone.append(_timed(lambda: engine.submit_all(noop, [7]), 1) * 1000)
-    engine.stop()
     figures["no-op tasks/s, submit"] = statistics.median(submits)
     figures["no-op tasks/s, map"] = statistics.median(maps)
     figures["10 ms tasks, efficiency"] = statistics.median(naps)

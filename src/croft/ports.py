@@ -198,6 +198,7 @@ class BoxSpec:
         work_dir: a folder of the host that is writable inside as `/job`; None for none.
         environment: the program's whole environment, besides PATH, HOME, TMPDIR and LANG.
         cpus: processor share; memory_bytes: resident, page cache and tmpfs together; processes_max: tasks alive;
+        host_name: what the box calls itself, where it can have a name of its own.
         scratch_bytes: size of `/tmp`; work_bytes and work_files_max: what `/job` may grow to.
     """
 
@@ -211,6 +212,7 @@ class BoxSpec:
     processes_max: int = 64
     scratch_bytes: int = 64 << 20
     work_bytes: int = 1 << 30
+    host_name: str = "box"
     work_files_max: int = 20_000
 
 

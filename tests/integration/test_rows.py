@@ -292,7 +292,7 @@ def test_a_command_runs_elsewhere_with_its_files_and_its_own_exit_code(five: lis
 
     assert ended.returncode == 7
     assert (folder / "out").read_text() == "1\n2\n3\n"
-    assert ended.stdout.strip() != socket.gethostname()
+    assert ended.stdout.strip() == "cyd" != socket.gethostname()
     assert ended.stderr.splitlines() == ["running on cyd", "oops"]
     until(lambda: five[2].job_folders() == [], "cyd has removed the job's folder")
 

@@ -99,7 +99,7 @@ def _bubblewrap_arguments(spec: BoxSpec, launch: Launch, sources: dict[str, str]
     arguments = [
         *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
         *("--unshare-cgroup-try", "--disable-userns", "--as-pid-1", "--die-with-parent", "--new-session"),
-        *("--cap-drop", "ALL", "--clearenv", "--hostname", "box"),
+        *("--cap-drop", "ALL", "--clearenv", "--hostname", spec.host_name),
         *("--uid", str(UID_INSIDE), "--gid", str(UID_INSIDE)),
         *("--ro-bind", "/usr", "/usr"),
     ]

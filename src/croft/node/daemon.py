@@ -130,11 +130,12 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
 
 def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> Plan:
     load_of_machine = MachineLoad(home.state)
+    own = identity.own(config["name"])
     return Plan(
-        own=identity.own(config["name"]),
+        own=own,
         root=identity.root,
         twin_key=identity.twin_key,
-        policy=OwnersPolicy(home, config, identity.twin, sandbox.isolation),
+        policy=OwnersPolicy(home, config, own.twin, own.name, sandbox.isolation),
         slots=config["lend.cpus"],
         memory_bytes=config["lend.memory"],
         disk_bytes=config["lend.disk"],

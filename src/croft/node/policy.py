@@ -32,11 +32,14 @@ COMMAND_DISK_SHARE = 4
 class OwnersPolicy:
     """See `croft.compute.lender.Policy`."""
 
-    def __init__(self, home: Home, config: Config, own_twin: TwinId, isolation: Callable[[], Isolation]) -> None:
+    def __init__(
+        self, home: Home, config: Config, own_twin: TwinId, own_name: str, isolation: Callable[[], Isolation]
+    ) -> None:
         self._home = home
         self._config = config
         self._own_twin = own_twin
         self._isolation = isolation
+        self._host_name = _host_name(own_name)
         self._numbers = itertools.count(1)
         self._paths = runtime_paths()
         self._environment = runtime_environment()
@@ -64,6 +67,7 @@ class OwnersPolicy:
             argv=worker_argv(slots),
             read_only=self._paths,
             environment=self._environment,
+            host_name=self._host_name,
             cpus=slots,
             memory_bytes=self._memory(memory_bytes),
             processes_max=PROCESSES_PER_SLOT * slots,
@@ -88,6 +92,7 @@ class OwnersPolicy:
             read_only=self._paths,
             work_dir=folder,
             environment=self._environment,
+            host_name=self._host_name,
             cpus=cpus,
             memory_bytes=memory,
             processes_max=PROCESSES_PER_SLOT * max(1, round(cpus)),
@@ -113,3 +118,9 @@ class OwnersPolicy:
             )
         default = min(lent, max(lent // BOX_MEMORY_SHARE, BOX_MEMORY_BYTES_MIN))
         return max(MEMORY_BYTES_MIN, wanted or default)
+
+
+def _host_name(name: str) -> str:
+    """The peer's name as a host name (RFC 1123), so that `hostname` in a box says where it runs."""
+    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name.lower())
+    return letters.strip("-")[:63].strip("-") or "box"
