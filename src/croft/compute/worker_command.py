@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from croft.compute.worker_loop import Loop, PeerLink
@@ -120,7 +121,7 @@ class Commands:
             return
         for pipe in running.pipes:
             if not self._loop.watches(pipe):
-                self._loop.watch(pipe, lambda pipe=pipe: self._read(running, pipe))  # type: ignore[misc]
+                self._loop.watch(pipe, partial(self._read, running, pipe))
 
     def _read(self, running: _Running, pipe: int) -> None:
         if self._link.is_congested:
