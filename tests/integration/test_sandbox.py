@@ -56,6 +56,9 @@ def talking_spec(name: str, and_then: str) -> BoxSpec:
     return replace(worker_spec(None, name), argv=(sys.executable, "-IS", "-c", program, "{fd}"))
 
 
+CANCELLED_PROGRAM = f"time.sleep(617.{os.getpid()})"
+
+
 def own_groups() -> list[Path]:
     return [group for group in CONTROL_GROUPS.glob(f"**/*{os.getpid()}-*") if "probe" not in group.name]
 
@@ -185,7 +188,7 @@ def test_after_close_nothing_of_the_box_lives(sandbox: ProcessSandbox, tmp_path:
 
 
 def box_processes() -> list[str]:
-    """Command lines of what `talking_spec` starts and of what makes boxes of it."""
+    """Command lines of what this run's cancelled boxes were to run, and of what makes boxes of it."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
@@ -193,7 +196,7 @@ def box_processes() -> list[str]:
                 line = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"time.sleep(617)" in line and b"pytest" not in line:
+            if CANCELLED_PROGRAM.encode() in line:
                 found.append(line.decode(errors="replace"))
     return found
 
@@ -261,7 +264,7 @@ def test_a_cancelled_open_leaves_nothing(sandbox: ProcessSandbox, tmp_path: Path
         await warm.close()
         before = own_descriptors()
         for number in range(10):
-            opening = asyncio.create_task(sandbox.open(talking_spec(f"cancelled-{number}", "time.sleep(617)")))
+            opening = asyncio.create_task(sandbox.open(talking_spec(f"cancelled-{number}", CANCELLED_PROGRAM)))
             await asyncio.sleep(0.002 * number)
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)

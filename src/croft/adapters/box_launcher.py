@@ -22,11 +22,11 @@ if __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from croft.adapters.landlock import restrict_paths
+from croft.adapters.process_tree import children_of_all, stop_below
 from croft.adapters.seccomp import install_filter
 
 CANNOT_START_CODE = 125
 SIGNAL_CODE_BASE = 128
-STOP_ROUNDS_MAX = 1000
 
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_SET_CHILD_SUBREAPER, _PR_CAP_AMBIENT = 1, 8, 36, 47
 _CAP_AMBIENT_RAISE = 2
@@ -92,7 +92,7 @@ def keep(program: int, control: int, user: int | None) -> int:
     if user is not None:
         _kill_user(user)
     else:
-        _stop_descendants()
+        stop_below(os.getpid())
     while True:
         for pid in _children():
             with contextlib.suppress(ProcessLookupError):
@@ -120,42 +120,12 @@ def _kill_user(user: int) -> None:
     os.waitpid(killer, 0)
 
 
-def _stop_descendants() -> None:
-    """Stops all descendants, so that none starts another while they are killed one by one."""
-    stopped: set[int] = set()
-    for _ in range(STOP_ROUNDS_MAX):
-        parents = _parents_of_all()
-        found = [os.getpid()]
-        for ancestor in found:
-            found += [pid for pid, parent in parents.items() if parent == ancestor]
-        fresh = set(found[1:]) - stopped
-        if not fresh:
-            return
-        for pid in fresh:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        stopped |= fresh
-
-
 def _children() -> list[int]:
     try:
         with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as listed:
             return [int(pid) for pid in listed.read().split()]
     except FileNotFoundError:
-        return _children_by_walking()
-
-
-def _children_by_walking() -> list[int]:
-    return [pid for pid, parent in _parents_of_all().items() if parent == os.getpid()]
-
-
-def _parents_of_all() -> dict[int, int]:
-    parents: dict[int, int] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
-    return parents
+        return children_of_all().get(os.getpid(), [])
 
 
 def _run(plan: Plan) -> NoReturn:

@@ -23,7 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from croft.adapters.cgroup import ControlGroup
-from croft.adapters.watchdog import FOLDER_DEPTH_MAX, Watch, Watchdog, kill_with_descendants
+from croft.adapters.process_tree import kill_with_descendants
+from croft.adapters.watchdog import FOLDER_DEPTH_MAX, Watch, Watchdog
 from croft.errors import ConnectionLost, Failed
 from croft.model.isolation import Isolation
 from croft.ports import BoxSpec, BoxUsage

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from croft.adapters.process_tree import children_of_all, descendants, stat_fields
+
 MEMORY_SWEEP_S = 0.05
 FOLDER_SWEEP_S_MIN = 0.25
 FOLDER_SHARE_MAX = 0.05
@@ -82,7 +84,7 @@ class Watchdog:
                     return
                 watches = list(self._watches)
             needs_processes = any(watch.memory_bytes_max is not None for watch in watches)
-            children = _children_of_all() if needs_processes else {}
+            children = children_of_all() if needs_processes else {}
             for watch in watches:
                 with contextlib.suppress(OSError):
                     self._look(watch, children)
@@ -98,7 +100,7 @@ class Watchdog:
         now = time.monotonic()
         if not watch.reason and now >= watch.next_folder_sweep:
             if not pids:
-                pids = _inside(watch, _children_of_all())
+                pids = _inside(watch, children_of_all())
             self._look_at_folders(watch, pids)
             spent = time.monotonic() - now
             watch.next_folder_sweep = time.monotonic() + max(FOLDER_SWEEP_S_MIN, spent / FOLDER_SHARE_MAX)
@@ -140,21 +142,9 @@ class Watchdog:
 
 
 def _kill(watch: Watch) -> None:
-    for pid in reversed(_inside(watch, _children_of_all())):
+    for pid in reversed(_inside(watch, children_of_all())):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-def kill_with_descendants(pid: int) -> None:
-    """Kills a process that this one has not reaped yet, and all below it.
-
-    A box that is being made does not die with bubblewrap: its first process may still wait for it.
-    """
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGSTOP)
-        for descendant in reversed(_descendants(pid, _children_of_all())):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(descendant, signal.SIGKILL)
 
 
 def folder_usage(folder: Path) -> tuple[int, int]:
@@ -221,47 +211,18 @@ def memory_file_systems_bytes(pids: list[int]) -> int:
     return 0
 
 
-def _children_of_all() -> dict[int, list[int]]:
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            fields = _stat_fields(int(name))
-            if fields:
-                children.setdefault(int(fields[1]), []).append(int(name))
-    return children
-
-
-def _descendants(pid: int, children: Mapping[int, list[int]]) -> list[int]:
-    found = [pid]
-    for parent in found:
-        found.extend(children.get(parent, ()))
-    return found
-
-
 def _inside(watch: Watch, children: Mapping[int, list[int]]) -> list[int]:
-    return _descendants(watch.pid, children)[int(watch.has_keeper) :]
-
-
-def _stat_fields(pid: int) -> list[bytes]:
-    """The fields of /proc/<pid>/stat from `state` on; empty if the process is gone."""
-    try:
-        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-        try:
-            return os.read(descriptor, 4096).rpartition(b")")[2].split()
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return []
+    return descendants(watch.pid, children)[int(watch.has_keeper) :]
 
 
 def _resident_bytes(pid: int) -> int:
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     return int(fields[21]) * _PAGE_BYTES if fields else 0
 
 
 def _cpu_s(pid: int) -> float:
     """Processor time of a process and of those of its children that it has reaped."""
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     return sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_S if fields else 0.0
 
 
