@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from iroh import iroh_ffi as iroh
 
-from croft.adapters import dialling, iroh_copy, iroh_endpoint, native_calls
+from croft.adapters import dialling, iroh_copy, iroh_endpoint, native_calls, native_release
 from croft.adapters.arrivals import Arrivals, Verdict, source_of
 from croft.adapters.native_calls import NativeCall
 from croft.adapters.socket_addresses import SocketAddress, best_first
@@ -513,6 +513,8 @@ class IrohTransport:
         while not self._accepted.empty():
             self._accepted.get_nowait()
         self._accepted.put_nowait(None)
+        await asyncio.wait({self._listening, *self._handshakes}, timeout=CLOSE_S_MAX)
+        native_release.free_dead()
 
     async def _listen(self) -> None:
         endpoint = self._endpoint
