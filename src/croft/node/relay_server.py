@@ -1,7 +1,7 @@
 """The relay: a process of its own, so that neither its load nor its death touches the peer that offers it.
 
-It speaks iroh's relay protocol over plain HTTP and WebSocket, and does as the core `overlay.relay` says. The daemon tells it
-over stdin whom to admit, and hears over stdout what was used; when stdin ends, so does the process.
+It speaks iroh's relay protocol over plain HTTP and WebSocket, and does as the core `overlay.relay` says. The daemon
+tells it over stdin whom to admit, and hears over stdout what was used; when stdin ends, so does the process.
 
 Everything here is synchronous between two packets: bytes in, core, bytes out. A client that does not keep up with what
 is sent to it loses frames, as on any network.
@@ -29,8 +29,9 @@ from websockets.typing import Subprotocol
 
 from croft.overlay import relay as core
 from croft.overlay.relay_rates import Rates
-from croft.wire.codec import Message, decode, encode
+from croft.wire.codec import decode, encode
 from croft.wire.frames import FrameReader, frame
+from croft.wire.relay_orders import ORDER_BYTES_MAX, Order, Report
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +40,8 @@ CONNECTIONS_MAX: Final = 2_048
 OUT_BYTES_MAX: Final = 4 << 20
 """What may wait for a client that reads slowly; frames above that are dropped."""
 REPORT_EVERY_S: Final = 0.5
-ORDER_BYTES_MAX: Final = 4 << 20
 HTTP_S_MAX: Final = 5.0
 BACKLOG: Final = 256
-
-
-class Order(Message, frozen=True):
-    """From the daemon: just these device keys may use the relay."""
-
-    keys: list[bytes]
-
-
-class Report(Message, frozen=True):
-    """To the daemon: the port, the keys connected, and per key the payload bytes from it, to it, and frames dropped."""
-
-    port: int
-    connected: int
-    usage: list[tuple[bytes, int, int, int]]
 
 
 class _Connection(asyncio.Protocol):

@@ -1,9 +1,9 @@
 """The pass by which somebody who is no member yet reaches one member through a relay, to be let in by it.
 
-Whoever makes an invitation signs a pass for each relay that it can be reached by, and puts it into the invitation's line.
-It says which relay, until when, and who signed; the relay lets its bearer talk to the signer and to nobody else, binds it to
-the first key that shows it, and cuts that key when the pass expires. It is no invitation: it crosses an http relay's wire in
-the clear, and whoever reads it there gains nothing but the way to a peer that will refuse it.
+Whoever makes an invitation signs a pass for each relay that it can be reached by, and puts it into the invitation's
+line. It says which relay, until when, and who signed. The relay lets its bearer talk to the signer and to nobody else,
+binds it to the first key that shows it, and cuts that key when the pass expires. It is no invitation: it crosses the
+wire of an http relay in the clear, and whoever reads it there gains the way to a peer that will refuse it.
 """
 
 from __future__ import annotations
