@@ -21,6 +21,8 @@ CORES = [
     "overlay/membership.py",
     "overlay/records.py",
     "overlay/invitation.py",
+    "overlay/relay.py",
+    "overlay/relay_rates.py",
     "compute/job.py",
     "compute/splitter.py",
     "compute/lenders.py",
