@@ -20,6 +20,8 @@ CORES = [
     "overlay/control_stream.py",
     "overlay/membership.py",
     "overlay/invitation.py",
+    "overlay/exposure.py",
+    "overlay/socks.py",
     "compute/job.py",
     "compute/splitter.py",
     "compute/lenders.py",
