@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import re
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from iroh import iroh_ffi as iroh
 
 from croft.adapters import dialling, iroh_copy, iroh_endpoint, native_calls
+from croft.adapters.arrivals import Arrivals, Verdict, source_of
 from croft.adapters.native_calls import NativeCall
 from croft.adapters.socket_addresses import SocketAddress, best_first
 from croft.errors import ConnectionLost, Failed, Unreachable
@@ -29,6 +31,8 @@ from croft.model.ids import PeerId, short
 from croft.ports import Route, RouteKind
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 ANY_HOST = "0.0.0.0"
 READ_BYTES_MIN = 64 << 10
@@ -42,6 +46,7 @@ CONNECTION_WINDOW_BYTES = 64 << 20
 """What the other side may send on one connection, all streams together, before this side has read it."""
 HANDSHAKES_MAX = 256
 HANDSHAKE_S_MAX = 10.0
+DROP_TOLD_EVERY_S = 10.0
 ACCEPTED_MAX = 256
 """Connections that wait for `accept`; further ones are closed at once."""
 CLOSE_S_MAX = 3.0
@@ -373,6 +378,8 @@ class IrohTransport:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._arrivals = Arrivals(asyncio.get_running_loop().time())
+        self._drop_told_at = -DROP_TOLD_EVERY_S
         self._listening = _keep(self._listen(), "iroh.listen")
 
     @classmethod
@@ -513,15 +520,35 @@ class IrohTransport:
         endpoint = self._endpoint
         try:
             while (incoming := await endpoint.accept_next()) is not None and not self._is_closed:
-                if len(self._handshakes) >= HANDSHAKES_MAX:
-                    await incoming.refuse()
-                    continue
-                handshake = _keep(self._welcome(incoming), "iroh.handshake")
-                self._handshakes.add(handshake)
-                handshake.add_done_callback(self._handshakes.discard)
+                match await self._judge(incoming):
+                    case Verdict.WELCOME:
+                        handshake = _keep(self._welcome(incoming), "iroh.handshake")
+                        self._handshakes.add(handshake)
+                        handshake.add_done_callback(self._handshakes.discard)
+                    case Verdict.PROVE:
+                        await incoming.retry()
+                    case Verdict.DROP:
+                        await incoming.ignore()
         finally:
             if not self._accepted.full():
                 self._accepted.put_nowait(None)
+
+    async def _judge(self, incoming: Any) -> Verdict:
+        under_way = len(self._handshakes)
+        if under_way >= HANDSHAKES_MAX:
+            return Verdict.DROP
+        address = await incoming.remote_addr()
+        if not address.is_IP():
+            return Verdict.WELCOME  # it came by a relay of ours, which has let it in
+        host = SocketAddress.parse(address.addr)
+        source = "" if host is None or host.host.is_loopback else source_of(host.host)
+        is_proven = await incoming.remote_addr_validated()
+        now = asyncio.get_running_loop().time()
+        verdict = self._arrivals.judge(source, is_proven=is_proven, under_way=under_way, now=now)
+        if verdict is Verdict.DROP and now - self._drop_told_at > DROP_TOLD_EVERY_S:
+            self._drop_told_at = now
+            log.warning("too many connection attempts from %s; %d dropped so far", address.addr, self._arrivals.dropped)
+        return verdict
 
     async def _welcome(self, incoming: Any) -> None:
         """Completes one handshake. Whoever fails at it is nobody yet, so there is no one to name."""
