@@ -33,13 +33,27 @@ class RouteKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The path in use to a peer. `address` is `ip:port` when direct, the relay's URL when relayed."""
+    """The path in use to a peer. `address` is `ip:port` when direct, the relay's URL when relayed.
+
+    `sent_bytes` and `received_bytes` are all that the connection has moved, headers included; `relayed_…` is the part
+    of it that went by relays.
+    """
 
     kind: RouteKind
     address: str = ""
     round_trip_s: float | None = None
     sent_bytes: int = 0
     received_bytes: int = 0
+    relayed_sent_bytes: int = 0
+    relayed_received_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RelayAccess:
+    """A relay, `http://ip:port`, and the pass to show there; none is needed where one is a member."""
+
+    url: str
+    bearer: str = ""
 
 
 class Stream(Protocol):
@@ -117,8 +131,35 @@ class Transport(Protocol):
         """`ip:port` under which this peer may be reached, best first. May change over time."""
         ...
 
-    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> Connection:
-        """Connects to `peer` at any of `addresses`. Raises Unreachable. Safe to cancel."""
+    async def add_address(self, address: str) -> None:
+        """Counts `ip:port` among the addresses of this peer: others said that they see it there. Idempotent."""
+        ...
+
+    async def remove_address(self, address: str) -> None:
+        """Takes back what `add_address` added. Idempotent."""
+        ...
+
+    async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
+        """Keeps in touch with just these relays, so that others can reach this peer by them; none is no fault."""
+        ...
+
+    def relays(self) -> Sequence[str]:
+        """The relay by which others reach this peer now, if any: its URL."""
+        ...
+
+    async def dial(
+        self,
+        peer: PeerId,
+        addresses: Sequence[str],
+        protocol: bytes,
+        timeout_s: float,
+        relays: Sequence[RelayAccess] = (),
+    ) -> Connection:
+        """Connects to `peer` at any of `addresses` or by any of `relays`, on which it waits.
+
+        A connection that begins by a relay becomes direct by itself if both sides can reach each other, and goes on by
+        the relay if the direct path dies. Raises Unreachable. Safe to cancel.
+        """
         ...
 
     async def accept(self) -> Connection | None:

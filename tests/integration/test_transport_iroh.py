@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from croft.adapters import iroh_copy
 from croft.adapters.iroh_transport import IrohTransport
 from croft.errors import Failed, Unreachable
 from croft.model.ids import PeerId
-from croft.ports import Transport
+from croft.ports import RelayAccess, Transport
+from support.relays import RelayProcess
 
 
 def secret_key(number: int) -> bytes:
@@ -38,6 +40,15 @@ class Loopback:
 
     async def vanish(self, transport: Transport) -> None:
         await transport.close()
+
+    @contextlib.asynccontextmanager
+    async def relay(self, *members: Transport) -> AsyncIterator[RelayAccess]:
+        process = await asyncio.to_thread(RelayProcess, self.stranger(99))
+        try:
+            process.admit(member.peer_id for member in members)
+            yield RelayAccess(process.url)
+        finally:
+            await asyncio.to_thread(process.stop)
 
 
 @pytest.fixture

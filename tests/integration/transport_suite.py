@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol, TypeVar
@@ -14,7 +14,7 @@ import pytest
 
 from croft.errors import ConnectionLost, Unreachable
 from croft.model.ids import PeerId
-from croft.ports import Connection, RouteKind, Stream, Transport
+from croft.ports import Connection, RelayAccess, RouteKind, Stream, Transport
 
 T = TypeVar("T")
 PROTOCOL = b"croft/test/1"
@@ -34,6 +34,10 @@ class World(Protocol):
 
     async def vanish(self, transport: Transport) -> None:
         """Ends a transport as a crash would if the world can do that, else by closing it."""
+        ...
+
+    def relay(self, *members: Transport) -> AbstractAsyncContextManager[RelayAccess]:
+        """A relay for these, which nobody is in touch with yet."""
         ...
 
 
@@ -486,3 +490,46 @@ class TransportSuite:
                 await serving
 
         run(story)
+
+    def test_a_peer_is_reached_by_a_relay_when_none_of_its_addresses_is_known(self, run: Run) -> None:
+        async def story(world: World) -> None:
+            dialler, listener = await world.open(1), await world.open(2)
+            async with world.relay(dialler, listener) as relay:
+                assert list(listener.relays()) == []
+                await listener.use_relays([relay])
+                await within(_until(lambda: list(listener.relays()) == [relay.url]))
+                accepting = asyncio.create_task(listener.accept())
+                out = await dialler.dial(listener.peer_id, [], PROTOCOL, DIAL_S, [relay])
+                into = await within(accepting)
+                assert into is not None and into.remote == dialler.peer_id
+                near, far = await Pair(dialler, listener, out, into).streams()
+                await near.write(noise(300_000))
+                assert await within(read_exactly(far, 300_000)) == noise(300_000)
+                route = out.route()
+                assert 300_000 < route.sent_bytes >= route.relayed_sent_bytes
+                await listener.use_relays([])
+                await within(_until(lambda: not listener.relays()))
+            await dialler.close()
+            await listener.close()
+
+        run(story)
+
+    def test_an_address_that_others_see_is_among_the_peer_s_own_until_it_is_taken_back(self, run: Run) -> None:
+        async def story(world: World) -> None:
+            transport = await world.open(1)
+            await transport.add_address("198.51.100.7:4001")
+            await transport.add_address("198.51.100.7:4001")
+            await transport.add_address("no address")
+            await within(_until(lambda: "198.51.100.7:4001" in transport.addresses()))
+            assert list(transport.addresses()).count("198.51.100.7:4001") == 1
+            await transport.remove_address("198.51.100.7:4001")
+            await transport.remove_address("198.51.100.7:4001")
+            await within(_until(lambda: "198.51.100.7:4001" not in transport.addresses()))
+            await transport.close()
+
+        run(story)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)

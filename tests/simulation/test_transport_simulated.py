@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ from transport_suite import PROTOCOL, Run, TransportSuite, World, connect, noise
 
 from croft.errors import ConnectionLost, Unreachable
 from croft.model.ids import PeerId
-from croft.ports import Transport
+from croft.ports import RelayAccess, RouteKind, Transport
 from croft.sim import virtual_time
 from croft.sim.network import SimulatedNetwork, SimulatedTransport, peer_id_of
 
@@ -35,6 +36,12 @@ class OneSwitch:
     async def vanish(self, transport: Transport) -> None:
         assert isinstance(transport, SimulatedTransport)
         self.network.crash(transport.host.name)
+
+    @contextlib.asynccontextmanager
+    async def relay(self, *members: Transport) -> AsyncIterator[RelayAccess]:
+        self.network.add_relay("http://relay", "relay")
+        yield RelayAccess("http://relay")
+        self.network.remove_relay("http://relay")
 
 
 @pytest.fixture(params=["fast", "slow and lossy"])
@@ -222,3 +229,29 @@ def test_three_hundred_hosts_meet_within_seconds_of_real_time() -> None:
         return sum(await asyncio.gather(*welcoming))
 
     assert virtual_time.run(main) == 1_500
+
+
+def test_a_connection_goes_on_by_a_relay_while_its_hosts_are_cut_off_from_each_other() -> None:
+    async def main(random: Random) -> None:
+        network = SimulatedNetwork(random)
+        dialler, listener = await two_hosts(network)
+        network.add_relay("http://relay", "cleo")
+        relays = [RelayAccess("http://relay")]
+        await listener.use_relays(relays)
+        connection = await dialler.dial(listener.peer_id, listener.addresses(), PROTOCOL, 5, relays)
+        stream = await connection.open_stream()
+        await stream.write(b"one")
+        far = await (await listener.accept() or connection).accept_stream()
+        assert connection.route().kind is RouteKind.DIRECT
+        network.cut(["anna"], ["bert"])
+        network.cut(["bert"], ["anna"])
+        await stream.write(b"two")
+        await asyncio.sleep(1)
+        assert await far.read(10) == b"onetwo"
+        assert connection.route().kind is RouteKind.RELAYED
+        await asyncio.sleep(60)
+        assert not connection.is_closed
+        network.remove_relay("http://relay")
+        assert await connection.wait_closed() == "timed out"
+
+    virtual_time.run(main)

@@ -22,6 +22,8 @@ CORES = [
     "overlay/invitation.py",
     "overlay/exposure.py",
     "overlay/socks.py",
+    "overlay/relay.py",
+    "overlay/relay_rates.py",
     "compute/job.py",
     "compute/splitter.py",
     "compute/lenders.py",

@@ -12,9 +12,15 @@ ADDRESSES_MAX = 32
 
 
 def candidates(
-    peer: PeerId, addresses: Sequence[str], *, own_id: PeerId, own_addresses: Collection[str], is_closed: bool
+    peer: PeerId,
+    addresses: Sequence[str],
+    *,
+    own_id: PeerId,
+    own_addresses: Collection[str],
+    is_closed: bool,
+    has_relay: bool = False,
 ) -> list[SocketAddress]:
-    """The addresses worth trying, best first.
+    """The addresses worth trying, best first; may be none if there is a relay.
 
     Raises:
         Unreachable: there is none, or no dial can be made at all.
@@ -29,20 +35,20 @@ def candidates(
         for text in addresses[:ADDRESSES_MAX]
         if text not in own_addresses and (address := SocketAddress.parse(text)) is not None and address.is_dialable
     )
-    if not found:
+    if not found and not has_relay:
         raise Unreachable(f"dialling {name}: no address of it is known", remedy="It may be off; try later.")
     return found
 
 
-def no_answer(peer: PeerId, tried: Sequence[SocketAddress], timeout_s: float) -> Unreachable:
+def no_answer(peer: PeerId, tried: Sequence[object], timeout_s: float) -> Unreachable:
     """Nothing came back in time."""
     return Unreachable(
         f"dialling {short(peer)}: no answer within {timeout_s:g} s at {_listed(tried)}",
-        remedy="It may be off, or a firewall drops UDP between you.",
+        remedy="It may be off, or a firewall drops UDP between you and no relay serves both: see `croft net`.",
     )
 
 
-def wrong_peer(peer: PeerId, tried: Sequence[SocketAddress]) -> Unreachable:
+def wrong_peer(peer: PeerId, tried: Sequence[object]) -> Unreachable:
     """Whoever answered holds another key."""
     return Unreachable(
         f"dialling {short(peer)}: another peer answers at {_listed(tried)}",
@@ -58,10 +64,10 @@ def no_common_protocol(peer: PeerId) -> Unreachable:
     )
 
 
-def failed(peer: PeerId, tried: Sequence[SocketAddress], why: str) -> Unreachable:
+def failed(peer: PeerId, tried: Sequence[object], why: str) -> Unreachable:
     """Any other reason."""
     return Unreachable(f"dialling {short(peer)} at {_listed(tried)}: {why}")
 
 
-def _listed(tried: Sequence[SocketAddress]) -> str:
+def _listed(tried: Sequence[object]) -> str:
     return ", ".join(str(address) for address in tried)

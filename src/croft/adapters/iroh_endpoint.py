@@ -34,7 +34,8 @@ def printable(text: str) -> str:
 
 
 async def bind(secret_key: bytes, protocols: Sequence[bytes], address: SocketAddress) -> Any:
-    """An endpoint without relay and discovery; all it sends by itself is a question to the local router (UPnP).
+    """An endpoint without discovery, and without relays until some are added. All that it sends by itself is a question
+    to the local router (UPnP).
 
     iroh opens an IPv6 socket besides, on a port of the system's choice.
 
@@ -44,7 +45,7 @@ async def bind(secret_key: bytes, protocols: Sequence[bytes], address: SocketAdd
     options = iroh.EndpointOptions(
         preset=iroh.preset_minimal(),
         alpns=list(protocols),
-        relay_mode=iroh.RelayMode.disabled(),
+        relay_mode=iroh.RelayMode.custom(iroh.RelayMap.empty()),
         bind_addr=str(address),
         secret_key=secret_key,
     )

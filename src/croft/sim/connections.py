@@ -11,6 +11,9 @@ from croft.errors import ConnectionLost
 from croft.model.ids import PeerId, short
 from croft.ports import Route, RouteKind
 
+Way = tuple[RouteKind, str]
+"""How packets travel now, and by what address."""
+
 WINDOW_BYTES = 1_250_000
 """What a stream takes before its writer waits for the reader; measured on the real transport."""
 SEGMENT_BYTES = 64 << 10
@@ -49,21 +52,29 @@ class Pipe:
     """One direction of a connection: what is sent arrives in order, late, and not while the link is cut."""
 
     def __init__(
-        self, delay_s: Callable[[int], float], is_cut: Callable[[], bool], hold: Callable[[Pipe], None]
+        self,
+        delay_s: Callable[[int], float],
+        is_cut: Callable[[], bool],
+        hold: Callable[[Pipe], None],
+        way: Callable[[], Way],
     ) -> None:
         self._delay_s = delay_s
         self._is_cut = is_cut
         self._hold = hold
+        self.way = way
         self._queue: deque[tuple[float, Callable[[], None]]] = deque()
         self._last_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_held = False
         self.last_delay_s = delay_s(0)
         self.sent_bytes = 0
+        self.relayed_bytes = 0
 
     def send(self, arrive: Callable[[], None], size_bytes: int = 0) -> None:
         """Calls `arrive` when the packet gets to the other side."""
         self.sent_bytes += size_bytes + HEADER_BYTES
+        if self.way()[0] is RouteKind.RELAYED:
+            self.relayed_bytes += size_bytes + HEADER_BYTES
         self.last_delay_s = self._delay_s(size_bytes + HEADER_BYTES)
         self._last_at = max(self._last_at, asyncio.get_running_loop().time() + self.last_delay_s)
         self._queue.append((self._last_at, arrive))
@@ -228,7 +239,6 @@ class SimulatedConnection:
     def __init__(self, local: Owner, remote: Owner, protocol: bytes, outgoing: Pipe, *, is_dialler: bool) -> None:
         self._local = local
         self._remote = remote.peer_id
-        self._remote_address = remote.addresses()[0]
         self._protocol = protocol
         self._is_dialler = is_dialler
         self._outgoing = outgoing
@@ -287,7 +297,10 @@ class SimulatedConnection:
             return Route(RouteKind.UNKNOWN)
         out, back = self._outgoing, self.far._outgoing
         round_trip_s = out.last_delay_s + back.last_delay_s
-        return Route(RouteKind.DIRECT, self._remote_address, round_trip_s, out.sent_bytes, back.sent_bytes)
+        kind, address = out.way()
+        return Route(
+            kind, address, round_trip_s, out.sent_bytes, back.sent_bytes, out.relayed_bytes, back.relayed_bytes
+        )
 
     def close(self, code: int, reason: str) -> None:
         if not self.is_closed:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +19,8 @@ from croft.adapters import dialling
 from croft.adapters.socket_addresses import SocketAddress
 from croft.errors import Failed
 from croft.model.ids import PeerId
-from croft.sim.connections import ACCEPTED_MAX, Pipe, Signal, SimulatedConnection
+from croft.ports import RelayAccess, RouteKind
+from croft.sim.connections import ACCEPTED_MAX, Pipe, Signal, SimulatedConnection, Way
 
 FIRST_PORT = 40_000
 LOOPBACK_DELAY_S = 0.000_05
@@ -73,9 +75,10 @@ class SimulatedNetwork:
         self._links: dict[tuple[str, str], tuple[float, float]] = {}
         self._group_of: dict[str, int] | None = None
         self._cuts: dict[tuple[str, str], None] = {}
-        self._ends: dict[SimulatedConnection, tuple[Host, Host]] = {}
+        self._ends: dict[SimulatedConnection, Callable[[], bool]] = {}
         self._idle_timers: dict[SimulatedConnection, asyncio.TimerHandle] = {}
         self._held: list[Pipe] = []
+        self._relays: dict[str, str] = {}
 
     def open(self, host: str, secret_key: bytes, protocols: Sequence[bytes], port: int = 0) -> SimulatedTransport:
         """A transport on `host`. Raises Failed if the port is taken, like the real one."""
@@ -91,6 +94,16 @@ class SimulatedNetwork:
     def set_latency(self, one: str, other: str, low_s: float, high_s: float) -> None:
         """Gives the link between two hosts its own delay, both ways."""
         self._links[one, other] = self._links[other, one] = (low_s, high_s)
+
+    def add_relay(self, url: str, host: str) -> None:
+        """From now on a relay of that URL runs on a host."""
+        self._relays[url] = self.host(host).name
+        self._review(list(self._ends))
+
+    def remove_relay(self, url: str) -> None:
+        """The relay is gone."""
+        self._relays.pop(url, None)
+        self._review(list(self._ends))
 
     # --- faults -------------------------------------------------------------------------------------------
 
@@ -145,6 +158,29 @@ class SimulatedNetwork:
             return True
         return (source.name, target.name) in self._cuts
 
+    def hops(self, source: Host, target: Host, relays: Sequence[str] = ()) -> list[Host]:
+        """The hosts that packets pass now, both ends included: directly, else by a relay; none if there is no way."""
+        if not self.is_cut(source, target):
+            return [source, target]
+        for url in relays:
+            relay = self._hosts.get(self._relays.get(url, ""))
+            if relay is not None and not self.is_cut(source, relay) and not self.is_cut(relay, target):
+                return [source, relay, target]
+        return []
+
+    def reaches_relay(self, host: Host, url: str) -> bool:
+        """Whether a relay of that URL runs and this host gets there."""
+        relay = self._hosts.get(self._relays.get(url, ""))
+        return relay is not None and not self.is_cut(host, relay) and not self.is_cut(relay, host)
+
+    def waiting_at(self, url: str, peer: PeerId) -> SimulatedTransport | None:
+        """The transport of a peer that is in touch with a relay."""
+        for host in self._hosts.values():
+            for transport in host.transports.values():
+                if transport.peer_id == peer and url in transport.relays():
+                    return transport
+        return None
+
     def listener(self, source: Host, address: SocketAddress) -> SimulatedTransport | None:
         """Who is bound to `address`, as seen from `source`."""
         if address.host.is_loopback:
@@ -154,15 +190,23 @@ class SimulatedNetwork:
                 return host.transports.get(address.port)
         return None
 
-    def join(self, dialler: SimulatedTransport, listener: SimulatedTransport, protocol: bytes) -> SimulatedConnection:
+    def join(
+        self,
+        dialler: SimulatedTransport,
+        listener: SimulatedTransport,
+        protocol: bytes,
+        relays: Sequence[str],
+    ) -> SimulatedConnection:
         """A new connection; the listener's end is offered to it when the first packet arrives."""
-        there, back = self._pipe(dialler.host, listener.host), self._pipe(listener.host, dialler.host)
+        there = self._pipe(dialler.host, listener, relays)
+        back = self._pipe(listener.host, dialler, relays)
         near = SimulatedConnection(dialler, listener, protocol, there, is_dialler=True)
         far = SimulatedConnection(listener, dialler, protocol, back, is_dialler=False)
         near.joined(far)
         far.joined(near)
-        self._ends[near] = (dialler.host, listener.host)
-        self._ends[far] = (listener.host, dialler.host)
+        self._ends[near] = self._ends[far] = lambda: (
+            not (self.hops(dialler.host, listener.host, relays) and self.hops(listener.host, dialler.host, relays))
+        )
         near.tell(listener.offer)
         return near
 
@@ -172,12 +216,19 @@ class SimulatedNetwork:
         self._stop_idle_timer(end)
         self._review([end.far])
 
-    def _pipe(self, source: Host, target: Host) -> Pipe:
-        return Pipe(
-            lambda size_bytes: self.delay_s(source, target, size_bytes),
-            lambda: self.is_cut(source, target),
-            self._held.append,
-        )
+    def _pipe(self, source: Host, target: SimulatedTransport, relays: Sequence[str]) -> Pipe:
+        address = (target.addresses() or [""])[0]
+
+        def delay_s(size_bytes: int) -> float:
+            hops = self.hops(source, target.host, relays) or [source, target.host]
+            return sum(self.delay_s(one, other, size_bytes) for one, other in pairwise(hops))
+
+        def way() -> Way:
+            if len(self.hops(source, target.host, relays)) == len("ABC"):
+                return RouteKind.RELAYED, relays[0]
+            return RouteKind.DIRECT, address
+
+        return Pipe(delay_s, lambda: not self.hops(source, target.host, relays), self._held.append, way)
 
     def _review(self, ends: Sequence[SimulatedConnection]) -> None:
         """After a change: starts and stops idle timers, and lets held packets go."""
@@ -185,8 +236,8 @@ class SimulatedNetwork:
         for end in ends:
             if end not in self._ends:
                 continue
-            here, there = self._ends[end]
-            if not (end.is_far_gone or self.is_cut(here, there) or self.is_cut(there, here)):
+            is_cut = self._ends[end]
+            if not (end.is_far_gone or is_cut()):
                 self._stop_idle_timer(end)
             elif end not in self._idle_timers:
                 self._idle_timers[end] = loop.call_later(IDLE_S_MAX, end.ended, "timed out")
@@ -222,16 +273,40 @@ class SimulatedTransport:
         self._offered: deque[SimulatedConnection] = deque()
         self._changed = Signal()
         self._is_closed = False
+        self._external: dict[str, None] = {}
+        self._relays: list[str] = []
 
     @property
     def peer_id(self) -> PeerId:
         return self._peer_id
 
     def addresses(self) -> list[str]:
-        return [] if self._is_closed else [f"{self.host.address}:{self.port}", f"127.0.0.1:{self.port}"]
+        own = [f"{self.host.address}:{self.port}", *self._external, f"127.0.0.1:{self.port}"]
+        return [] if self._is_closed else own
+
+    async def add_address(self, address: str) -> None:
+        parsed = SocketAddress.parse(address)
+        if parsed is not None and parsed.is_dialable:
+            self._external[str(parsed)] = None
+
+    async def remove_address(self, address: str) -> None:
+        self._external.pop(address, None)
+
+    async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
+        self._relays = [relay.url for relay in relays]
+
+    def relays(self) -> list[str]:
+        """The first one that can be reached."""
+        reached = [url for url in self._relays if self._network.reaches_relay(self.host, url)]
+        return [] if self._is_closed else reached[:1]
 
     async def dial(
-        self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float
+        self,
+        peer: PeerId,
+        addresses: Sequence[str],
+        protocol: bytes,
+        timeout_s: float,
+        relays: Sequence[RelayAccess] = (),
     ) -> SimulatedConnection:
         candidates = dialling.candidates(
             peer,
@@ -239,23 +314,28 @@ class SimulatedTransport:
             own_id=self._peer_id,
             own_addresses=self.addresses(),
             is_closed=self._is_closed,
+            has_relay=bool(relays),
         )
+        urls = [relay.url for relay in relays]
+        tried = [*candidates, *urls]
         for old in [connection for connection in self._connections if connection.remote == peer]:
             old.close(CODE_REPLACED, "replaced by a new connection")
         try:
             async with asyncio.timeout(timeout_s):
-                listener = await self._find(peer, candidates)
+                listener = await self._find(peer, candidates, urls)
         except TimeoutError:
-            raise dialling.no_answer(peer, candidates, timeout_s) from None
+            raise dialling.no_answer(peer, tried, timeout_s) from None
         if self._is_closed:
-            raise dialling.failed(peer, candidates, "this peer is shutting down")
+            raise dialling.failed(peer, tried, "this peer is shutting down")
         if not listener.speaks(protocol):
             raise dialling.no_common_protocol(peer)
-        connection = self._network.join(self, listener, protocol)
+        connection = self._network.join(self, listener, protocol, urls)
         self._connections[connection] = None
         return connection
 
-    async def _find(self, peer: PeerId, candidates: Sequence[SocketAddress]) -> SimulatedTransport:
+    async def _find(
+        self, peer: PeerId, candidates: Sequence[SocketAddress], relays: Sequence[str]
+    ) -> SimulatedTransport:
         """Who answers with the right key, after a round trip; waits while nobody answers at all."""
         while True:
             is_wrong = False
@@ -266,6 +346,11 @@ class SimulatedTransport:
                 if listener.peer_id == peer:
                     return listener
                 is_wrong = True
+            for url in relays:
+                waiting = self._network.waiting_at(url, peer)
+                if waiting is not None and self._network.reaches_relay(self.host, url):
+                    await asyncio.sleep(2 * self._network.delay_s(self.host, waiting.host, 0))
+                    return waiting
             if is_wrong:
                 raise dialling.wrong_peer(peer, candidates)
             await asyncio.sleep(DIAL_RETRY_S)
