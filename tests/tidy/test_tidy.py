@@ -21,6 +21,8 @@ CORES = [
     "overlay/membership.py",
     "overlay/records.py",
     "overlay/invitation.py",
+    "overlay/exposure.py",
+    "overlay/socks.py",
     "overlay/relay.py",
     "overlay/relay_rates.py",
     "compute/job.py",
