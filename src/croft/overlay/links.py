@@ -137,6 +137,7 @@ class Links:
         link = self._links.get(peer)
         if link is None:
             raise Unreachable(f"no link to peer {short(peer)}", remedy="See who is here: `croft peers`.")
+        link.used()
         try:
             stream = await link.connection.open_stream()
             await send_alone(stream, StreamHeader(purpose))
@@ -340,11 +341,13 @@ class Links:
             handler = self._streams.get(purpose)
             if handler is not None:
                 await handler(link.greeted, stream)
+                link.used()
         except (ConnectionLost, TimeoutError):
             pass
         except PeerMisbehaved as fault:
             log.warning("peer %s (%s): %s", link.greeted.name, short(link.peer), fault)
         finally:
+            link.streams_served -= 1
             stream.abort()
 
 
