@@ -115,9 +115,11 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         ports.transport,
         ports.database,
         ports.clock,
+        ports.entropy,
         lends,
         load,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
+        on_clock_compared=health.compare_clock,
     )
     admissions = Admissions(
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key

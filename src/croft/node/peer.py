@@ -126,7 +126,7 @@ class LocalPeer:
         if is_self:
             shown = "self"
         elif route is None:
-            shown = "offline"
+            shown = "idle" if overlay.is_alive(member.peer) else "offline"
         else:
             shown = "relayed" if route.kind is RouteKind.RELAYED else "direct"
         return schema.Peer(
@@ -148,5 +148,5 @@ class LocalPeer:
             python=member.python,
             machine=member.machine,
             version=member.version,
-            seen_at=self._parts.ports.clock.now() if link or is_self else seen.seen_at,
+            seen_at=seen.seen_at,
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
-from croft.identity.grants import admit, found
+from croft.identity.grants import admit, check_may_admit, found
 from croft.identity.keys import SecretKey, community_key
 from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay import invitation as core
@@ -90,8 +90,9 @@ class Admissions:
         self._core = core.Invitations(self._twin_key, self._overlay.own.peer, await self._database.run(read))
 
     async def invite(self, lifetime_s: float, *, is_spoken: bool) -> core.Created:
-        """A new invitation to this peer's first community, which is founded if there is none."""
+        """A new invitation to this peer's first community, which is founded if there is none. Raises Refused."""
         community = await self._community()
+        check_may_admit(community.chain)
         created = self._core.create(
             community.community,
             addresses=list(self._overlay.addresses()),
@@ -189,7 +190,8 @@ class Admissions:
                 break
             records.append(member.record)
         certificate = self._overlay.own.certificate
-        return Admitted(effect.community, membership.name, chain, certificate, records, effect.confirmation)
+        now = self._clock.now()
+        return Admitted(effect.community, membership.name, chain, certificate, records, effect.confirmation, now)
 
     # --- coming in ---------------------------------------------------------------------------------------------------
 
@@ -211,7 +213,7 @@ class Admissions:
             case _:
                 assert_never(parsed)
         membership = Membership(welcome.community, welcome.name, welcome.grant_chain)
-        await self._overlay.enter(membership, welcome.members)
+        await self._overlay.enter(membership, welcome.members, clock=welcome.clock)
         return membership, welcome.inviter.name
 
     async def _join_spoken(self, code: SpokenCode) -> Welcome:

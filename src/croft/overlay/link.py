@@ -40,13 +40,17 @@ CLOSE_REJECTED = 4
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """What the hello proved about the other side. `communities`: those that both are in."""
+    """What the hello proved about the other side.
+
+    `communities`: those that both are in. `clock_ahead_s`: of its clock before ours, None if it did not say.
+    """
 
     peer: PeerId
     twin: TwinId
     name: str
     communities: frozenset[CommunityId]
     instance: bytes
+    clock_ahead_s: float | None = None
 
 
 class Link:

@@ -334,6 +334,7 @@ class Links:
             task.add_done_callback(open_streams.discard)
 
     async def _serve_stream(self, link: Link, stream: Stream) -> None:
+        link.streams_served += 1
         try:
             async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
                 header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)

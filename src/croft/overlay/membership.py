@@ -42,7 +42,6 @@ class Member:
         return self.path[-2] if len(self.path) > 1 else None
 
 
-
 class Membership:
     """The full view of every community this peer is in."""
 

@@ -19,13 +19,15 @@ CONTROL_FRAME_BYTES_MAX = 1 << 20
 class Hello(Message, frozen=True, tag=1):
     """Who speaks: the device's certificate, and for each community that both may share, the grant chain.
 
-    `instance` is drawn anew at each start, so that a restart is told from a second dial.
+    `instance` is drawn anew at each start, so that a restart is told from a second dial. `clock` is the sender's wall
+    time in Unix seconds, so that a clock that is wrong shows; 0 from versions that do not say it.
     """
 
     version: int
     certificate: bytes
     memberships: list[tuple[str, list[bytes]]]
     instance: bytes
+    clock: float = 0.0
 
 
 class Rejected(Message, frozen=True, tag=2):

@@ -78,7 +78,7 @@ class Neighbourhood:
 
     def _heard(self, link: Link, body: bytes) -> None:
         number = decode(body, NeighbourWord, step="neighbour").word
-        if number not in Word:
+        if not Word.ASK <= number <= Word.REST:
             raise PeerMisbehaved(f"word {number} about a link", step="neighbour")
         word = Word(number)
         if word is Word.REST and self._may_rest(link):
