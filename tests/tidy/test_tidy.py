@@ -19,6 +19,7 @@ FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
 CORES = [
     "overlay/control_stream.py",
     "overlay/membership.py",
+    "overlay/records.py",
     "overlay/invitation.py",
     "overlay/exposure.py",
     "overlay/socks.py",
