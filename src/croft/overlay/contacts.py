@@ -94,7 +94,12 @@ class ContactBook:
 
     def name(self, twin: TwinId, petname: str, now: float) -> Contact:
         """Gives a person a petname, or another one. Raises Usage if it is no name or somebody else's, Busy."""
-        if clean_name(petname) != petname or petname in ("", "nameless") or DEVICE_MARK in petname or ID_MARK in petname:
+        if (
+            clean_name(petname) != petname
+            or petname in ("", "nameless")
+            or DEVICE_MARK in petname
+            or ID_MARK in petname
+        ):
             raise Usage(
                 f"{petname[:80]!r} is no petname",
                 remedy=f"Use up to 64 letters, without `{DEVICE_MARK}` and `{ID_MARK}`.",
@@ -140,9 +145,11 @@ class ContactBook:
         owners: dict[str, list[Device]] = {}
         for device in devices:
             petname = self.get(device.twin).petname
-            name = petname or device.name
+            # Our own marks in a name that a device gives itself would make it look like another one's.
+            plain = device.name.replace(DEVICE_MARK, "-").replace(ID_MARK, "-")
+            name = petname or plain
             if petname and counts[device.twin] > 1:
-                name = f"{petname}{DEVICE_MARK}{device.name}"
+                name = f"{petname}{DEVICE_MARK}{plain}"
             names[device.peer] = name
             owners.setdefault(name.casefold(), []).append(device)
         for alike in owners.values():
@@ -175,6 +182,35 @@ class ContactBook:
         self._rows[contact.twin] = contact
         self.revision += 1
         return contact
+
+
+class Names:
+    """What each known device is called here, worked out when something has changed."""
+
+    def __init__(self, book: ContactBook, own: PeerId) -> None:
+        self._book = book
+        self._own = own
+        self._devices: dict[PeerId, Device] = {}
+        self._names: dict[PeerId, str] = {}
+        self._revision = -1
+
+    def learn(self, device: Device) -> None:
+        """A device is known, or calls itself otherwise now."""
+        if self._devices.get(device.peer) != device:
+            self._devices[device.peer] = device
+            self._revision = -1
+
+    def forget(self, peer: PeerId) -> None:
+        """A device is known no more."""
+        if self._devices.pop(peer, None):
+            self._revision = -1
+
+    def of(self, peer: PeerId) -> str:
+        """What a device is called; nothing if it is not known."""
+        if self._revision != self._book.revision:
+            self._names = self._book.shown(list(self._devices.values()), self._own)
+            self._revision = self._book.revision
+        return self._names.get(peer, "")
 
 
 def _start_of_id(device: Device, alike: Sequence[Device]) -> str:
