@@ -24,6 +24,8 @@ CORES = [
     "overlay/neighbours.py",
     "overlay/presence.py",
     "overlay/invitation.py",
+    "overlay/contacts.py",
+    "overlay/doorkeeper.py",
     "overlay/exposure.py",
     "overlay/socks.py",
     "overlay/relay.py",

@@ -79,6 +79,18 @@ class LocalApi:
         """Ends a service for others, and their connections to it. Raises NotFound."""
         return self._ask("DELETE", f"/v1/exposures/{quote(name, safe='')}", schema.Exposure)
 
+    def contacts(self) -> list[schema.Contact]:
+        """Everybody whom the owner noted, by petname."""
+        return self._ask("GET", "/v1/contacts", list[schema.Contact])
+
+    def note(self, wanted: schema.ContactWanted) -> schema.Contact:
+        """Notes a person, or changes what is noted. Raises NotFound, Usage, Busy."""
+        return self._ask("POST", "/v1/contacts", schema.Contact, wanted)
+
+    def forget(self, who: str) -> schema.Contact:
+        """Forgets what is noted of a person. Raises NotFound, Usage."""
+        return self._ask("DELETE", f"/v1/contacts/{quote(who, safe='')}", schema.Contact)
+
     def jobs(self) -> list[schema.Job]:
         """Jobs submitted here, newest first."""
         return self._ask("GET", "/v1/jobs", list[schema.Job])

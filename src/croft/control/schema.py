@@ -41,7 +41,11 @@ class Lending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """One member of a community, as this peer knows it."""
+    """One member of a community, as this peer knows it.
+
+    `name` is what it is called here, unlike every other; `self_name` what it calls itself; `petname` what the owner
+    calls its person. `trust`: none, low, normal or high, and own for the owner's other devices.
+    """
 
     peer: str
     twin: str
@@ -62,6 +66,10 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     machine: str = ""
     version: str = ""
     seen_at: float = 0.0
+    self_name: str = ""
+    petname: str = ""
+    trust: str = "normal"
+    is_blocked: bool = False
 
 
 class Community(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +170,26 @@ class ExposureWanted(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str = "tcp"
     name: str = ""
     lifetime_s: float | None = None
+
+
+class Contact(msgspec.Struct, frozen=True, kw_only=True):
+    """A person whom the owner noted. `devices`: what those of them that are known are called here."""
+
+    twin: str
+    petname: str
+    trust: str
+    is_blocked: bool
+    added_at: float
+    devices: list[str] = []
+
+
+class ContactWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to note, as a peer, a petname or an id names them, and what is to change; None leaves it as it is."""
+
+    who: str
+    petname: str | None = None
+    trust: str | None = None
+    is_blocked: bool | None = None
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

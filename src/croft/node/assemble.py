@@ -18,7 +18,9 @@ from croft.identity.keys import SecretKey
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.supervisor import supervise
+from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
+from croft.overlay.contacts import ContactBook
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
 from croft.overlay.service import Overlay
@@ -51,6 +53,7 @@ class Plan:
     root: bytes
     twin_key: SecretKey
     policy: Policy
+    contacts: ContactBook
     slots: int
     memory_bytes: int
     disk_bytes: int
@@ -70,9 +73,11 @@ class Parts:
     jobs: JobBook
     tunnel_host: TunnelHost
     tunnels: Tunnels
+    address_book: AddressBook
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
+        await self.address_book.load()
         await self.overlay.load()
         await self.admissions.load()
         await self.tunnel_host.load()
@@ -118,6 +123,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         ports.entropy,
         lends,
         load,
+        contacts=plan.contacts,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
         on_clock_compared=health.compare_clock,
     )
@@ -131,4 +137,5 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
     tunnels = Tunnels(overlay, ports.local)
-    return Parts(plan, ports, health, overlay, admissions, lender, jobs, tunnel_host, tunnels)
+    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
+    return Parts(plan, ports, health, overlay, admissions, lender, jobs, tunnel_host, tunnels, address_book)

@@ -6,16 +6,19 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from croft.errors import CroftError, NotFound, PeerMisbehaved, Unreachable
-from croft.model.ids import CommunityId, PeerId, short
+from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused, Unreachable
+from croft.identity.certificates import Certified
+from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay import membership as core
+from croft.overlay.contacts import ContactBook, Device, Names
+from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.gossip import Kind, Records
-from croft.overlay.link import Link
+from croft.overlay.link import CLOSE_REJECTED, Link
 from croft.overlay.links import Links
 from croft.overlay.liveness import Liveness
 from croft.overlay.membership import Member
@@ -61,6 +64,7 @@ class Overlay:
         lends: Callable[[], Lends],
         load: Callable[[], Load],
         *,
+        contacts: ContactBook | None = None,
         on_key_used_elsewhere: Callable[[Sequence[str]], None] = lambda _: None,
         on_clock_compared: Callable[[float], None] = lambda _: None,
     ) -> None:
@@ -72,7 +76,10 @@ class Overlay:
         self._on_key_used_elsewhere = on_key_used_elsewhere
         self._on_clock_compared = on_clock_compared
         self._core = core.Membership(own.peer)
-        self.passport = PeerPassport(own, clock.now, self._core.communities_of)
+        self.contacts = contacts or ContactBook(own.twin)
+        self.door = Doorkeeper(self.contacts)
+        self._names = Names(self.contacts, own.peer)
+        self.passport = PeerPassport(own, clock.now, self._core.communities_of, self.door, self._name_of_certified)
         self.links = Links(transport, self.passport)
         self.records = Records(own.peer, self.links, database, clock)
         self._seen: dict[PeerId, Seen] = {}
@@ -108,7 +115,8 @@ class Overlay:
             by_peer[self.own.peer] = describe(
                 self.own, alone, self._lends(), list(self._transport.addresses()), now=now, sequence=0
             )
-        return sorted(by_peer.values(), key=lambda m: (m.peer != self.own.peer, m.name, m.peer))
+        named = [replace(member, name=self.name_of(member.peer)) for member in by_peer.values()]
+        return sorted(named, key=lambda m: (m.peer != self.own.peer, m.name, m.peer))
 
     def communities(self) -> list[Membership]:
         """The communities that this peer is in."""
@@ -138,17 +146,23 @@ class Overlay:
         return any(self.records.shares(link.peer) & self.communities_of(peer) for link in self.links.all())
 
     def name_of(self, peer: PeerId) -> str:
-        """What to call a peer."""
+        """What to call a peer: unlike every other one, and by the owner's petname if there is one."""
         if peer == self.own.peer:
             return self.own.name
+        return self._names.of(peer) or short(peer)
+
+    def self_name_of(self, peer: PeerId) -> str:
+        """What a peer calls itself."""
         member = self._core.find(peer)
-        return member.name if member else short(peer)
+        return member.name if member else self.own.name if peer == self.own.peer else ""
 
     async def link_to(self, peer: PeerId) -> Link:
         """The link to a member, dialled if there is none. Raises NotFound, Unreachable, Refused."""
         if link := self.links.get(peer):
             return link
         member = self._core.find(peer)
+        if member is not None:
+            self.door.seek(peer, member.twin, self.name_of(peer))
         if member is None:
             raise NotFound(f"no member {short(peer)} is known here", remedy="See who is here: `croft peers`.")
         try:
@@ -166,6 +180,8 @@ class Overlay:
                     is_fresh = self.links.get(peer) is None
                     await self.link_to(peer)
                 return await self.links.open_stream(peer, purpose)
+            except Refused:
+                raise
             except CroftError as error:
                 # A link that was there may just have been closed by the other side, who did not need it.
                 if is_fresh or self.links.get(peer) is not None:
@@ -182,6 +198,27 @@ class Overlay:
     async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> Connection:
         """A connection of another protocol than that of members. Raises Unreachable."""
         return await self._transport.dial(peer, addresses, protocol, timeout_s)
+
+    # --- people ------------------------------------------------------------------------------------------------------
+
+    def person_changed(self, twin: TwinId) -> None:
+        """What the owner thinks of a person has changed: names are shown anew, and whoever is kept out now is cut."""
+        for link in self.links.all():
+            if link.greeted.twin == twin:
+                link.greeted = replace(link.greeted, name=self.name_of(link.peer))
+                try:
+                    self.door.admit(link.peer, twin)
+                except Refused as refusal:
+                    log.info("link to %s (%s) is cut: %s", link.greeted.name, short(link.peer), refusal.message)
+                    link.close(CLOSE_REJECTED, refusal.message)
+        for entry in self.records.entries(MEMBER_KIND):
+            member = entry.claim.value
+            if isinstance(member, Member) and member.twin == twin:
+                # What came while a person was blocked counts now; and there is no reason to wait before dialling.
+                self._member_learned(entry)
+
+    def _name_of_certified(self, certified: Certified) -> str:
+        return self._names.of(certified.peer) or certified.name
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -313,7 +350,16 @@ class Overlay:
             self._on_clock_compared(ahead[len(ahead) // 2])
 
     def _look_after_links(self) -> None:
-        self.neighbourhood.tick(self._core.others(), self.liveness.dead())
+        # Whoever is blocked is no company, neither when they are counted nor when links are sought.
+        company = {
+            community: [peer for peer in others if not self._is_blocked(peer)]
+            for community, others in self._core.others().items()
+        }
+        self.neighbourhood.tick(company, self.liveness.dead())
+
+    def _is_blocked(self, peer: PeerId) -> bool:
+        member = self._core.find(peer)
+        return member is not None and self.contacts.is_blocked(member.twin)
 
     # --- descriptors as records --------------------------------------------------------------------------------------
 
@@ -328,6 +374,9 @@ class Overlay:
     def _member_learned(self, entry: Entry) -> None:
         member = entry.claim.value
         assert isinstance(member, Member), "verified as one"
+        if self.contacts.is_blocked(member.twin) and self._core.find(member.peer):
+            return  # held for the others, and not believed here
+        self._names.learn(Device(member.peer, member.twin, member.name))
         self._core.take(member)
         self.liveness.heard(member.peer, member.sequence)
         self.neighbourhood.spoke_anew(member.peer)
@@ -342,6 +391,7 @@ class Overlay:
         self._core.remove(entry.community, peer)
         if self._core.find(peer) is None:
             self.liveness.forget(peer)
+            self._names.forget(peer)
 
     def _own_member_overtaken(self, entry: Entry) -> None:
         member = entry.claim.value
