@@ -191,7 +191,9 @@ class Neighbours:
             case Word.ASK | Word.ASK_URGENTLY:
                 return self._answer(peer, is_urgent=word is Word.ASK_URGENTLY)
             case Word.ACCEPT:
-                if self._asked.pop(peer, None) is None and peer not in self._active:
+                was_asked = self._asked.pop(peer, None) is not None
+                is_full = len(self._active) >= NEIGHBOURS_MAX
+                if peer not in self._active and (is_full or not was_asked):
                     return [Say(peer, Word.LEAVE)]
                 self._active[peer] = None
                 return []

@@ -84,6 +84,7 @@ class Overlay:
         self.records = Records(own.peer, self.links, database, clock)
         self._seen: dict[PeerId, Seen] = {}
         self._seen_saved: dict[PeerId, float] = {}
+        self._looks_soon = False
         self._described: tuple[tuple[str, ...], Lends] | None = None
         self._described_at = 0.0
         self.links.on_up(self._link_up)
@@ -349,7 +350,14 @@ class Overlay:
         if ahead:
             self._on_clock_compared(ahead[len(ahead) // 2])
 
+    def _look_soon(self) -> None:
+        """Once for all that is learned at a time; not before links can be made."""
+        if not self._looks_soon and self.neighbourhood.tasks is not None:
+            self._looks_soon = True
+            asyncio.get_running_loop().call_soon(self._look_after_links)
+
     def _look_after_links(self) -> None:
+        self._looks_soon = False
         # Whoever is blocked is no company, neither when they are counted nor when links are sought.
         company = {
             community: [peer for peer in others if not self._is_blocked(peer)]
@@ -380,6 +388,7 @@ class Overlay:
         self._core.take(member)
         self.liveness.heard(member.peer, member.sequence)
         self.neighbourhood.spoke_anew(member.peer)
+        self._look_soon()
         shared = self.records.shares(member.peer)
         own = self.records.get(MEMBER_KIND, member.community, self.own.peer)
         if own is not None and self.links.get(member.peer) and member.community not in shared:
