@@ -76,6 +76,7 @@ def main() -> None:
     daemon = run("bench.daemon", "--rounds", rounds)
     tasks = run("bench.tasks", "--rounds", rounds)
     transport = run("bench.transport", "--rounds", rounds)
+    tunnel = run("bench.tunnel", "--rounds", rounds)
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
     PLACE.write_text(
@@ -102,7 +103,13 @@ workers without a sandbox.
 `python -m bench.transport`: two processes, loopback. A ratio above 1 means that Croft is faster than TCP with TLS; iroh
 encrypts in user space and copies more. To reach: bulk at least 150 MB/s.
 
-{transport_text(transport)}""",
+{transport_text(transport)}
+## Tunnels
+
+`python -m bench.tunnel`: a TCP service of one peer, used from another, and the same service through `ssh -L`. To reach:
+at least 0.7 of the throughput of one stream of Croft's own, at most 1.5 ms added to a round trip.
+
+{transport_text(tunnel)}""",
         encoding="utf-8",
     )
     print(f"written: {PLACE}")

@@ -76,7 +76,10 @@ class Stream(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drops both directions at once, without waiting; the other side sees ConnectionLost. Idempotent."""
+        """Drops both directions at once, without waiting; the other side sees ConnectionLost. Idempotent.
+
+        A stream that was finished here and read to its end is over: then what was written still arrives.
+        """
         ...
 
 
@@ -183,6 +186,65 @@ class Discovery(Protocol):
 
     async def close(self) -> None:
         """Withdraws everything."""
+        ...
+
+
+# --- this machine's own services -----------------------------------------------------------------------------------
+
+
+class Datagrams(Protocol):
+    """A UDP socket on the loopback interface. Both methods bear with a peer that is not there: UDP promises nothing.
+
+    Empty datagrams may be left out.
+    """
+
+    @property
+    def port(self) -> int: ...
+
+    async def receive(self) -> tuple[bytes, int]:
+        """The next datagram, and the local port it came from; those that come too fast are dropped. Safe to cancel."""
+        ...
+
+    def send(self, datagram: bytes, port: int) -> None:
+        """Sends to a local port."""
+        ...
+
+    def close(self) -> None:
+        """Frees the port. Idempotent."""
+        ...
+
+
+class Listener(Protocol):
+    """A TCP port on the loopback interface."""
+
+    @property
+    def port(self) -> int: ...
+
+    async def accept(self) -> Stream:
+        """The next connection; safe to cancel."""
+        ...
+
+    def close(self) -> None:
+        """Frees the port; what was accepted lives on. Idempotent."""
+        ...
+
+
+class LocalServices(Protocol):
+    """The loopback interface of this machine, and nothing else: no method takes a host.
+
+    Its streams differ from those of a connection in one thing: after a cancelled `write`, only `abort` is left.
+    """
+
+    async def connect(self, port: int) -> Stream:
+        """A TCP connection to a service of this machine. Raises Unreachable if none listens there."""
+        ...
+
+    async def listen(self, port: int) -> Listener:
+        """Listens for TCP; 0 picks a free port. Raises Failed if it is taken."""
+        ...
+
+    async def datagrams(self, port: int = 0) -> Datagrams:
+        """A UDP socket; 0 picks a free port. Raises Failed if it is taken."""
         ...
 
 

@@ -28,9 +28,10 @@ from croft.model.isolation import Grade
 from croft.node.identity import load_identity
 from croft.overlay.invitation import GUESSES_MAX
 from croft.overlay.invitation_code import Line, parse_code
-from croft.overlay.messages import PROTOCOL, Load, Records
+from croft.overlay.messages import PROTOCOL, Load
 from croft.overlay.passport import Lends, describe
-from croft.overlay.service import NOTICE_RECORDS, Overlay
+from croft.overlay.record_messages import NOTICE_RECORDS, Push
+from croft.overlay.service import MEMBER_KIND, Overlay
 from croft.wire.codec import encode
 from support import peers
 from support.other_user import USER, give, wrapped_as_user
@@ -125,7 +126,9 @@ async def _announce_flipped(mal: RealPeer, ada: RealPeer, listed: list[tuple[str
             async with asyncio.timeout(peers.WAIT_S_MAX):
                 while not await asyncio.to_thread(until_true):
                     for link in overlay.links.all():
-                        link.notify(NOTICE_RECORDS, encode(Records(membership.community, records)))
+                        link.notify(
+                            NOTICE_RECORDS, encode(Push(membership.community, [(MEMBER_KIND, r) for r in records]))
+                        )
                     await asyncio.sleep(0.1)
 
         await tell(flipped, lambda: ada.log().count("a record from mal is refused") >= len(flipped))

@@ -299,6 +299,22 @@ class TransportSuite:
 
         run(story)
 
+    def test_what_was_finished_arrives_although_its_writer_lets_go(self, run: Run) -> None:
+        async def story(world: World) -> None:
+            async with pair(world) as two:
+                near, far = await two.streams()
+                await far.finish()
+                assert await within(near.read(10)) == b""
+                await near.write(bytes(1 << 20))
+                await near.finish()
+                near.abort()
+                received = 0
+                while part := await within(far.read(1 << 20)):
+                    received += len(part)
+                assert received == 1 << 20
+
+        run(story)
+
     def test_the_reason_of_closing_is_visible_on_both_sides(self, run: Run) -> None:
         async def story(world: World) -> None:
             async with pair(world) as two:

@@ -206,7 +206,7 @@ def test_a_full_disk_stops_no_peer_and_what_it_missed_is_saved_later(play: Play)
         await asyncio.sleep(30)
         machine.disk.failure = None
         await asyncio.sleep(2)
-        rows = machine.disk.connection.execute("SELECT count(*) FROM known_member").fetchone()
+        rows = machine.disk.connection.execute("SELECT count(*) FROM record WHERE kind = 'member'").fetchone()
         assert rows == (4,)
 
     play(story)

@@ -19,7 +19,10 @@ FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
 CORES = [
     "overlay/control_stream.py",
     "overlay/membership.py",
+    "overlay/records.py",
     "overlay/invitation.py",
+    "overlay/exposure.py",
+    "overlay/socks.py",
     "overlay/address_observation.py",
     "overlay/relay.py",
     "overlay/relay_choice.py",

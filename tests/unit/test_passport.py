@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from croft.errors import PeerMisbehaved, Refused
@@ -9,21 +11,27 @@ from croft.identity import grants
 from croft.identity.certificates import certify
 from croft.identity.keys import community_key
 from croft.model.ids import CommunityId
-from croft.overlay.membership import CLOCK_AHEAD_S_MAX, Member, OwnChanged, RecordsReceived
-from croft.overlay.membership import Membership as Core
-from croft.overlay.messages import VERSION, Descriptor, Hello
+from croft.overlay.membership import Member
+from croft.overlay.messages import VERSION, Descriptor, Hello, Load
 from croft.overlay.passport import (
     ADDRESSES_MAX,
     DESCRIPTOR_KIND,
     DESCRIPTOR_LIFETIME_S,
+    LABELS_MAX,
+    RELAYS_MAX,
+    SEQUENCE_MAX,
+    SIZE_BYTES_MAX,
     SLOTS_MAX,
+    WORD_LENGTH_MAX,
     Lends,
     Membership,
     Own,
     PeerPassport,
+    check_load,
     describe,
     open_descriptor,
 )
+from croft.overlay.records import CLOCK_AHEAD_S_MAX, Claim, Entry, Limits, Published, Received, RecordStore
 from croft.wire.envelope import RECORD_BYTES_MAX, open_signed, sign
 from support.joining import Somebody
 
@@ -71,22 +79,36 @@ def opened(data: bytes, now: float = NOW) -> Member:
 def test_a_record_says_what_its_device_said() -> None:
     said = described(BO)
 
-    assert opened(said.record) == said
+    assert opened(said.record) == dataclasses.replace(said, path=(ANNA.twin, BO.twin))
+    assert opened(said.record).inviter == ANNA.twin
+
+
+def entry(data: bytes) -> Entry:
+    member = opened(data)
+    return Entry.of(
+        "member", COMMUNITY, Claim(member.peer, member.peer, member.sequence, member.expires_at, member), data
+    )
+
+
+def store() -> RecordStore:
+    made = RecordStore(ANNA.peer)
+    made.allow("member", Limits(100, 1))
+    made.handle(Published(entry(record(ANNA)), NOW))
+    return made
 
 
 def test_every_flipped_bit_of_a_record_is_refused_and_the_list_stays_as_it_was() -> None:
-    core = Core(ANNA.peer, b"instance")
-    core.handle(OwnChanged(described(ANNA)))
-    core.handle(RecordsReceived(None, [opened(record(BO))], NOW))
-    before = core.members()
+    core = store()
+    core.handle(Received(None, [entry(record(BO))], NOW))
+    before = core.entries("member")
     newer = record(BO, NOW + 1)
     for bit in range(0, len(newer) * 8, 7):
         damaged = bytearray(newer)
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(PeerMisbehaved):
-            core.handle(RecordsReceived(None, [opened(bytes(damaged))], NOW))
+            core.handle(Received(None, [entry(bytes(damaged))], NOW))
 
-    assert core.members() == before
+    assert core.entries("member") == before
 
 
 @pytest.mark.parametrize(
@@ -104,6 +126,14 @@ def test_every_flipped_bit_of_a_record_is_refused_and_the_list_stays_as_it_was()
         ({"addresses": ["1" * 1000]}, "too long"),
         ({"slots": -1}, "slots"),
         ({"slots": SLOTS_MAX + 1}, "slots"),
+        ({"memory_bytes": -1}, "impossible amount"),
+        ({"disk_bytes": SIZE_BYTES_MAX + 1}, "impossible amount"),
+        ({"sequence": -1}, "sequence"),
+        ({"sequence": SEQUENCE_MAX + 1}, "sequence"),
+        ({"labels": ["gpu"] * (LABELS_MAX + 1)}, "words"),
+        ({"labels": ["\x1b[2J"]}, "unprintable"),
+        ({"relays": ["http://relay"] * (RELAYS_MAX + 1)}, "words"),
+        ({"nat": "n" * (WORD_LENGTH_MAX + 1)}, "words"),
         ({"expires_at": NOW + DESCRIPTOR_LIFETIME_S + CLOCK_AHEAD_S_MAX + 1}, "expires"),
         ({"expires_at": float("nan")}, "expires"),
         ({"expires_at": float("inf")}, "expires"),
@@ -133,11 +163,19 @@ def test_a_record_signed_by_another_device_is_refused() -> None:
     ids=["present", "a little ahead", "future-dated", "expired"],
 )
 def test_records_from_the_future_and_expired_ones_are_not_taken(changes: dict[str, object], taken: bool) -> None:
-    core = Core(ANNA.peer, b"instance")
-    core.handle(OwnChanged(described(ANNA)))
-    core.handle(RecordsReceived(None, [opened(altered(BO, **changes))], NOW))
+    core = store()
+    core.handle(Received(None, [entry(altered(BO, **changes))], NOW))
 
-    assert (BO.peer in {member.peer for member in core.members()}) == taken
+    assert (core.get("member", COMMUNITY, BO.peer) is not None) == taken
+
+
+@pytest.mark.parametrize(
+    "load",
+    [Load(-1, 0, 0), Load(SLOTS_MAX + 1, 0, 0), Load(0, -0.1, 0), Load(0, float("nan"), 0), Load(0, 0, float("inf"))],
+)
+def test_a_load_that_cannot_be_is_refused(load: Load) -> None:
+    with pytest.raises(PeerMisbehaved, match="a load of"):
+        check_load(load, step="test")
 
 
 # --- hellos ----------------------------------------------------------------------------------------------------------

@@ -186,6 +186,8 @@ class IrohStream:
         if self._is_aborted:
             return
         self._is_aborted = True
+        if self._is_finished and self._is_at_end:
+            return  # what was written is still on its way, and the other side shall have it
         self._connection.in_background(self._reset(), "iroh.reset")
         self._buffer, self._position = b"", 0
         for call in (self._reading, self._writing):

@@ -21,7 +21,7 @@ from typing import Any
 
 from iroh import iroh_ffi as iroh
 
-from croft.adapters import dialling, iroh_copy, iroh_endpoint, native_calls
+from croft.adapters import dialling, iroh_copy, iroh_endpoint, native_calls, native_release
 from croft.adapters.arrivals import Arrivals, Verdict, source_of
 from croft.adapters.iroh_connection import IrohConnection, keep, settled
 from croft.adapters.socket_addresses import SocketAddress, best_first
@@ -273,6 +273,8 @@ class IrohTransport:
         while not self._accepted.empty():
             self._accepted.get_nowait()
         self._accepted.put_nowait(None)
+        await asyncio.wait({self._listening, *self._handshakes}, timeout=CLOSE_S_MAX)
+        native_release.free_dead()
 
     async def _listen(self) -> None:
         endpoint = self._endpoint

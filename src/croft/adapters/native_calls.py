@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from iroh import iroh_ffi
+
+from croft.adapters import native_release
 
 T = TypeVar("T")
 
@@ -59,6 +62,7 @@ class NativeCall(Generic[T]):
         """Drops the call, and with it whatever it was about to deliver."""
         if not self.is_done:
             self._coroutine.close()
+            native_release.free_dead()
             self._done(asyncio.CancelledError())
 
     def _step(self, awaited: asyncio.Future[Any] | None) -> None:
@@ -109,6 +113,7 @@ def install() -> bool:
     if _original_call is None or not all(hasattr(iroh_ffi, name) for name in _NEEDED):
         return False
     iroh_ffi._uniffi_rust_call_async = _call
+    native_release.install()
     return True
 
 
@@ -136,6 +141,8 @@ async def _call(
     rust_future: int, ffi_poll: Any, ffi_complete: Any, ffi_free: Any, lift: Any, error_converter: Any
 ) -> Any:
     """What the binding does to await a Rust future, without a turn of the loop if it is ready at once."""
+    native_release.free_dead()
+    free: Callable[[int], Any] = ffi_free
     try:
         loop = asyncio.get_running_loop()
         while True:
@@ -148,5 +155,9 @@ async def _call(
             if poll.code == iroh_ffi._UNIFFI_RUST_FUTURE_POLL_READY:
                 break
         return lift(iroh_ffi._uniffi_rust_call_with_error(error_converter, ffi_complete, rust_future))
+    except GeneratorExit:
+        # Closed midway: by `cancel`, which frees it at once, or by the garbage collector, which must not.
+        free = partial(native_release.bury, ffi_free)
+        raise
     finally:
-        ffi_free(rust_future)
+        free(rust_future)

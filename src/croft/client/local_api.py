@@ -6,17 +6,18 @@ import http.client
 import socket
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import msgspec
 
 from croft.control import schema
-from croft.errors import CroftError, NotFound, Unreachable, Usage, by_code
+from croft.control.naming import find_peer
+from croft.errors import CroftError, Unreachable, by_code
 
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
-ID_PREFIX_MIN = 4
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -46,15 +47,7 @@ class LocalApi:
 
     def find_peer(self, name: str) -> schema.Peer:
         """The member of this name, nickname or id, or of an id that starts like this. Raises NotFound, Usage."""
-        peers = self.peers()
-        found = [peer for peer in peers if name in (peer.name, peer.peer)]
-        found = found or [peer for peer in peers if len(name) >= ID_PREFIX_MIN and peer.peer.startswith(name)]
-        if not found:
-            raise NotFound(f"no peer is called `{name}`", remedy="See who is here: `croft peers`.")
-        if len(found) > 1:
-            ids = ", ".join(peer.peer[:10] for peer in found)
-            raise Usage(f"several peers are called `{name}`: {ids}", remedy="Name it by the start of its id.")
-        return found[0]
+        return find_peer(self.peers(), name)
 
     def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True) -> schema.Invitation:
         """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN."""
@@ -73,6 +66,18 @@ class LocalApi:
         """Joins a community. Raises Usage, Refused, Unreachable."""
         wanted = schema.JoinWanted(code=code)
         return self._ask("POST", "/v1/join", schema.Joined, wanted, timeout_s=JOIN_TIMEOUT_S)
+
+    def expose(self, wanted: schema.ExposureWanted) -> schema.Exposure:
+        """Lets others reach a service of this machine. Raises Usage, NotFound, Busy."""
+        return self._ask("POST", "/v1/exposures", schema.Exposure, wanted)
+
+    def exposures(self) -> list[schema.Exposure]:
+        """The services of this machine that others may reach, by name."""
+        return self._ask("GET", "/v1/exposures", list[schema.Exposure])
+
+    def unexpose(self, name: str) -> schema.Exposure:
+        """Ends a service for others, and their connections to it. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/exposures/{quote(name, safe='')}", schema.Exposure)
 
     def jobs(self) -> list[schema.Job]:
         """Jobs submitted here, newest first."""

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from croft.control import schema
-from croft.errors import CroftError, NotFound, Refused, Unreachable, Usage
-
-BODY_BYTES_MAX = 64 << 10
-
-_STATUS_BY_EXIT_CODE = {
-    Usage.exit_code: 400,
-    NotFound.exit_code: 404,
-    Refused.exit_code: 403,
-    Unreachable.exit_code: 502,
-}
+from croft.control.answers import answer, body
+from croft.control.services_app import Services, service_routes
 
 
 class Node(Protocol):
@@ -46,7 +35,7 @@ class Node(Protocol):
     def stop(self) -> None: ...
 
 
-def create_app(node: Node) -> Starlette:
+def create_app(node: Node, services: Services) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
     async def status(_: Request) -> object:
@@ -56,7 +45,7 @@ def create_app(node: Node) -> Starlette:
         return node.peers()
 
     async def invite(request: Request) -> object:
-        return await node.invite(await _body(request, schema.InvitationWanted))
+        return await node.invite(await body(request, schema.InvitationWanted))
 
     async def invitations(_: Request) -> object:
         return await node.invitations()
@@ -65,7 +54,7 @@ def create_app(node: Node) -> Starlette:
         return await node.withdraw(request.path_params["invitation"])
 
     async def join(request: Request) -> object:
-        return await node.join(await _body(request, schema.JoinWanted))
+        return await node.join(await body(request, schema.JoinWanted))
 
     async def jobs(_: Request) -> object:
         return await node.jobs()
@@ -79,38 +68,15 @@ def create_app(node: Node) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/status", _answer(status), methods=["GET"]),
-            Route("/v1/peers", _answer(peers), methods=["GET"]),
-            Route("/v1/invitations", _answer(invite), methods=["POST"]),
-            Route("/v1/invitations", _answer(invitations), methods=["GET"]),
-            Route("/v1/invitations/{invitation}", _answer(withdraw), methods=["DELETE"]),
-            Route("/v1/join", _answer(join), methods=["POST"]),
-            Route("/v1/jobs", _answer(jobs), methods=["GET"]),
-            Route("/v1/settings", _answer(settings), methods=["GET"]),
-            Route("/v1/stop", _answer(stop), methods=["POST"]),
+            Route("/v1/status", answer(status), methods=["GET"]),
+            Route("/v1/peers", answer(peers), methods=["GET"]),
+            Route("/v1/invitations", answer(invite), methods=["POST"]),
+            Route("/v1/invitations", answer(invitations), methods=["GET"]),
+            Route("/v1/invitations/{invitation}", answer(withdraw), methods=["DELETE"]),
+            Route("/v1/join", answer(join), methods=["POST"]),
+            Route("/v1/jobs", answer(jobs), methods=["GET"]),
+            Route("/v1/settings", answer(settings), methods=["GET"]),
+            Route("/v1/stop", answer(stop), methods=["POST"]),
+            *service_routes(services),
         ]
     )
-
-
-async def _body(request: Request, kind: type[Any]) -> Any:
-    body = await request.body()
-    if len(body) > BODY_BYTES_MAX:
-        raise Usage(f"request of {len(body)} bytes, limit is {BODY_BYTES_MAX}")
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.MsgspecError as error:
-        raise Usage(f"the request is not valid: {error}") from None
-
-
-def _answer(ask: Callable[[Request], Awaitable[object]]) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        try:
-            body, status = await ask(request), 200
-        except CroftError as error:
-            body = schema.Failure(
-                code=error.code, message=error.message, remedy=error.remedy, exit_code=error.exit_code
-            )
-            status = _STATUS_BY_EXIT_CODE.get(error.exit_code, 500)
-        return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
-
-    return answer

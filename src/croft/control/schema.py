@@ -142,6 +142,28 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     done_by: dict[str, int] = {}
 
 
+class Exposure(msgspec.Struct, frozen=True, kw_only=True):
+    """A service of this machine that others may reach. `to` names them; `expires_at` None: until it is removed."""
+
+    name: str
+    port: int
+    protocol: str
+    to: list[str]
+    created_at: float
+    expires_at: float | None = None
+    connections: int = 0
+
+
+class ExposureWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What to expose, and to whom: names of people, peers or communities. An empty `name` follows from the port."""
+
+    port: int
+    to: list[str]
+    protocol: str = "tcp"
+    name: str = ""
+    lifetime_s: float | None = None
+
+
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """One setting, its value, and where the value comes from: flag, environment, file or default."""
 

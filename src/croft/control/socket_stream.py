@@ -1,4 +1,4 @@
-"""A Unix-socket connection as a stream of bytes for frames."""
+"""A Unix-socket connection as a stream of bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from croft.errors import ConnectionLost
 
 
 class SocketStream:
-    """A Unix-socket connection as `croft.wire.message_stream.ByteStream`."""
+    """A Unix-socket connection as `croft.ports.Stream`; after a cancelled `write`, only `abort` is left."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -28,3 +28,14 @@ class SocketStream:
             await self._writer.drain()
         except OSError as error:
             raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
+
+    async def finish(self) -> None:
+        """Half-closes: the other side reads the end."""
+        try:
+            self._writer.write_eof()
+        except OSError as error:
+            raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
+
+    def abort(self) -> None:
+        """Drops both directions. Idempotent."""
+        self._writer.transport.abort()

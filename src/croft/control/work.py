@@ -1,4 +1,4 @@
-"""The work socket: each connection is one job, served until the program closes it."""
+"""The work socket: each connection is one job or one tunnel, served until the program closes it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from croft.compute.commands import CommandJob, CommandSpec
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import LoadFunction
+from croft.control import tunnels
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -24,6 +25,9 @@ from croft.control.work_messages import (
     JobFailed,
     JobOpened,
     OpenCommandJob,
+    OpenForward,
+    OpenPipe,
+    OpenProxy,
     OpenTaskJob,
     SubmitTasks,
     TaskOutcomes,
@@ -58,8 +62,9 @@ class JobFactory(Protocol):
 class WorkServer:
     """Serves the work socket."""
 
-    def __init__(self, jobs: JobFactory) -> None:
+    def __init__(self, jobs: JobFactory, desk: tunnels.Desk) -> None:
         self._jobs = jobs
+        self._desk = desk
 
     async def serve(self, path: Path) -> None:
         """Accepts programs until cancelled; then their jobs are cancelled too."""
@@ -82,7 +87,8 @@ class WorkServer:
             await asyncio.gather(*connections, return_exceptions=True)
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with MessageStream(SocketStream(reader, writer), step="local work") as messages:
+        stream = SocketStream(reader, writer)
+        async with MessageStream(stream, step="local work") as messages:
             try:
                 payload = await messages.receive()
                 if payload is None:
@@ -93,6 +99,10 @@ class WorkServer:
                         await self._serve_tasks(opening, messages)
                     case OpenCommandJob():
                         await self._serve_command(opening, messages)
+                    case OpenForward() | OpenProxy():
+                        await tunnels.serve_port(self._desk, opening, messages)
+                    case OpenPipe():
+                        await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case _:
                         raise PeerMisbehaved(f"{type(opening).__name__} before a job was opened", step="local work")
             except ConnectionLost:

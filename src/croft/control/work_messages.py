@@ -57,7 +57,31 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     time_s_max: float = 0.0
 
 
-FromProgram = OpenTaskJob | DefineFunction | SubmitTasks | CancelTasks | OpenCommandJob
+class OpenForward(Message, frozen=True, tag=55):
+    """A local port that leads to a service of a peer, for as long as this connection lasts. `port` 0: any free one."""
+
+    peer: str
+    service: str
+    protocol: str
+    port: int = 0
+
+
+class OpenProxy(Message, frozen=True, tag=56):
+    """A local SOCKS port that leads to all exposed services, for as long as this connection lasts."""
+
+    port: int = 0
+
+
+class OpenPipe(Message, frozen=True, tag=57):
+    """One connection to a service of a peer. After `PipeOpened` this connection carries its bytes as they are."""
+
+    peer: str
+    service: str
+
+
+FromProgram = (
+    OpenTaskJob | DefineFunction | SubmitTasks | CancelTasks | OpenCommandJob | OpenForward | OpenProxy | OpenPipe
+)
 
 # --- from the daemon -------------------------------------------------------------------------------------------------
 
@@ -109,4 +133,32 @@ class JobFailed(Message, frozen=True, tag=65):
     remedy: str = ""
 
 
-FromDaemon = JobOpened | TaskOutcomes | CommandStarted | CommandOutput | CommandEnded | JobFailed
+class PortOpened(Message, frozen=True, tag=66):
+    """The local port of a tunnel is open."""
+
+    port: int
+
+
+class PipeOpened(Message, frozen=True, tag=67):
+    """From here on, bytes."""
+
+
+class TunnelProblem(Message, frozen=True, tag=68):
+    """One connection through a tunnel failed; the tunnel stays."""
+
+    code: str
+    message: str
+    remedy: str = ""
+
+
+FromDaemon = (
+    PortOpened
+    | PipeOpened
+    | TunnelProblem
+    | JobOpened
+    | TaskOutcomes
+    | CommandStarted
+    | CommandOutput
+    | CommandEnded
+    | JobFailed
+)

@@ -23,12 +23,13 @@ REMEDY = "Ask a member for a new invitation: `croft invite`."
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a chain proves."""
+    """What a chain proves. `path` is who let whom in, from the founder to this twin."""
 
     community: CommunityId
     twin: TwinId
     may_invite: bool
     expires_at: float
+    path: tuple[TwinId, ...] = ()
 
 
 def found(root: SecretKey, founder: TwinId) -> list[bytes]:
@@ -61,16 +62,18 @@ def verify_chain(community: CommunityId, chain: Sequence[bytes], twin: TwinId, n
     signer = str(community)
     expires_at = FOREVER
     grant: Grant | None = None
+    path: list[TwinId] = []
     for position, token in enumerate(chain):
         grant = _verify(community, token, signer, now)
         expires_at = min(expires_at, grant.expires_at)
         if position < len(chain) - 1 and not grant.may_invite:
             raise Refused("a membership given by one who may not invite", remedy=REMEDY)
         signer = grant.twin
+        path.append(grant.twin)
     assert grant is not None, "the chain is not empty"
     if grant.twin != twin:
         raise Refused("a membership that was given to somebody else", remedy=REMEDY)
-    return Grant(community, twin, grant.may_invite, expires_at)
+    return Grant(community, twin, grant.may_invite, expires_at, tuple(path))
 
 
 def _token(key: SecretKey, community: CommunityId, twin: TwinId, *, may_invite: bool, expires_at: float) -> bytes:

@@ -22,7 +22,10 @@ from croft.overlay.admissions import Admissions
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
 from croft.overlay.service import Overlay
-from croft.ports import Clock, Database, Discovery, Entropy, Sandbox, Transport
+from croft.overlay.tunnel import Tunnels
+from croft.overlay.tunnel_host import TunnelHost
+from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
+from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, Sandbox, Transport
 
 VERSION = version("croft")
 
@@ -37,6 +40,7 @@ class Ports:
     database: Database
     sandbox: Sandbox
     discovery: Discovery
+    local: LocalServices
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,14 @@ class Parts:
     admissions: Admissions
     lender: Lender
     jobs: JobBook
+    tunnel_host: TunnelHost
+    tunnels: Tunnels
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
         await self.overlay.load()
         await self.admissions.load()
+        await self.tunnel_host.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -77,6 +84,7 @@ class Parts:
                 ("lending", self.lender.serve),
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
+                ("tunnels", self.tunnel_host.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -118,4 +126,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
     overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command)
     jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
-    return Parts(plan, ports, health, overlay, admissions, lender, jobs)
+    tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
+    overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
+    tunnels = Tunnels(overlay, ports.local)
+    return Parts(plan, ports, health, overlay, admissions, lender, jobs, tunnel_host, tunnels)

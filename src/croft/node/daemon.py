@@ -23,6 +23,7 @@ from croft.adapters.box_process import remove_folder
 from croft.adapters.iroh_transport import IrohTransport
 from croft.adapters.lan_discovery import LanDiscovery
 from croft.adapters.leftovers import remove_leftovers
+from croft.adapters.local_services import LoopbackServices
 from croft.adapters.machine_load import MachineLoad
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.sqlite_database import SqliteDatabase
@@ -38,6 +39,7 @@ from croft.node.identity import Identity, load_identity
 from croft.node.launch import hold_lock
 from croft.node.peer import LocalPeer
 from croft.node.policy import OwnersPolicy
+from croft.node.services import ServiceDesk
 from croft.node.supervisor import supervise
 from croft.overlay.join_messages import JOIN_PROTOCOL
 from croft.overlay.messages import PROTOCOL
@@ -79,7 +81,7 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> None:
         transport, moved = await _open_transport(identity, config, database)
         stack.push_async_callback(transport.close)
         sandbox = await asyncio.to_thread(best_sandbox, allows_unconfined=_allows_unconfined(config))
-        ports = Ports(transport, SystemClock(), SystemEntropy(), database, sandbox, LanDiscovery())
+        ports = Ports(transport, SystemClock(), SystemEntropy(), database, sandbox, LanDiscovery(), LoopbackServices())
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
             parts.health.warn("port.moved", moved, remedy="Others find it again by itself; or set a fixed `port`.")
@@ -101,14 +103,21 @@ def _clear_away(home: Home) -> None:
 
 async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int | None) -> None:
     peer = LocalPeer(parts, home, config)
+    desk = ServiceDesk(parts, peer.peers)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
     control = _control_socket(home.control_socket)
     server = _Server(
-        uvicorn.Config(create_app(peer), log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            create_app(peer, desk),
+            log_config=None,
+            lifespan="off",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
     )
-    work = WorkServer(parts.jobs)
+    work = WorkServer(parts.jobs, desk)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [

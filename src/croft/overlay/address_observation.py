@@ -1,7 +1,7 @@
-"""Decides at which outside addresses this peer can be reached, and what kind of NAT it sits behind, from what others see.
+"""Decides at which outside addresses this peer can be reached, and behind what kind of NAT, from what others see.
 
-Every peer tells those it is directly connected to at which address it sees them. One word proves nothing: the speaker may
-lie. So:
+Every peer tells those it is directly connected to at which address it sees them. One word proves nothing: the speaker
+may lie. So:
 
 - An address is *believed*, and told to others, when two observers in different places say the same. A place is a twin
   and the host of its address: one owner with many devices, or one host with many names, is one place.

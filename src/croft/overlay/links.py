@@ -21,7 +21,7 @@ from croft.overlay.messages import (
     StreamHeader,
 )
 from croft.wire.codec import decode, decode_union
-from croft.wire.message_stream import MessageStream
+from croft.wire.message_stream import MessageStream, receive_alone, send_alone
 
 if TYPE_CHECKING:
     from croft.ports import Connection, Stream, Transport
@@ -32,6 +32,8 @@ DIAL_TIMEOUT_S = 5.0
 GREETING_TIMEOUT_S = 5.0
 GREETINGS_MAX = 64
 """Connections that may be waiting for their hello at a time; more are closed unheard."""
+HEADER_STEP = "stream header"
+HEADER_BYTES_MAX = 64 << 10
 STREAM_HEADER_TIMEOUT_S = 10.0
 STREAMS_PER_LINK_MAX = 128
 
@@ -137,9 +139,7 @@ class Links:
             raise Unreachable(f"no link to peer {short(peer)}", remedy="See who is here: `croft peers`.")
         try:
             stream = await link.connection.open_stream()
-            async with MessageStream(stream, step="stream header") as header:
-                header.post(StreamHeader(purpose))
-                await header.flush()
+            await send_alone(stream, StreamHeader(purpose))
         except ConnectionLost as lost:
             raise Unreachable(f"the link to {link.greeted.name} ended: {lost}") from None
         return stream
@@ -335,7 +335,8 @@ class Links:
     async def _serve_stream(self, link: Link, stream: Stream) -> None:
         try:
             async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
-                purpose = decode(await _read_header(stream), StreamHeader, step="stream header").purpose
+                header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
+                purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
             handler = self._streams.get(purpose)
             if handler is not None:
                 await handler(link.greeted, stream)
@@ -355,21 +356,3 @@ async def _receive_greeting(control: MessageStream) -> Greeting:
         raise PeerMisbehaved(f"hello of {len(payload)} bytes", step="hello")
     greeting: Greeting = decode_union(payload, Greeting, step="hello")
     return greeting
-
-
-async def _read_header(stream: Stream) -> bytes:
-    """The first frame of a stream, and not a byte more."""
-    size = int.from_bytes(await _read_exactly(stream, 4), "big")
-    if not 0 < size <= HELLO_BYTES_MAX:
-        raise PeerMisbehaved(f"header of {size} bytes", step="stream header")
-    return await _read_exactly(stream, size)
-
-
-async def _read_exactly(stream: Stream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = await stream.read(size - len(data))
-        if not part:
-            raise ConnectionLost("the stream ended inside its header")
-        data += part
-    return data

@@ -62,6 +62,8 @@ class LoopbackStream:
 
     def abort(self) -> None:
         """See `croft.ports.Stream`."""
+        if self._outgoing.is_finished and self._incoming.is_finished and not self._incoming.buffer:
+            return
         for pipe in (self._incoming, self._outgoing):
             if not pipe.is_aborted:
                 pipe.is_aborted = True

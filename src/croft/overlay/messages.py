@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from croft.wire.codec import Message
 
 PROTOCOL = b"croft/1"
@@ -115,6 +117,8 @@ class Descriptor(Message, frozen=True):
         instance: drawn anew at each start. expires_at: Unix seconds.
         slots, memory_bytes, disk_bytes: what it lends; 0 slots: it does not lend processor time.
         grade: isolation grade. python: major.minor of the interpreter its boxes run. machine: architecture.
+        labels: the owner's words for what is special about it. relays: URLs of relays under which it can be reached.
+        nat: how its address is translated, as far as it knows; empty if unknown.
     """
 
     community: str
@@ -131,20 +135,9 @@ class Descriptor(Message, frozen=True):
     python: str
     machine: str
     version: str
-
-
-class Digest(Message, frozen=True):
-    """The members that the sender knows in a community, with the sequence of each descriptor."""
-
-    community: str
-    entries: list[tuple[str, int]]
-
-
-class Records(Message, frozen=True):
-    """Signed descriptors that the receiver lacks."""
-
-    community: str
-    records: list[bytes]
+    labels: Sequence[str] = ()
+    relays: Sequence[str] = ()
+    nat: str = ""
 
 
 class Load(Message, frozen=True):

@@ -11,8 +11,9 @@ from croft.identity.grants import verify_chain
 from croft.identity.keys import SecretKey
 from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
 from croft.overlay.link import Greeted
-from croft.overlay.membership import CLOCK_AHEAD_S_MAX, Member
-from croft.overlay.messages import VERSION, Descriptor, Hello
+from croft.overlay.membership import Member
+from croft.overlay.messages import VERSION, Descriptor, Hello, Load
+from croft.overlay.records import CLOCK_AHEAD_S_MAX
 from croft.wire.envelope import open_signed, sign
 
 DESCRIPTOR_KIND = "member descriptor"
@@ -21,6 +22,14 @@ ADDRESSES_MAX = 16
 ADDRESS_LENGTH_MAX = 64
 COMMUNITIES_SHOWN_MAX = 32
 SLOTS_MAX = 65_536
+SIZE_BYTES_MAX = 1 << 60
+SEQUENCE_MAX = 1 << 52
+WORD_LENGTH_MAX = 32
+LABELS_MAX = 32
+LABEL_LENGTH_MAX = 64
+RELAYS_MAX = 4
+RELAY_LENGTH_MAX = 256
+INSTANCE_BYTES_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,9 @@ class Lends:
     python: str
     machine: str
     version: str
+    labels: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()
+    nat: str = ""
 
 
 class PeerPassport:
@@ -136,10 +148,13 @@ def describe(
         python=lends.python,
         machine=lends.machine,
         version=lends.version,
+        labels=list(lends.labels)[:LABELS_MAX],
+        relays=list(lends.relays)[:RELAYS_MAX],
+        nat=lends.nat,
     )
     record = sign(own.device.signer, DESCRIPTOR_KIND, descriptor)
     certified = Certified(own.peer, own.twin, own.name, 0.0, 1)
-    return _member(descriptor, certified, record)
+    return _member(descriptor, certified, record, ())
 
 
 def open_descriptor(record: bytes, memberships: Mapping[CommunityId, Membership], now: float) -> Member:
@@ -152,20 +167,43 @@ def open_descriptor(record: bytes, memberships: Mapping[CommunityId, Membership]
     certified = open_certificate(descriptor.certificate, step=step)
     if certified.peer != signer:
         raise PeerMisbehaved("a record that is not signed by the device it speaks of", step=step)
+    _check_bounds(descriptor, step)
+    if not 0 < descriptor.expires_at <= now + DESCRIPTOR_LIFETIME_S + CLOCK_AHEAD_S_MAX:
+        raise PeerMisbehaved("a record that expires too late", step=step)
+    try:
+        grant = verify_chain(community, descriptor.grant_chain, certified.twin, now)
+    except Refused as refusal:
+        raise PeerMisbehaved(f"a record with {refusal.message}", step=step) from None
+    return _member(descriptor, certified, record, grant.path)
+
+
+def check_load(load: Load, *, step: str) -> None:
+    """Raises PeerMisbehaved unless its values are possible ones."""
+    if not 0 <= load.slots_busy <= SLOTS_MAX or not (0 <= load.cpu <= 1 and 0 <= load.disk <= 1):
+        raise PeerMisbehaved(
+            f"a load of {load.slots_busy} slots, {load.cpu} of the processors, {load.disk} of the disk", step=step
+        )
+
+
+def _check_bounds(descriptor: Descriptor, step: str) -> None:
     if len(descriptor.addresses) > ADDRESSES_MAX or any(len(a) > ADDRESS_LENGTH_MAX for a in descriptor.addresses):
         raise PeerMisbehaved("a record with too many or too long addresses", step=step)
     if not 0 <= descriptor.slots <= SLOTS_MAX:
         raise PeerMisbehaved(f"a record that lends {descriptor.slots} slots", step=step)
-    if not 0 < descriptor.expires_at <= now + DESCRIPTOR_LIFETIME_S + CLOCK_AHEAD_S_MAX:
-        raise PeerMisbehaved("a record that expires too late", step=step)
-    try:
-        verify_chain(community, descriptor.grant_chain, certified.twin, now)
-    except Refused as refusal:
-        raise PeerMisbehaved(f"a record with {refusal.message}", step=step) from None
-    return _member(descriptor, certified, record)
+    if not (0 <= descriptor.memory_bytes <= SIZE_BYTES_MAX and 0 <= descriptor.disk_bytes <= SIZE_BYTES_MAX):
+        raise PeerMisbehaved("a record that lends an impossible amount of memory or disk", step=step)
+    if not 0 <= descriptor.sequence <= SEQUENCE_MAX or len(descriptor.instance) > INSTANCE_BYTES_MAX:
+        raise PeerMisbehaved("a record with an impossible sequence or instance", step=step)
+    words = (descriptor.grade, descriptor.python, descriptor.machine, descriptor.version, descriptor.nat)
+    is_long = len(descriptor.labels) > LABELS_MAX or len(descriptor.relays) > RELAYS_MAX
+    texts = [(word, WORD_LENGTH_MAX) for word in words]
+    texts += [(label, LABEL_LENGTH_MAX) for label in descriptor.labels]
+    texts += [(relay, RELAY_LENGTH_MAX) for relay in descriptor.relays]
+    if is_long or any(len(text) > limit or (text and not text.isprintable()) for text, limit in texts):
+        raise PeerMisbehaved("a record with too many, too long or unprintable words", step=step)
 
 
-def _member(descriptor: Descriptor, certified: Certified, record: bytes) -> Member:
+def _member(descriptor: Descriptor, certified: Certified, record: bytes, path: tuple[TwinId, ...]) -> Member:
     return Member(
         community=CommunityId(descriptor.community),
         peer=certified.peer,
@@ -183,4 +221,8 @@ def _member(descriptor: Descriptor, certified: Certified, record: bytes) -> Memb
         machine=descriptor.machine,
         version=descriptor.version,
         record=record,
+        labels=tuple(descriptor.labels),
+        relays=tuple(descriptor.relays),
+        nat=descriptor.nat,
+        path=path,
     )

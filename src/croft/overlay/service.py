@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from croft.errors import CroftError, PeerMisbehaved
+from croft.errors import CroftError, NotFound, PeerMisbehaved, Unreachable
 from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay import membership as core
+from croft.overlay.gossip import Kind, Records
 from croft.overlay.link import Link
 from croft.overlay.links import Links
 from croft.overlay.membership import Member
-from croft.overlay.messages import Digest, Load, Records
-from croft.overlay.passport import Lends, Membership, Own, PeerPassport, describe, open_descriptor
+from croft.overlay.messages import Load
+from croft.overlay.passport import Lends, Membership, Own, PeerPassport, check_load, describe, open_descriptor
+from croft.overlay.records import Claim, Entry, Limits
 from croft.wire.codec import decode, encode
 
 if TYPE_CHECKING:
@@ -31,9 +33,11 @@ TICK_S = 1.0
 LOAD_EVERY_TICKS = 2
 ADDRESSES_EVERY_TICKS = 5
 RENEW_EVERY_S = 86_400.0
-NOTICE_DIGEST = "members.digest"
-NOTICE_RECORDS = "members.records"
+HEARD_SAVED_EVERY_S = 300.0
 NOTICE_LOAD = "load"
+MEMBER_KIND = "member"
+MEMBERS_MAX = 1_024
+"""Members known per community; descriptors of more are not taken."""
 
 
 @dataclass(slots=True)
@@ -65,20 +69,28 @@ class Overlay:
         self._lends = lends
         self._load = load
         self._on_key_used_elsewhere = on_key_used_elsewhere
-        self._core = core.Membership(own.peer, own.instance)
-        self.passport = PeerPassport(own, clock.now, self._communities_of)
+        self._core = core.Membership(own.peer)
+        self.passport = PeerPassport(own, clock.now, self._core.communities_of)
         self.links = Links(transport, self.passport)
+        self.records = Records(own.peer, self.links, database, clock)
         self._seen: dict[PeerId, Seen] = {}
-        self._unsaved: dict[tuple[CommunityId, PeerId], Member | None] = {}
-        self._sequence = 0
+        self._seen_saved: dict[PeerId, float] = {}
         self._described: tuple[tuple[str, ...], Lends] | None = None
         self._described_at = 0.0
         self._dials: asyncio.TaskGroup | None = None
         self.links.on_up(self._link_up)
         self.links.on_down(self._link_down)
-        self.links.on_notice(NOTICE_DIGEST, self._digest)
-        self.links.on_notice(NOTICE_RECORDS, self._records)
         self.links.on_notice(NOTICE_LOAD, self._heard_load)
+        self.records.register(
+            Kind(
+                MEMBER_KIND,
+                verify=self._verify_member,
+                on_new=self._member_learned,
+                on_gone=self._member_gone,
+                on_overtaken=self._own_member_overtaken,
+                limits=Limits(MEMBERS_MAX, 1),
+            )
+        )
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -103,7 +115,7 @@ class Overlay:
 
     def communities_of(self, peer: PeerId) -> frozenset[CommunityId]:
         """The communities in which a device is known."""
-        return self._communities_of(peer)
+        return self._core.communities_of(peer)
 
     def seen(self, peer: PeerId) -> Seen:
         """When a peer was last heard of, and how busy it was."""
@@ -116,9 +128,27 @@ class Overlay:
         member = self._core.find(peer)
         return member.name if member else short(peer)
 
+    async def link_to(self, peer: PeerId) -> Link:
+        """The link to a member, dialled if there is none. Raises NotFound, Unreachable, Refused."""
+        if link := self.links.get(peer):
+            return link
+        member = self._core.find(peer)
+        if member is None:
+            raise NotFound(f"no member {short(peer)} is known here", remedy="See who is here: `croft peers`.")
+        return await self.links.ensure(peer, member.addresses)
+
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
-        """A stream to a member's handler. Raises Unreachable."""
+        """A stream to a member's handler, over a link that is made if there is none. Raises Unreachable."""
+        if peer != self.own.peer:
+            try:
+                await self.link_to(peer)
+            except CroftError as error:
+                raise Unreachable(error.message, remedy=error.remedy) from None
         return await self.links.open_stream(peer, purpose)
+
+    async def call(self, peer: PeerId, method: str, body: bytes, *, deadline_s: float) -> bytes:
+        """A member's answer, over a link that is made if there is none. Raises what `Link.call` raises."""
+        return await (await self.link_to(peer)).call(method, body, deadline_s=deadline_s)
 
     def addresses(self) -> Sequence[str]:
         """Where this peer may be reached."""
@@ -142,33 +172,30 @@ class Overlay:
             lambda db: db.execute("INSERT OR REPLACE INTO membership VALUES (?, ?, ?, ?)", row).rowcount
         )
         self.passport.memberships[membership.community] = membership
+        self.records.enter(membership.community)
         self._describe(membership)
-        self._learn(None, records)
+        self.records.learn(membership.community, [(MEMBER_KIND, record) for record in records])
         # A newcomer that is killed now must know whom to dial when it comes back.
         await self._save_or_warn()
 
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
 
-        def read(db: sqlite3.Connection) -> tuple[list[tuple[str, str, bytes]], list[tuple[bytes, float]]]:
+        def read(db: sqlite3.Connection) -> tuple[list[tuple[str, str, bytes]], list[tuple[str, float]]]:
             memberships = db.execute("SELECT community, name, grant_chain FROM membership").fetchall()
-            return memberships, db.execute("SELECT record, seen_at FROM known_member").fetchall()
+            return memberships, db.execute("SELECT peer, seen_at FROM heard_of").fetchall()
 
-        memberships, records = await self._database.run(read)
+        memberships, heard_of = await self._database.run(read)
         for community, name, chain in memberships:
             tokens = msgspec.msgpack.decode(chain, type=tuple[bytes, ...])
             membership = Membership(CommunityId(community), name, tokens)
             self.passport.memberships[membership.community] = membership
-        known = [(member, seen_at) for record, seen_at in records for member in self._open([record])]
-        # Our next word must count more than our last one, also if the clock was set back in between.
-        self._sequence = max((m.sequence for m, _ in known if m.peer == self.own.peer), default=0)
+            self.records.enter(membership.community)
+        await self.records.load()
         for membership in self.communities():
             self._describe(membership)
-        for member, seen_at in known:
-            if member.peer != self.own.peer:
-                self._seen.setdefault(member.peer, Seen()).seen_at = seen_at
-                self._perform(self._core.handle(core.RecordsReceived(None, [member], self._clock.now())))
-        self._unsaved = {key: member for key, member in self._unsaved.items() if key[1] == self.own.peer}
+        for peer, seen_at in heard_of:
+            self._seen.setdefault(PeerId(peer), Seen()).seen_at = self._seen_saved[PeerId(peer)] = seen_at
 
     async def serve(self) -> None:
         """Runs until cancelled."""
@@ -181,40 +208,28 @@ class Overlay:
                 self._dials = None
 
     async def save(self) -> None:
-        """Writes changed records to disk."""
-        if not self._unsaved:
-            return
-        changed, self._unsaved = self._unsaved, {}
-        rows = [
-            (community, peer, member.record, self.seen(peer).seen_at)
-            for (community, peer), member in changed.items()
-            if member is not None
+        """Writes what changed to disk. Raises Failed."""
+        await self.records.save()
+        heard = [
+            (p, s.seen_at)
+            for p, s in self._seen.items()
+            if abs(s.seen_at - self._seen_saved.get(p, 0.0)) > HEARD_SAVED_EVERY_S
         ]
-        gone = [key for key, member in changed.items() if member is None]
-
-        def write(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT OR REPLACE INTO known_member VALUES (?, ?, ?, ?)", rows)
-            db.executemany("DELETE FROM known_member WHERE community = ? AND peer = ?", gone)
-
-        try:
-            await self._database.run(write)
-        except CroftError:
-            self._unsaved = {**changed, **self._unsaved}
-            raise
+        if not heard:
+            return
+        sql = "INSERT OR REPLACE INTO heard_of VALUES (?, ?)"
+        await self._database.run(lambda db: db.executemany(sql, heard).rowcount)
+        self._seen_saved.update(heard)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _communities_of(self, peer: PeerId) -> frozenset[CommunityId]:
-        return frozenset(member.community for member in self._core.members() if member.peer == peer)
-
     def _describe(self, membership: Membership) -> None:
         now = self._clock.now()
-        self._sequence = max(self._sequence + 1, int(now * 1000))
         lends, addresses = self._lends(), list(self._transport.addresses())
         self._described = (tuple(addresses), lends)
         self._described_at = now
-        member = describe(self.own, membership, lends, addresses, now=now, sequence=self._sequence)
-        self._perform(self._core.handle(core.OwnChanged(member)))
+        member = describe(self.own, membership, lends, addresses, now=now, sequence=self.records.next_sequence())
+        self.records.publish(MEMBER_KIND, membership.community, member.record)
 
     def _describe_if_changed(self) -> None:
         present = (tuple(self._transport.addresses()), self._lends())
@@ -229,6 +244,7 @@ class Overlay:
             await asyncio.sleep(TICK_S)
             ticks += 1
             self._perform(self._core.handle(core.Tick(self._clock.now())))
+            self.records.tick()
             if ticks % LOAD_EVERY_TICKS == 0:
                 self.tell_load()
             if ticks % ADDRESSES_EVERY_TICKS == 0:
@@ -250,7 +266,8 @@ class Overlay:
     def _link_up(self, link: Link) -> None:
         seen = self._seen.setdefault(link.peer, Seen())
         seen.seen_at = self._clock.now()
-        self._perform(self._core.handle(core.LinkUp(link.peer, link.greeted.communities)))
+        self._perform(self._core.handle(core.LinkUp(link.peer)))
+        self.records.link_up(link.peer, link.greeted.communities)
         link.notify(NOTICE_LOAD, encode(self._load()))
         log.info("link to %s (%s) is up, %s", link.greeted.name, short(link.peer), link.connection.route().address)
 
@@ -259,67 +276,55 @@ class Overlay:
         seen.seen_at = self._clock.now()
         seen.load = None
         log.info("link to %s (%s) is down: %s", link.greeted.name, short(link.peer), reason)
+        self.records.link_down(link.peer)
         self._perform(self._core.handle(core.LinkDown(link.peer, self._clock.now())))
 
-    def _digest(self, link: Link, body: bytes) -> None:
-        digest = decode(body, Digest, step="member digest")
-        event = core.DigestReceived(link.peer, CommunityId(digest.community), digest.entries)
-        self._perform(self._core.handle(event))
+    # --- descriptors as records --------------------------------------------------------------------------------------
 
-    def _records(self, link: Link, body: bytes) -> None:
-        records = decode(body, Records, step="member records").records
-        if len(records) > core.RECORDS_PER_NOTICE_MAX:
-            raise PeerMisbehaved(f"{len(records)} records at once", step="member records")
-        self._learn(link, records)
+    def _verify_member(self, community: CommunityId, record: bytes, now: float) -> Claim:
+        member = open_descriptor(record, self.passport.memberships, now)
+        if member.community != community:
+            raise PeerMisbehaved("a descriptor of another community", step="member record")
+        if not self._core.has_room(member):
+            raise PeerMisbehaved(f"one member too many of {short(member.twin)}", step="member record")
+        return Claim(member.peer, member.peer, member.sequence, member.expires_at, member)
 
-    def _learn(self, link: Link | None, records: Sequence[bytes]) -> None:
-        members = self._open(records, link)
-        sender = None if link is None else link.peer
-        self._perform(self._core.handle(core.RecordsReceived(sender, members, self._clock.now())))
+    def _member_learned(self, entry: Entry) -> None:
+        member = entry.claim.value
+        assert isinstance(member, Member), "verified as one"
+        self._perform(self._core.handle(core.Learned(member, self._clock.now())))
+        shared = self.records.shares(member.peer)
+        own = self.records.get(MEMBER_KIND, member.community, self.own.peer)
+        if own is not None and self.links.get(member.peer) and member.community not in shared:
+            # Its record has proved that it is there too: the link serves one community more.
+            self.records.link_up(member.peer, frozenset([member.community]), [own])
 
-    def _open(self, records: Sequence[bytes], link: Link | None = None) -> list[Member]:
-        # Flooding brings most records several times, and verifying one costs far more than finding it here.
-        known = {member.record for member in self._core.members()}
-        members: list[Member] = []
-        for record in records:
-            if record in known:
-                continue
-            try:
-                members.append(open_descriptor(record, self.passport.memberships, self._clock.now()))
-            except PeerMisbehaved as fault:
-                # One bad record does not take the good ones with it; who sent it is named.
-                log.warning("a record from %s is refused: %s", link.greeted.name if link else "disk or inviter", fault)
-        return members
+    def _member_gone(self, entry: Entry) -> None:
+        self._perform(self._core.handle(core.Gone(entry.community, PeerId(entry.claim.key))))
+
+    def _own_member_overtaken(self, entry: Entry) -> None:
+        member = entry.claim.value
+        assert isinstance(member, Member), "verified as one"
+        if member.instance != self.own.instance:
+            self._on_key_used_elsewhere(member.addresses)
 
     def _heard_load(self, link: Link, body: bytes) -> None:
         seen = self._seen.setdefault(link.peer, Seen())
-        seen.load = decode(body, Load, step="load")
+        load = decode(body, Load, step="load")
+        check_load(load, step="load")
+        seen.load = load
         seen.seen_at = self._clock.now()
 
     def _perform(self, effects: Sequence[core.Effect]) -> None:
         for effect in effects:
             match effect:
-                case core.SendDigest(peer, community, entries):
-                    self._notify(peer, NOTICE_DIGEST, encode(Digest(community, list(entries))))
-                case core.SendRecords(peer, community, records):
-                    self._notify(peer, NOTICE_RECORDS, encode(Records(community, list(records))))
                 case core.Dial(peer, addresses):
                     if self._dials is None:
                         self._core.handle(core.DialFailed(peer, self._clock.now()))
                     else:
                         self._dials.create_task(self._dial(peer, addresses), name=f"overlay.dial.{short(peer)}")
-                case core.Remember(member):
-                    self._unsaved[(member.community, member.peer)] = member
-                case core.Forget(community, peer):
-                    self._unsaved[(community, peer)] = None
-                case core.OwnKeyUsedElsewhere(addresses):
-                    self._on_key_used_elsewhere(addresses)
                 case _:
                     assert_never(effect)
-
-    def _notify(self, peer: PeerId, topic: str, body: bytes) -> None:
-        if link := self.links.get(peer):
-            link.notify(topic, body)
 
     async def _dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
         try:

@@ -24,6 +24,7 @@ from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
 from croft.sim.discovery import SimulatedDiscovery
 from croft.sim.jobs import SimulatedJob
+from croft.sim.local_services import SimulatedServices
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
 from croft.sim.network import SimulatedNetwork, SimulatedTransport
 from croft.sim.policy import SimulatedPolicy
@@ -61,6 +62,7 @@ class Machine:
     policy: SimulatedPolicy
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
+    local: SimulatedServices = field(default_factory=SimulatedServices)
     chain: tuple[bytes, ...] = ()
     starts: int = 0
     run: Run | None = None
@@ -148,6 +150,7 @@ class World:
             machine.disk.open_database(),
             machine.sandbox,
             SimulatedDiscovery(self._board),
+            machine.local,
         )
         parts = assemble(plan, ports)
         await parts.load()

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from typing import Protocol, Self
 
-from croft.errors import ConnectionLost
+from croft.errors import ConnectionLost, PeerMisbehaved
 from croft.wire import frames
 from croft.wire.codec import Message, encode
 
@@ -128,6 +128,29 @@ class MessageStream:
         finally:
             self._has_room.set()
             self._is_idle.set()
+
+
+async def send_alone(stream: ByteStream, message: Message) -> None:
+    """Sends one message on a stream that goes on as plain bytes. Raises ConnectionLost."""
+    await stream.write(frames.frame(encode(message)))
+
+
+async def receive_alone(stream: ByteStream, *, step: str, frame_bytes_max: int) -> bytes:
+    """The payload of the next frame, and not a byte more is read. Raises ConnectionLost, PeerMisbehaved."""
+    size = int.from_bytes(await _read_exactly(stream, frames.HEADER_BYTES, step), "big")
+    if not 0 < size <= frame_bytes_max:
+        raise PeerMisbehaved(f"frame of {size} bytes, limit is {frame_bytes_max}", step=step)
+    return await _read_exactly(stream, size, step)
+
+
+async def _read_exactly(stream: ByteStream, size: int, step: str) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = await stream.read(size - len(data))
+        if not part:
+            raise ConnectionLost(f"{step}: the stream ended inside a frame")
+        data += part
+    return data
 
 
 def _pieces(payloads: list[bytes]) -> list[bytes]:

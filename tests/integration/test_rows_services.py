@@ -1,0 +1,156 @@
+"""Rows of the feature table about services and people, each shown by real daemons on machines of their own.
+
+The machines are network namespaces with real interfaces between them. A test's docstring names its row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from namespaces import Lab, NamespaceHost, behind, bridged
+
+from support import peers
+from support.peers import RealPeer, two_lines, until
+
+SERVICE_PORT = 8000
+DATAGRAM_PORT = 5353
+ECHO_DATAGRAMS = """
+import socket, sys
+service = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+service.bind(("127.0.0.1", int(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    datagram, sender = service.recvfrom(65535)
+    service.sendto(datagram.upper(), sender)
+"""
+ASK_BY_DATAGRAM = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(1)
+for _ in range(10):
+    client.sendto(sys.argv[2].encode(), ("127.0.0.1", int(sys.argv[1])))
+    try:
+        print(client.recv(65535).decode())
+        break
+    except TimeoutError:
+        continue
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with peers.homes() as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Five machines on one wire."""
+    with bridged(5) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def tunnel(peer: RealPeer, *arguments: str) -> Iterator[int]:
+    """`croft tunnel ARGUMENTS` while the block lasts; its local port."""
+    process = peer.begin("tunnel", *arguments, "--json")
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield json.loads(line)["port"]
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def serve_folder(host: NamespaceHost, folder: Path, port: int) -> subprocess.Popen[str]:
+    """A web server on a machine's loopback interface alone."""
+    server = host.start(
+        sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)
+    )
+    until(lambda: fetch(host, f"http://127.0.0.1:{port}/") is not None, "the web server answers")
+    return server
+
+
+def fetch(host: NamespaceHost, *arguments: str) -> bytes | None:
+    """What curl gets on a machine; None if it gets nothing."""
+    command = host.command("curl", "--silent", "--fail", "--max-time", "20", *arguments)
+    done = subprocess.run(command, capture_output=True, timeout=30)
+    return done.stdout if done.returncode == 0 else None
+
+
+# --- C5: a service by its name ---------------------------------------------------------------------------------------
+
+
+def test_a_web_server_behind_a_nat_is_reached_by_name_and_by_those_granted_alone(lab: Lab, folder: Path) -> None:
+    """C5: http.server on NAT'd B's 127.0.0.1; `croft tunnel b:8000` on A: curl ok; a peer without grant refused."""
+    page = secrets.token_bytes(3 << 20)
+    (folder / "www").mkdir()
+    (folder / "www" / "page").write_bytes(page)
+    ada, cyd = (peers.make(folder, name, host) for name, host in zip(("ada", "cyd"), lab.hosts, strict=False))
+    with behind(lab[4]) as inside:
+        bob = peers.make(folder, "bob", inside[0])
+        for peer in (ada, cyd, bob):
+            peer.start()
+        for newcomer in (cyd, bob):
+            newcomer.api.join(ada.api.invite(is_spoken=False).line)
+        peers.await_links([ada, bob])
+        serve_folder(inside[0], folder / "www", SERVICE_PORT)
+
+        unknown = ada.croft("tunnel", f"bob:{SERVICE_PORT}")
+        bob.ok("expose", str(SERVICE_PORT), "--name", "wiki", "--to", "ada")
+        with tunnel(ada, "bob:wiki") as port:
+            got = fetch(lab[0], f"http://127.0.0.1:{port}/page")
+        with tunnel(ada, "--socks", "1080"):
+            proxied = fetch(lab[0], "--socks5-hostname", "127.0.0.1:1080", f"http://bob.croft:{SERVICE_PORT}/page")
+            elsewhere = fetch(lab[0], "--socks5", "127.0.0.1:1080", f"http://127.0.0.1:{SERVICE_PORT}/page")
+            other_port = fetch(lab[0], "--socks5-hostname", "127.0.0.1:1080", "http://bob.croft:22/")
+        bob.stop()
+        bob.start()
+        peers.await_links([ada, bob])
+        with tunnel(ada, f"bob:{SERVICE_PORT}") as port:
+            after_restart = fetch(lab[0], f"http://127.0.0.1:{port}/page")
+            bob.ok("expose", "remove", "wiki")
+            removed = fetch(lab[0], f"http://127.0.0.1:{port}/page")
+        bob.stop()
+
+    assert digest(got) == digest(proxied) == digest(after_restart) == digest(page)
+    assert elsewhere is None and other_port is None and removed is None
+    assert unknown.returncode == 5
+    said, remedy = two_lines(unknown)
+    assert "bob" in said and str(SERVICE_PORT) in said and f"croft expose {SERVICE_PORT} --to" in remedy
+
+
+def test_a_peer_without_a_grant_is_refused_and_datagrams_get_through(lab: Lab, folder: Path) -> None:
+    """C5: exposed to one peer, refused to another; a UDP service by its name; nothing else of the machine."""
+    ada, bob, cyd = peers.community(folder, ["ada", "bob", "cyd"], lab.hosts[:3])
+    echo = lab[1].start(sys.executable, "-c", ECHO_DATAGRAMS, str(DATAGRAM_PORT))
+    assert echo.stdout is not None and echo.stdout.readline() == "ready\n"
+    bob.ok("expose", f"{DATAGRAM_PORT}/udp", "--name", "echo", "--to", "ada", "--for", "1h")
+
+    refused = [cyd.croft("tunnel", f"bob:{service}", "--udp") for service in ("echo", str(DATAGRAM_PORT))]
+    with tunnel(ada, "bob:echo", "--udp") as port:
+        answer = lab[0].run(sys.executable, "-c", ASK_BY_DATAGRAM, str(port), "hello from ada")
+    shown = bob.json("expose", "list")["exposures"]
+
+    assert answer == "HELLO FROM ADA\n"
+    assert [ended.returncode for ended in refused] == [5, 5]
+    assert all("bob" in two_lines(ended)[0] for ended in refused)
+    assert [(one["name"], one["port"], one["protocol"], one["to"]) for one in shown] == [
+        ("echo", DATAGRAM_PORT, "udp", ["ada"])
+    ]
+    assert "refused cyd" in bob.log()
+
+
+def digest(data: bytes | None) -> str:
+    assert data is not None
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,31 @@
+"""What goes over the wire, and onto disk for others to read, stays as it was: golden bytes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from croft.overlay.tunnel_messages import OpenTunnel, TunnelOpened, TunnelRefused
+from croft.wire.codec import Message, decode, encode
+
+VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "services.json"
+MESSAGES: dict[str, Message] = {
+    "open tunnel": OpenTunnel("wiki", "tcp"),
+    "ask for a tunnel": OpenTunnel("53", "udp", only_ask=True),
+    "tunnel opened": TunnelOpened("wiki"),
+    "tunnel refused": TunnelRefused("refused", "no", "ask"),
+}
+
+
+def test_every_message_has_golden_bytes() -> None:
+    assert list(json.loads(VECTORS.read_text())) == list(MESSAGES)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_is_written_and_read_as_ever(name: str) -> None:
+    golden = bytes.fromhex(json.loads(VECTORS.read_text())[name])
+
+    assert encode(MESSAGES[name]) == golden
+    assert decode(golden, type(MESSAGES[name]), step="test") == MESSAGES[name]
