@@ -128,6 +128,7 @@ class AddressObservation:
         self._believed: dict[tuple[str, int], float] = {}
         self._added: dict[tuple[str, int], None] = {}
         self._came_in_at: float | None = None
+        self._nat = Nat.UNKNOWN
 
     @property
     def believed(self) -> list[tuple[str, int]]:
@@ -135,7 +136,10 @@ class AddressObservation:
         return list(self._believed)
 
     def nat(self) -> Nat:
-        """The kind of NAT, from the words that count now."""
+        """The kind of NAT; without observers, what it was when there were some."""
+        return self._nat
+
+    def _nat_by_words(self) -> Nat:
         words = [word for word in self._words.values() if word.is_live]
         if not words:
             return Nat.UNKNOWN
@@ -157,7 +161,7 @@ class AddressObservation:
                 return self._settle(now)
             case CameIn(now):
                 self._came_in_at = now
-                return []
+                return self._settle(now)
             case Tick(own_hosts, now):
                 if frozenset(own_hosts) != self._own_hosts:
                     # Another network: what was seen before was of the old one.
@@ -165,6 +169,7 @@ class AddressObservation:
                     self._words.clear()
                     self._believed.clear()
                     self._came_in_at = None
+                    self._nat = Nat.UNKNOWN
                 return self._settle(now)
             case _:
                 assert_never(event)
@@ -204,6 +209,9 @@ class AddressObservation:
                 del self._believed[address]
         while len(self._believed) > BELIEVED_MAX:
             del self._believed[min(self._believed, key=lambda address: self._believed[address])]
+        nat = self._nat_by_words()
+        if nat is not Nat.UNKNOWN:
+            self._nat = nat
         return self._bring_in_line(said)
 
     def _bring_in_line(self, said: dict[tuple[str, int], None]) -> Sequence[Effect]:
