@@ -21,6 +21,8 @@ CORES = [
     "overlay/membership.py",
     "overlay/records.py",
     "overlay/invitation.py",
+    "overlay/contacts.py",
+    "overlay/doorkeeper.py",
     "overlay/exposure.py",
     "overlay/socks.py",
     "overlay/address_observation.py",

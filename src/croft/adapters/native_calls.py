@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -112,6 +113,8 @@ def install() -> bool:
     """Lets calls that are ready at once return at once, if the binding is the known one. Idempotent."""
     if _original_call is None or not all(hasattr(iroh_ffi, name) for name in _NEEDED):
         return False
+    # With RUST_BACKTRACE set, every failed dial would symbolise a backtrace, which takes 50 MB and many milliseconds.
+    os.environ.setdefault("RUST_LIB_BACKTRACE", "0")
     iroh_ffi._uniffi_rust_call_async = _call
     native_release.install()
     return True

@@ -19,7 +19,9 @@ from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.relaying import Relaying
 from croft.node.supervisor import supervise
+from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
+from croft.overlay.contacts import ContactBook
 from croft.overlay.measurement import Measurements
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
@@ -56,6 +58,7 @@ class Plan:
     root: bytes
     twin_key: SecretKey
     policy: Policy
+    contacts: ContactBook
     slots: int
     memory_bytes: int
     disk_bytes: int
@@ -76,12 +79,14 @@ class Parts:
     jobs: JobBook
     tunnel_host: TunnelHost
     tunnels: Tunnels
+    address_book: AddressBook
     paths: Paths
     relaying: Relaying
     measurements: Measurements
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
+        await self.address_book.load()
         await self.overlay.load()
         await self.admissions.load()
         await self.tunnel_host.load()
@@ -131,6 +136,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         ports.clock,
         lends,
         load,
+        contacts=plan.contacts,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
     )
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
@@ -149,6 +155,19 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
     tunnels = Tunnels(overlay, ports.local)
+    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
     return Parts(
-        plan, ports, health, overlay, admissions, lender, jobs, tunnel_host, tunnels, paths, relaying, measurements
+        plan,
+        ports,
+        health,
+        overlay,
+        admissions,
+        lender,
+        jobs,
+        tunnel_host,
+        tunnels,
+        address_book,
+        paths,
+        relaying,
+        measurements,
     )

@@ -38,10 +38,13 @@ from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.node.identity import Identity, load_identity
 from croft.node.launch import hold_lock
+from croft.node.network import NetworkDesk
 from croft.node.peer import LocalPeer
+from croft.node.people import PeopleDesk
 from croft.node.policy import OwnersPolicy
 from croft.node.services import ServiceDesk
 from croft.node.supervisor import supervise
+from croft.overlay.contacts import ContactBook
 from croft.overlay.join_messages import JOIN_PROTOCOL
 from croft.overlay.messages import PROTOCOL
 from croft.ports import Sandbox
@@ -114,7 +117,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     control = _control_socket(home.control_socket)
     server = _Server(
         uvicorn.Config(
-            create_app(peer, desk),
+            create_app(peer, desk, PeopleDesk(parts, peer.peers), NetworkDesk(parts, peer.peers)),
             log_config=None,
             lifespan="off",
             access_log=False,
@@ -144,11 +147,13 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
 def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> Plan:
     load_of_machine = MachineLoad(home.state)
     own = identity.own(config["name"])
+    contacts = ContactBook(own.twin)
     return Plan(
         own=own,
         root=identity.root,
         twin_key=identity.twin_key,
-        policy=OwnersPolicy(home, config, own.twin, own.name, sandbox.isolation),
+        policy=OwnersPolicy(home, config, own.name, sandbox.isolation, contacts.trust_of),
+        contacts=contacts,
         slots=config["lend.cpus"],
         memory_bytes=config["lend.memory"],
         disk_bytes=config["lend.disk"],

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from croft.errors import CroftError, Failed, NotFound
+from croft.errors import CroftError, Failed, NotFound, Refused
 from croft.ledger.offer import OFFER_KIND, RENEW_EVERY_S, Offer, Offerer, What, make_offer, open_offer
 from croft.model.ids import CommunityId, PeerId
 from croft.overlay.gossip import Kind
@@ -26,6 +26,7 @@ from croft.ports import RelayRates, RelayUsage
 if TYPE_CHECKING:
     import sqlite3
 
+    from croft.overlay.membership import Member
     from croft.overlay.paths import Paths
     from croft.overlay.service import Overlay
     from croft.ports import Clock, Database, RelayHost, RunningRelay
@@ -61,7 +62,6 @@ class Relaying:
         clock: Clock,
         *,
         port: int = 0,
-        is_welcome: Callable[[PeerId], bool] = lambda _: True,
     ) -> None:
         self._overlay = overlay
         self._paths = paths
@@ -69,7 +69,6 @@ class Relaying:
         self._database = database
         self._clock = clock
         self._wanted_port = port
-        self._is_welcome = is_welcome
         self._own: OwnOffer | None = None
         self._changed = asyncio.Event()
         self._running: RunningRelay | None = None
@@ -251,7 +250,14 @@ class Relaying:
     def _admitted(self, offer: OwnOffer) -> frozenset[PeerId]:
         members = [m for community in offer.communities for m in self._overlay.community_members(community)]
         own = self._overlay.own.peer
-        return frozenset(m.peer for m in members if m.peer != own and self._is_welcome(m.peer))
+        return frozenset(m.peer for m in members if m.peer != own and self._is_welcome(m))
+
+    def _is_welcome(self, member: Member) -> bool:
+        try:
+            self._overlay.door.admit(member.peer, member.twin)
+        except Refused:
+            return False
+        return True
 
     def _announce(self, offer: OwnOffer) -> None:
         """Publishes the offer when it is new, its places have changed, or the last record grows old."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
+from croft.identity.certificates import open_certificate
 from croft.identity.grants import admit, found
 from croft.identity.keys import SecretKey, community_key
 from croft.model.ids import CommunityId, PeerId, short
@@ -23,6 +24,7 @@ from croft.overlay.join_messages import (
     FromInviter,
     JoinRefused,
     PakeAnswer,
+    PakeStart,
     ToInviter,
 )
 from croft.overlay.joining import LineJoiner, SpokenJoiner, Welcome, refusal
@@ -158,9 +160,26 @@ class Admissions:
                 seed = self._entropy.token(SEED_BYTES)
                 async with self._lock:
                     # One at a time: what is saved for one joiner is on disk before the next is judged.
+                    if (refusal := self._kept_out(connection.remote, message)) is not None:
+                        messages.post(JoinRefused(refusal.code, refusal.message, refusal.remedy))
+                        continue
                     event = core.Received(connection.remote, message, self._clock.now(), seed)
                     await self._perform(self._core.handle(event), messages)
                 await messages.flush()
+
+    def _kept_out(self, peer: PeerId, message: ToInviter) -> Refused | None:
+        """Why this joiner is not even asked for its invitation, which so is not used up."""
+        if isinstance(message, PakeStart):
+            return None
+        try:
+            certified = open_certificate(message.certificate, step=core.STEP)
+            self._overlay.door.admit(peer, certified.twin)
+        except PeerMisbehaved:
+            return None  # the core says so
+        except Refused as refusal:
+            log.info("refused %s (%s), joining: %s", certified.name, short(peer), refusal.message)
+            return refusal
+        return None
 
     async def _perform(self, effects: Sequence[core.Effect], messages: MessageStream | None) -> None:
         for effect in effects:

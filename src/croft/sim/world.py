@@ -18,6 +18,7 @@ from croft.identity.certificates import certify
 from croft.identity.keys import SecretKey, community_key, twin_key
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.node.assemble import Parts, Plan, Ports, assemble
+from croft.overlay.contacts import ContactBook
 from croft.overlay.join_messages import JOIN_PROTOCOL
 from croft.overlay.messages import PROTOCOL
 from croft.overlay.passport import Membership, Own
@@ -145,6 +146,7 @@ class World:
             root=machine.root,
             twin_key=machine.twin_key,
             policy=machine.policy,
+            contacts=ContactBook(machine.twin),
             slots=machine.slots,
             memory_bytes=MEMORY_BYTES,
             disk_bytes=DISK_BYTES,
