@@ -35,7 +35,7 @@ def duration_s(text: str | int | float) -> float:
 
 
 def rate_bytes_per_s(text: str) -> float:
-    """Bytes per second of "20Mbit", "500kbit", "1.5 Gbit/s"; units are powers of 1000, as networks count. Raises Usage."""
+    """Bytes per second of "20Mbit", "1.5 Gbit/s"; units are powers of 1000, as networks count. Raises Usage."""
     match = _RATE.fullmatch(text)
     if match is None:
         raise Usage(f"{text!r} is not a rate", remedy="Write it like `20Mbit` or `500kbit`.")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DIAL_TIMEOUT_S = 5.0
+DIAL_TIMEOUT_S = 3.0
 GREETING_TIMEOUT_S = 5.0
 GREETINGS_MAX = 64
 """Connections that may be waiting for their hello at a time; more are closed unheard."""
