@@ -16,7 +16,9 @@ from croft.identity import grants
 from croft.identity.certificates import certify
 from croft.identity.keys import SecretKey, community_key, twin_key
 from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.overlay.contacts import ContactBook
 from croft.overlay.control_stream import CALLS_SERVED_MAX
+from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.link import Link
 from croft.overlay.links import GREETING_TIMEOUT_S, GREETINGS_MAX, STREAMS_PER_LINK_MAX, Links
 from croft.overlay.messages import (
@@ -83,7 +85,7 @@ class Town:
         peer = PeerId(device.public)
         certificate = certify(twin, peer, name, NOW)
         own = Own(device, peer, TwinId(twin.public), name, certificate, f"run {next(self._instances)}".encode())
-        passport = PeerPassport(own, lambda: NOW, lambda _: frozenset([COMMUNITY]))
+        passport = PeerPassport(own, lambda: NOW, lambda _: frozenset([COMMUNITY]), Doorkeeper(ContactBook(own.twin)))
         chain = grants.admit(FOUNDER, CHAIN, COMMUNITY, own.twin) if is_member else CHAIN
         passport.memberships[COMMUNITY] = Membership(COMMUNITY, "town", tuple(chain))
         transport = self.network.open(name, device.raw, [PROTOCOL])

@@ -11,6 +11,8 @@ from croft.identity import grants
 from croft.identity.certificates import certify
 from croft.identity.keys import community_key
 from croft.model.ids import CommunityId
+from croft.overlay.contacts import ContactBook
+from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.membership import Member
 from croft.overlay.messages import VERSION, Descriptor, Hello, Load
 from croft.overlay.passport import (
@@ -182,7 +184,7 @@ def test_a_load_that_cannot_be_is_refused(load: Load) -> None:
 
 
 def passport(who: Somebody, *memberships: Membership) -> PeerPassport:
-    found = PeerPassport(own(who), lambda: NOW, lambda _: frozenset([COMMUNITY]))
+    found = PeerPassport(own(who), lambda: NOW, lambda _: frozenset([COMMUNITY]), Doorkeeper(ContactBook(who.twin)))
     found.memberships = {one.community: one for one in memberships or (membership(who),)}
     return found
 

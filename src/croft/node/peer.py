@@ -117,6 +117,7 @@ class LocalPeer:
     def _peer(self, member: Member) -> schema.Peer:
         overlay, lender = self._parts.overlay, self._parts.lender
         is_self = member.peer == overlay.own.peer
+        contact = self._parts.plan.contacts.get(member.twin)
         link = overlay.links.get(member.peer)
         route = link.connection.route() if link else None
         seen = overlay.seen(member.peer)
@@ -125,6 +126,8 @@ class LocalPeer:
             cpu, disk = seen.load.cpu, seen.load.disk
         if is_self:
             shown = "self"
+        elif contact.is_blocked:
+            shown = "blocked"
         elif route is None:
             shown = "offline"
         else:
@@ -149,4 +152,8 @@ class LocalPeer:
             machine=member.machine,
             version=member.version,
             seen_at=self._parts.ports.clock.now() if link or is_self else seen.seen_at,
+            self_name=overlay.self_name_of(member.peer),
+            petname=contact.petname,
+            trust="own" if member.twin == overlay.own.twin else contact.trust.value,
+            is_blocked=contact.is_blocked,
         )

@@ -14,7 +14,8 @@ from croft.control.config import Config
 from croft.control.home import Home
 from croft.errors import Failed, Refused
 from croft.model.ids import TwinId
-from croft.model.isolation import Isolation
+from croft.model.isolation import Grade, Isolation
+from croft.overlay.contacts import Trust
 from croft.ports import BoxSpec
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,16 @@ class OwnersPolicy:
     """See `croft.compute.lender.Policy`."""
 
     def __init__(
-        self, home: Home, config: Config, own_twin: TwinId, own_name: str, isolation: Callable[[], Isolation]
+        self,
+        home: Home,
+        config: Config,
+        own_name: str,
+        isolation: Callable[[], Isolation],
+        trust_of: Callable[[TwinId], Trust],
     ) -> None:
         self._home = home
         self._config = config
-        self._own_twin = own_twin
+        self._trust_of = trust_of
         self._isolation = isolation
         self._host_name = _host_name(own_name)
         self._numbers = itertools.count(1)
@@ -50,14 +56,26 @@ class OwnersPolicy:
 
     def check(self, twin: TwinId) -> None:
         """Raises Refused if this machine's isolation is not good enough for this twin's code."""
-        key = "sandbox.own_devices_grade" if twin == self._own_twin else "sandbox.required_grade"
-        isolation = self._isolation()
-        if not isolation.grade.holds(self._config[key]):
+        trust = self._trust_of(twin)
+        if trust is Trust.NONE:
             raise Refused(
-                f"this machine holds foreign code at isolation grade {isolation.grade}, "
-                f"its owner requires {self._config[key]}",
-                remedy=isolation.reason or f"Its owner may change the setting `{key}`.",
+                "the owner of this peer trusts you with nothing: no code of yours runs here",
+                remedy="That owner may change it: croft contacts trust YOU normal",
             )
+        required, origin = self._required(trust)
+        isolation = self._isolation()
+        if not isolation.grade.holds(required):
+            raise Refused(
+                f"this machine holds foreign code at isolation grade {isolation.grade}, its owner requires {required}",
+                remedy=isolation.reason or f"Its owner may change {origin}.",
+            )
+
+    def _required(self, trust: Trust) -> tuple[Grade, str]:
+        """The grade that a person's code needs here, and what makes it so."""
+        if trust is Trust.LOW:
+            return Grade.A, "how far you are trusted: croft contacts trust YOU normal"
+        key = "sandbox.own_devices_grade" if trust is Trust.HIGH else "sandbox.required_grade"
+        return self._config[key], f"the setting `{key}`"
 
     def task_box(self, twin: TwinId, memory_bytes: int) -> BoxSpec:
         """The warm box of one consumer."""

@@ -10,7 +10,7 @@ from croft.control import schema
 from croft.control.naming import find_peer
 from croft.control.tunnels import OnProblem
 from croft.errors import NotFound, Usage
-from croft.model.ids import PeerId
+from croft.model.ids import PeerId, TwinId
 from croft.overlay.exposure import Exposure, Grantee, GranteeKind, TunnelProtocol, default_name
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ class ServiceDesk:
         return self._shown(await self._parts.tunnel_host.remove(name), 0)
 
     def _grantee(self, who: str) -> Grantee:
-        """Whom a name means: a community, or a peer."""
+        """Whom a name means: a contact, a community, or a peer."""
+        contacts = [one for one in self._parts.address_book.all() if one.petname.casefold() == who.casefold() != ""]
+        if contacts:
+            return Grantee(GranteeKind.TWIN, contacts[0].twin)
         communities = [one for one in self._parts.overlay.communities() if who in (one.name, one.community)]
         try:
             peer = find_peer(self._peers(), who)
@@ -95,7 +98,7 @@ class ServiceDesk:
             case GranteeKind.PEER:
                 return overlay.name_of(PeerId(grantee.id))
             case GranteeKind.TWIN:
-                return next((one.name for one in self._peers() if one.twin == grantee.id), grantee.id[:10])
+                return self._parts.plan.contacts.get(TwinId(grantee.id)).petname or grantee.id[:10]
 
     # --- reaching ----------------------------------------------------------------------------------------------------
 

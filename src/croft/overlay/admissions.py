@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
+from croft.identity.certificates import open_certificate
 from croft.identity.grants import admit, found
 from croft.identity.keys import SecretKey, community_key
 from croft.model.ids import CommunityId, PeerId, short
@@ -23,11 +24,13 @@ from croft.overlay.join_messages import (
     FromInviter,
     JoinRefused,
     PakeAnswer,
+    PakeStart,
     ToInviter,
 )
 from croft.overlay.joining import LineJoiner, SpokenJoiner, Welcome, refusal
 from croft.overlay.passport import Membership
 from croft.overlay.spoken_proof import SEED_BYTES
+from croft.ports import RelayAccess
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -72,6 +75,8 @@ class Admissions:
         self._root = root
         self._twin_key = twin_key
         self._core = core.Invitations(twin_key, overlay.own.peer)
+        self.relay_passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: ()
+        self.trust_relays: Callable[[Sequence[str]], None] = lambda _: None
         self._published: set[int] = set()
         self._joiners = 0
         self._lock = asyncio.Lock()
@@ -99,6 +104,7 @@ class Admissions:
             lifetime_s=lifetime_s,
             is_spoken=is_spoken,
             seed=self._entropy.token(SEED_BYTES),
+            passes=self.relay_passes,
         )
         await self._save(created.invitation)
         await self._publish()
@@ -154,9 +160,26 @@ class Admissions:
                 seed = self._entropy.token(SEED_BYTES)
                 async with self._lock:
                     # One at a time: what is saved for one joiner is on disk before the next is judged.
+                    if (refusal := self._kept_out(connection.remote, message)) is not None:
+                        messages.post(JoinRefused(refusal.code, refusal.message, refusal.remedy))
+                        continue
                     event = core.Received(connection.remote, message, self._clock.now(), seed)
                     await self._perform(self._core.handle(event), messages)
                 await messages.flush()
+
+    def _kept_out(self, peer: PeerId, message: ToInviter) -> Refused | None:
+        """Why this joiner is not even asked for its invitation, which so is not used up."""
+        if isinstance(message, PakeStart):
+            return None
+        try:
+            certified = open_certificate(message.certificate, step=core.STEP)
+            self._overlay.door.admit(peer, certified.twin)
+        except PeerMisbehaved:
+            return None  # the core says so
+        except Refused as refusal:
+            log.info("refused %s (%s), joining: %s", certified.name, short(peer), refusal.message)
+            return refusal
+        return None
 
     async def _perform(self, effects: Sequence[core.Effect], messages: MessageStream | None) -> None:
         for effect in effects:
@@ -201,11 +224,13 @@ class Admissions:
         parsed = parse_code(code)
         own = self._overlay.own
         match parsed:
-            case Line(_, inviter, addresses):
+            case Line(_, inviter, addresses, shown):
                 if inviter == own.peer:
                     raise Refused("this invitation was made on this very peer", remedy="Use it on another machine.")
                 joiner = LineJoiner(parsed, own.twin, own.certificate)
-                welcome = await self._join_at(inviter, addresses, joiner)
+                relays = [RelayAccess(url, bearer) for url, bearer in shown]
+                welcome = await self._join_at(inviter, addresses, joiner, relays)
+                self.trust_relays([url for url, _ in shown])
             case SpokenCode():
                 welcome = await self._join_spoken(parsed)
             case _:
@@ -232,8 +257,14 @@ class Admissions:
                 error = failure
         raise error
 
-    async def _join_at(self, inviter: PeerId, addresses: Sequence[str], joiner: LineJoiner | SpokenJoiner) -> Welcome:
-        connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S)
+    async def _join_at(
+        self,
+        inviter: PeerId,
+        addresses: Sequence[str],
+        joiner: LineJoiner | SpokenJoiner,
+        relays: Sequence[RelayAccess] = (),
+    ) -> Welcome:
+        connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S, relays)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self._ask(connection, joiner)

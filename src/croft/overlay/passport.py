@@ -10,6 +10,7 @@ from croft.identity.certificates import Certified, open_certificate
 from croft.identity.grants import verify_chain
 from croft.identity.keys import SecretKey
 from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
+from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.link import Greeted
 from croft.overlay.membership import Member
 from croft.overlay.messages import VERSION, Descriptor, Hello, Load
@@ -70,14 +71,25 @@ class Lends:
 
 
 class PeerPassport:
-    """See `croft.overlay.links.Passport`. `known_in` tells in which communities a peer is known."""
+    """See `croft.overlay.links.Passport`.
+
+    `known_in` tells in which communities a peer is known; `door` keeps some out; `name_of` is what a peer is called
+    here, given what it calls itself.
+    """
 
     def __init__(
-        self, own: Own, now: Callable[[], float], known_in: Callable[[PeerId], frozenset[CommunityId]]
+        self,
+        own: Own,
+        now: Callable[[], float],
+        known_in: Callable[[PeerId], frozenset[CommunityId]],
+        door: Doorkeeper,
+        name_of: Callable[[Certified], str] = lambda certified: certified.name,
     ) -> None:
         self._own = own
         self._now = now
         self._known_in = known_in
+        self._door = door
+        self._name_of = name_of
         self.memberships: dict[CommunityId, Membership] = {}
 
     def hello(self, communities: frozenset[CommunityId]) -> Hello:
@@ -109,7 +121,9 @@ class PeerPassport:
         if certified.peer != peer:
             raise Refused("its device certificate is of another device")
         communities = self._shared(certified, hello)
-        return Greeted(peer, certified.twin, certified.name, communities, hello.instance)
+        # Last: whoever is no member is not to hear whom the owner blocks.
+        self._door.admit(peer, certified.twin)
+        return Greeted(peer, certified.twin, self._name_of(certified), communities, hello.instance)
 
     def _shared(self, certified: Certified, hello: Hello) -> frozenset[CommunityId]:
         shared: set[CommunityId] = set()

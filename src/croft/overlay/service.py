@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from croft.errors import CroftError, NotFound, PeerMisbehaved, Unreachable
-from croft.model.ids import CommunityId, PeerId, short
+from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused, Unreachable
+from croft.identity.certificates import Certified
+from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay import membership as core
+from croft.overlay.contacts import ContactBook, Device, Names
+from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.gossip import Kind, Records
-from croft.overlay.link import Link
+from croft.overlay.link import CLOSE_REJECTED, Link
 from croft.overlay.links import Links
 from croft.overlay.membership import Member
 from croft.overlay.messages import Load
@@ -25,13 +28,13 @@ from croft.wire.codec import decode, encode
 if TYPE_CHECKING:
     import sqlite3
 
-    from croft.ports import Clock, Connection, Database, Stream, Transport
+    from croft.ports import Clock, Connection, Database, RelayAccess, Stream, Transport
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 LOAD_EVERY_TICKS = 2
-ADDRESSES_EVERY_TICKS = 5
+ADDRESSES_EVERY_TICKS = 1
 RENEW_EVERY_S = 86_400.0
 HEARD_SAVED_EVERY_S = 300.0
 NOTICE_LOAD = "load"
@@ -60,6 +63,7 @@ class Overlay:
         lends: Callable[[], Lends],
         load: Callable[[], Load],
         *,
+        contacts: ContactBook | None = None,
         on_key_used_elsewhere: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self.own = own
@@ -70,7 +74,10 @@ class Overlay:
         self._load = load
         self._on_key_used_elsewhere = on_key_used_elsewhere
         self._core = core.Membership(own.peer)
-        self.passport = PeerPassport(own, clock.now, self._core.communities_of)
+        self.contacts = contacts or ContactBook(own.twin)
+        self.door = Doorkeeper(self.contacts)
+        self._names = Names(self.contacts, own.peer)
+        self.passport = PeerPassport(own, clock.now, self._core.communities_of, self.door, self._name_of_certified)
         self.links = Links(transport, self.passport)
         self.records = Records(own.peer, self.links, database, clock)
         self._seen: dict[PeerId, Seen] = {}
@@ -78,6 +85,8 @@ class Overlay:
         self._described: tuple[tuple[str, ...], Lends] | None = None
         self._described_at = 0.0
         self._dials: asyncio.TaskGroup | None = None
+        self.told_addresses: Callable[[], Sequence[str]] = transport.addresses
+        self.relay_access: Callable[[Sequence[str]], Sequence[RelayAccess]] = lambda _: []
         self.links.on_up(self._link_up)
         self.links.on_down(self._link_down)
         self.links.on_notice(NOTICE_LOAD, self._heard_load)
@@ -101,9 +110,10 @@ class Overlay:
             alone = Membership(CommunityId(""), "", ())
             now = self._clock.now()
             by_peer[self.own.peer] = describe(
-                self.own, alone, self._lends(), list(self._transport.addresses()), now=now, sequence=0
+                self.own, alone, self._lends(), list(self.addresses()), now=now, sequence=0
             )
-        return sorted(by_peer.values(), key=lambda m: (m.peer != self.own.peer, m.name, m.peer))
+        named = [replace(member, name=self.name_of(member.peer)) for member in by_peer.values()]
+        return sorted(named, key=lambda m: (m.peer != self.own.peer, m.name, m.peer))
 
     def communities(self) -> list[Membership]:
         """The communities that this peer is in."""
@@ -122,26 +132,34 @@ class Overlay:
         return self._seen.get(peer, Seen())
 
     def name_of(self, peer: PeerId) -> str:
-        """What to call a peer."""
+        """What to call a peer: unlike every other one, and by the owner's petname if there is one."""
         if peer == self.own.peer:
             return self.own.name
+        return self._names.of(peer) or short(peer)
+
+    def self_name_of(self, peer: PeerId) -> str:
+        """What a peer calls itself."""
         member = self._core.find(peer)
-        return member.name if member else short(peer)
+        return member.name if member else self.own.name if peer == self.own.peer else ""
 
     async def link_to(self, peer: PeerId) -> Link:
         """The link to a member, dialled if there is none. Raises NotFound, Unreachable, Refused."""
         if link := self.links.get(peer):
             return link
         member = self._core.find(peer)
+        if member is not None:
+            self.door.seek(peer, member.twin, self.name_of(peer))
         if member is None:
             raise NotFound(f"no member {short(peer)} is known here", remedy="See who is here: `croft peers`.")
-        return await self.links.ensure(peer, member.addresses)
+        return await self.links.ensure(peer, member.addresses, self._relays_of(peer))
 
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
         """A stream to a member's handler, over a link that is made if there is none. Raises Unreachable."""
         if peer != self.own.peer:
             try:
                 await self.link_to(peer)
+            except Refused:
+                raise
             except CroftError as error:
                 raise Unreachable(error.message, remedy=error.remedy) from None
         return await self.links.open_stream(peer, purpose)
@@ -151,12 +169,44 @@ class Overlay:
         return await (await self.link_to(peer)).call(method, body, deadline_s=deadline_s)
 
     def addresses(self) -> Sequence[str]:
-        """Where this peer may be reached."""
-        return self._transport.addresses()
+        """Where this peer may be reached, as far as others are to be told."""
+        return self.told_addresses()
 
-    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> Connection:
+    async def dial(
+        self,
+        peer: PeerId,
+        addresses: Sequence[str],
+        protocol: bytes,
+        timeout_s: float,
+        relays: Sequence[RelayAccess] = (),
+    ) -> Connection:
         """A connection of another protocol than that of members. Raises Unreachable."""
-        return await self._transport.dial(peer, addresses, protocol, timeout_s)
+        return await self._transport.dial(peer, addresses, protocol, timeout_s, relays)
+
+    def _relays_of(self, peer: PeerId) -> Sequence[RelayAccess]:
+        member = self._core.find(peer)
+        return self.relay_access(member.relays) if member is not None else []
+
+    # --- people ------------------------------------------------------------------------------------------------------
+
+    def person_changed(self, twin: TwinId) -> None:
+        """What the owner thinks of a person has changed: names are shown anew, and whoever is kept out now is cut."""
+        for link in self.links.all():
+            if link.greeted.twin == twin:
+                link.greeted = replace(link.greeted, name=self.name_of(link.peer))
+                try:
+                    self.door.admit(link.peer, twin)
+                except Refused as refusal:
+                    log.info("link to %s (%s) is cut: %s", link.greeted.name, short(link.peer), refusal.message)
+                    link.close(CLOSE_REJECTED, refusal.message)
+        for entry in self.records.entries(MEMBER_KIND):
+            member = entry.claim.value
+            if isinstance(member, Member) and member.twin == twin:
+                # What came while a person was blocked counts now; and there is no reason to wait before dialling.
+                self._member_learned(entry)
+
+    def _name_of_certified(self, certified: Certified) -> str:
+        return self._names.of(certified.peer) or certified.name
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -225,14 +275,14 @@ class Overlay:
 
     def _describe(self, membership: Membership) -> None:
         now = self._clock.now()
-        lends, addresses = self._lends(), list(self._transport.addresses())
+        lends, addresses = self._lends(), list(self.addresses())
         self._described = (tuple(addresses), lends)
         self._described_at = now
         member = describe(self.own, membership, lends, addresses, now=now, sequence=self.records.next_sequence())
         self.records.publish(MEMBER_KIND, membership.community, member.record)
 
     def _describe_if_changed(self) -> None:
-        present = (tuple(self._transport.addresses()), self._lends())
+        present = (tuple(self.addresses()), self._lends())
         is_old = self._clock.now() - self._described_at > RENEW_EVERY_S
         if present != self._described or is_old:
             for membership in self.communities():
@@ -292,6 +342,9 @@ class Overlay:
     def _member_learned(self, entry: Entry) -> None:
         member = entry.claim.value
         assert isinstance(member, Member), "verified as one"
+        if self.contacts.is_blocked(member.twin) and self._core.find(member.peer):
+            return  # held for the others, and not believed here
+        self._names.learn(Device(member.peer, member.twin, member.name))
         self._perform(self._core.handle(core.Learned(member, self._clock.now())))
         shared = self.records.shares(member.peer)
         own = self.records.get(MEMBER_KIND, member.community, self.own.peer)
@@ -301,6 +354,8 @@ class Overlay:
 
     def _member_gone(self, entry: Entry) -> None:
         self._perform(self._core.handle(core.Gone(entry.community, PeerId(entry.claim.key))))
+        if self._core.find(PeerId(entry.claim.key)) is None:
+            self._names.forget(PeerId(entry.claim.key))
 
     def _own_member_overtaken(self, entry: Entry) -> None:
         member = entry.claim.value
@@ -328,7 +383,9 @@ class Overlay:
 
     async def _dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
         try:
-            await self.links.ensure(peer, addresses)
+            if member := self._core.find(peer):
+                self.door.seek(peer, member.twin, self.name_of(peer))
+            await self.links.ensure(peer, addresses, self._relays_of(peer))
         except CroftError as error:
             log.debug("dialling %s failed: %s", short(peer), error.message)
             self._perform(self._core.handle(core.DialFailed(peer, self._clock.now())))

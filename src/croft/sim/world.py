@@ -18,6 +18,7 @@ from croft.identity.certificates import certify
 from croft.identity.keys import SecretKey, community_key, twin_key
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.node.assemble import Parts, Plan, Ports, assemble
+from croft.overlay.contacts import ContactBook
 from croft.overlay.join_messages import JOIN_PROTOCOL
 from croft.overlay.messages import PROTOCOL
 from croft.overlay.passport import Membership, Own
@@ -28,6 +29,7 @@ from croft.sim.local_services import SimulatedServices
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
 from croft.sim.network import SimulatedNetwork, SimulatedTransport
 from croft.sim.policy import SimulatedPolicy
+from croft.sim.relays import SimulatedRelayHost
 from croft.sim.sandbox import SimulatedSandbox
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class Machine:
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
     local: SimulatedServices = field(default_factory=SimulatedServices)
+    relays: SimulatedRelayHost | None = None
     chain: tuple[bytes, ...] = ()
     starts: int = 0
     run: Run | None = None
@@ -78,6 +81,11 @@ class Machine:
     @property
     def peer(self) -> PeerId:
         return PeerId(self.device.public)
+
+    def relays_of(self, network: SimulatedNetwork) -> SimulatedRelayHost:
+        """Runs relays where this machine is now."""
+        self.relays = SimulatedRelayHost(network, self.host)
+        return self.relays
 
     @property
     def parts(self) -> Parts:
@@ -138,6 +146,7 @@ class World:
             root=machine.root,
             twin_key=machine.twin_key,
             policy=machine.policy,
+            contacts=ContactBook(machine.twin),
             slots=machine.slots,
             memory_bytes=MEMORY_BYTES,
             disk_bytes=DISK_BYTES,
@@ -151,6 +160,7 @@ class World:
             machine.sandbox,
             SimulatedDiscovery(self._board),
             machine.local,
+            machine.relays_of(self.network),
         )
         parts = assemble(plan, ports)
         await parts.load()
@@ -168,6 +178,8 @@ class World:
         # The network first: nothing that the dying tasks say may reach anybody.
         run.transport.crash(is_loud=is_loud)
         machine.sandbox.crash("its machine crashed")
+        if machine.relays is not None and machine.relays.running is not None:
+            machine.relays.running.crash("its machine crashed")
         doomed = [run.serving, *(job.running for job in run.jobs)]
         for task in doomed:
             task.cancel()
