@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
@@ -30,6 +30,7 @@ from croft.overlay.join_messages import (
 from croft.overlay.joining import LineJoiner, SpokenJoiner, Welcome, refusal
 from croft.overlay.passport import Membership
 from croft.overlay.spoken_proof import SEED_BYTES
+from croft.ports import RelayAccess
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -74,6 +75,8 @@ class Admissions:
         self._root = root
         self._twin_key = twin_key
         self._core = core.Invitations(twin_key, overlay.own.peer)
+        self.relay_passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: ()
+        self.trust_relays: Callable[[Sequence[str]], None] = lambda _: None
         self._published: set[int] = set()
         self._joiners = 0
         self._lock = asyncio.Lock()
@@ -102,6 +105,7 @@ class Admissions:
             lifetime_s=lifetime_s,
             is_spoken=is_spoken,
             seed=self._entropy.token(SEED_BYTES),
+            passes=self.relay_passes,
         )
         await self._save(created.invitation)
         await self._publish()
@@ -222,11 +226,13 @@ class Admissions:
         parsed = parse_code(code)
         own = self._overlay.own
         match parsed:
-            case Line(_, inviter, addresses):
+            case Line(_, inviter, addresses, shown):
                 if inviter == own.peer:
                     raise Refused("this invitation was made on this very peer", remedy="Use it on another machine.")
                 joiner = LineJoiner(parsed, own.twin, own.certificate)
-                welcome = await self._join_at(inviter, addresses, joiner)
+                relays = [RelayAccess(url, bearer) for url, bearer in shown]
+                welcome = await self._join_at(inviter, addresses, joiner, relays)
+                self.trust_relays([url for url, _ in shown])
             case SpokenCode():
                 welcome = await self._join_spoken(parsed)
             case _:
@@ -253,8 +259,14 @@ class Admissions:
                 error = failure
         raise error
 
-    async def _join_at(self, inviter: PeerId, addresses: Sequence[str], joiner: LineJoiner | SpokenJoiner) -> Welcome:
-        connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S)
+    async def _join_at(
+        self,
+        inviter: PeerId,
+        addresses: Sequence[str],
+        joiner: LineJoiner | SpokenJoiner,
+        relays: Sequence[RelayAccess] = (),
+    ) -> Welcome:
+        connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S, relays)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self._ask(connection, joiner)
