@@ -21,6 +21,7 @@ from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
 from croft.overlay.contacts import ContactBook
+from croft.overlay.devices import Devices
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
 from croft.overlay.service import Overlay
@@ -47,17 +48,22 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one peer is to be. `root` is the twin's entropy; `machine_load` gives shares of processors and disk."""
+    """What one peer is to be.
+
+    `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
+    keeps the certificate by which this machine is a device of another twin from the next start on.
+    """
 
     own: Own
-    root: bytes
-    twin_key: SecretKey
+    root: bytes | None
+    twin_key: SecretKey | None
     policy: Policy
     contacts: ContactBook
     slots: int
     memory_bytes: int
     disk_bytes: int
     machine_load: Callable[[], tuple[float, float]]
+    adopt: Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Parts:
     tunnel_host: TunnelHost
     tunnels: Tunnels
     address_book: AddressBook
+    devices: Devices
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -126,7 +133,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
     )
     admissions = Admissions(
-        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key
+        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
     )
     overlay.links.accept_other = admissions.accept
     overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
@@ -135,5 +142,6 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
     tunnels = Tunnels(overlay, ports.local)
+    devices = Devices(overlay, plan.twin_key, ports.clock)
     address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
-    return Parts(plan, ports, health, overlay, admissions, lender, jobs, tunnel_host, tunnels, address_book)
+    return Parts(plan, ports, health, overlay, admissions, lender, jobs, tunnel_host, tunnels, address_book, devices)
