@@ -200,7 +200,7 @@ def test_two_peers_of_one_name_are_told_apart_and_trust_decides_what_runs(lab: L
     ]
     for other in others:
         other.start("--join", ada.api.invite(is_spoken=False).line)
-    until(lambda: len(peers.linked(ada)) == 2, "ada is linked to both")
+    until(lambda: [peer.link for peer in ada.api.peers()] == ["self", "direct", "direct"], "ada is linked to both")
     names = sorted(peer.name for peer in ada.api.peers() if not peer.is_self)
     ambiguous = ada.croft("tunnel", "twin:80")
     ids = {other.api.status().peer: other for other in others}
