@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -143,6 +143,10 @@ class Transport(Protocol):
         """Keeps in touch with just these relays, so that others can reach this peer by them; none is no fault."""
         ...
 
+    async def reaches(self, peer: PeerId, address: str, protocol: bytes, timeout_s: float) -> bool:
+        """Whether `peer` answers at `address` to somebody it has never sent anything: a fresh port, an unknown key."""
+        ...
+
     def relays(self) -> Sequence[str]:
         """The relay by which others reach this peer now, if any: its URL."""
         ...
@@ -167,6 +171,63 @@ class Transport(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRates:
+    """How fast a relay passes on, in bytes per second on the wire; None: as fast as it goes."""
+
+    total: float | None = None
+    per_client: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayUsage:
+    """What a relay has passed on for one peer: payload bytes from it and to it, and frames that found no room."""
+
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    dropped_frames: int = 0
+
+
+class RunningRelay(Protocol):
+    """A relay on this machine. Who is not admitted cannot use it; it admits nobody at first."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def connected(self) -> int:
+        """How many peers are connected."""
+        ...
+
+    def admit(self, peers: Collection[PeerId]) -> None:
+        """From now on just these may use it; others are cut."""
+        ...
+
+    def usage(self) -> Mapping[PeerId, RelayUsage]:
+        """What was passed on since it started, per peer; a few tenths of a second old."""
+        ...
+
+    async def ended(self) -> str:
+        """Returns why it ended, once it has."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends it. Idempotent."""
+        ...
+
+
+class RelayHost(Protocol):
+    """Runs relays on this machine, and asks relays anywhere whether they are there."""
+
+    async def start(self, own: PeerId, port: int, rates: RelayRates) -> RunningRelay:
+        """A relay of the device `own`; port 0 lets the system choose. Raises Failed."""
+        ...
+
+    async def ask(self, url: str, timeout_s: float) -> float:
+        """The round trip to a relay in seconds. Raises Unreachable if it does not answer in time."""
+        ...
 
 
 class Discovery(Protocol):

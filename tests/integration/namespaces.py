@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import itertools
 import os
 import shutil
@@ -252,29 +253,62 @@ def alone() -> Iterator[Lab]:
         yield Lab([_host("alone", namespace, "127.0.0.1", cleanup)], "lo")
 
 
+class Nat(enum.Enum):
+    """What a router does to the ports of those behind it, and whom it lets in."""
+
+    FULL_CONE = "full cone"
+    """One outside port for all; whoever sends to it gets in."""
+    PORT_RESTRICTED = "port-restricted"
+    """One outside port for all; only what was sent to gets in."""
+    SYMMETRIC = "symmetric"
+    """Another outside port for each that is sent to."""
+
+
 @contextlib.contextmanager
-def behind(router: NamespaceHost) -> Iterator[Lab]:
-    """One host whose packets `router` passes on under its own address (nft masquerade); nobody can dial in."""
+def behind(router: NamespaceHost, nat: Nat = Nat.PORT_RESTRICTED, count: int = 1) -> Iterator[Lab]:
+    """Hosts on one wire whose packets `router` passes on under its own address.
+
+    Behind a full cone only the first host can be dialled, at the router's address and its own port.
+    """
     check_can_make_namespaces()
     with contextlib.ExitStack() as cleanup:
-        namespace = f"cr{os.getpid()}x{next(_numbers)}"
-        _make(namespace, cleanup)
-        ip("-n", namespace, "link", "add", "eth0", "type", "veth", "peer", "name", "inside", "netns", router.namespace)
-        outer, inner = (ADDRESS_FORMAT_BEHIND.format(number=number) for number in (1, 2))
+        prefix = f"cr{os.getpid()}x{next(_numbers)}"
+        ip("-n", router.namespace, "link", "add", "inside", "type", "bridge")
+        cleanup.callback(ip, "-n", router.namespace, "link", "del", "inside")
+        outer = ADDRESS_FORMAT_BEHIND.format(number=1)
         ip("-n", router.namespace, "address", "add", f"{outer}/24", "dev", "inside")
         ip("-n", router.namespace, "link", "set", "inside", "up")
-        ip("-n", namespace, "address", "add", f"{inner}/24", "dev", "eth0")
-        ip("-n", namespace, "link", "set", "eth0", "up")
-        ip("-n", namespace, "route", "add", "default", "via", outer)
+        hosts = []
+        for number in range(count):
+            namespace, port = f"{prefix}n{number}", f"i{number}"
+            _make(namespace, cleanup)
+            there = ("type", "veth", "peer", "name", port, "netns", router.namespace)
+            ip("-n", namespace, "link", "add", "eth0", *there)
+            ip("-n", router.namespace, "link", "set", port, "master", "inside", "up")
+            inner = ADDRESS_FORMAT_BEHIND.format(number=2 + number)
+            ip("-n", namespace, "address", "add", f"{inner}/24", "dev", "eth0")
+            ip("-n", namespace, "link", "set", "eth0", "up")
+            ip("-n", namespace, "route", "add", "default", "via", outer)
+            hosts.append(_host(f"inside{number}", namespace, inner, cleanup))
         router.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-        router.rules(
-            "table ip nat {\n chain out {\ntype nat hook postrouting priority 100\n"
-            'oifname "eth0" masquerade\n}\n}\n'
-            "table ip guard {\n chain through {\ntype filter hook forward priority 0\n"
-            'iifname "eth0" ct state new drop\n}\n}\n'
-        )
+        router.rules(_nat_rules(nat, hosts[0].address))
         cleanup.callback(router.no_rules)
-        yield Lab([_host("inside", namespace, inner, cleanup)], "eth0")
+        yield Lab(hosts, "eth0")
+
+
+def _nat_rules(nat: Nat, first: str) -> str:
+    how = "masquerade random,fully-random" if nat is Nat.SYMMETRIC else "masquerade"
+    let_in = f'iifname "eth0" udp dport 1024-65535 dnat to {first}\n' if nat is Nat.FULL_CONE else ""
+    return (
+        "table ip nat {\n"
+        f" chain in {{\ntype nat hook prerouting priority -100\n{let_in}}}\n"
+        f' chain out {{\ntype nat hook postrouting priority 100\noifname "eth0" {how}\n}}\n}}\n'
+        # The router itself is silent: an answer to an unknown packet would make a punched hole look taken.
+        "table ip guard {\n"
+        " chain through {\ntype filter hook forward priority 0\nct status dnat accept\n"
+        'iifname "eth0" ct state new drop\n}\n'
+        ' chain own {\ntype filter hook input priority 0\niifname "eth0" ct state new drop\n}\n}\n'
+    )
 
 
 def _make(namespace: str, cleanup: contextlib.ExitStack) -> None:

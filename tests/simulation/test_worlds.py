@@ -89,6 +89,7 @@ def test_a_whole_community_finds_itself_again_after_all_machines_moved(play: Pla
 def test_both_halves_of_a_partition_work_on_and_heal_to_one_list(play: Play) -> None:
     async def story(world: World) -> None:
         await world.unite(4)
+        await asyncio.sleep(10)  # until each has said by what NAT it is seen, and has no more news
         world.add("left")
         world.add("right")
         world.partition(["peer1", "peer2", "left"], ["peer3", "peer4", "right"])

@@ -7,7 +7,14 @@ import pytest
 from croft.cli.service import unit_text
 from croft.control.config import load
 from croft.control.home import SOCKET_PATH_BYTES_MAX, Home
-from croft.control.quantities import duration_s, show_duration, show_size, size_bytes
+from croft.control.quantities import (
+    duration_s,
+    rate_bytes_per_s,
+    show_duration,
+    show_rate,
+    show_size,
+    size_bytes,
+)
 from croft.errors import Usage
 
 
@@ -119,3 +126,19 @@ def test_quantities_are_shown_short() -> None:
         "3 min",
         "2 h",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_s"), [("20Mbit", 2.5e6), ("500 kbit/s", 62_500.0), ("1.5Gbps", None), ("8bit", 1.0)]
+)
+def test_rates_are_bits_by_thousands(text: str, bytes_per_s: float | None) -> None:
+    if bytes_per_s is None:
+        with pytest.raises(Usage, match="not a rate"):
+            rate_bytes_per_s(text)
+    else:
+        assert rate_bytes_per_s(text) == bytes_per_s
+
+
+@pytest.mark.parametrize(("value", "shown"), [(2.5e6, "20 Mbit/s"), (100.0, "800 bit/s"), (187_500.0, "1.5 Mbit/s")])
+def test_rates_are_shown_by_two_digits(value: float, shown: str) -> None:
+    assert show_rate(value) == shown

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from croft.ports import RelayAccess
 log = logging.getLogger(__name__)
 
 ANY_HOST = "0.0.0.0"
+SECRET_KEY_BYTES = 32
 RELAYS_MAX = 4
 HANDSHAKES_MAX = 256
 HANDSHAKE_S_MAX = 10.0
@@ -75,7 +77,7 @@ class IrohTransport:
         Raises:
             Failed: the address is malformed, foreign or taken.
         """
-        assert len(secret_key) == 32, "an Ed25519 secret key has 32 bytes"
+        assert len(secret_key) == SECRET_KEY_BYTES, "an Ed25519 secret key has 32 bytes"
         iroh_copy.install()
         native_calls.install()
         address = SocketAddress.parse(bind)
@@ -130,17 +132,18 @@ class IrohTransport:
     async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
         """Keeps in touch with just these relays."""
         wanted = {relay.url: relay for relay in relays[:RELAYS_MAX]}
-        if self._is_closed:
-            return
-        for url in [url for url, relay in self._relays.items() if wanted.get(url) != relay]:
+        # First the new ones, so that the home relay has somewhere to move to.
+        for relay in wanted.values():
+            await self._know_relay(relay)
+        for url in [url for url in self._relays if url not in wanted]:
+            if self._is_closed:
+                return
             del self._relays[url]
             with contextlib.suppress(iroh.IrohError):
                 await self._endpoint.remove_relay(url)
-        for relay in wanted.values():
-            await self._know_relay(relay)
 
     async def _know_relay(self, relay: RelayAccess) -> None:
-        if self._is_closed or self._relays.get(relay.url) == relay:
+        if self._is_closed or relay.url in self._relays:
             return
         # No address discovery by QUIC: our relays do not speak it, and probing for it takes seconds.
         config = iroh.RelayConfig(url=relay.url, quic_port=None, auth_token=relay.bearer or None)
@@ -150,6 +153,23 @@ class IrohTransport:
             log.info("the relay %s cannot be used: %s", relay.url, iroh_endpoint.cause(error))
             return
         self._relays[relay.url] = relay
+
+    async def reaches(self, peer: PeerId, address: str, protocol: bytes, timeout_s: float) -> bool:
+        """Whether `peer` answers at `address` to a fresh port and an unknown key."""
+        target = SocketAddress.parse(address)
+        if self._is_closed or target is None or not target.is_dialable:
+            return False
+        stranger = await iroh_endpoint.bind(os.urandom(SECRET_KEY_BYTES), [], self._source)
+        try:
+            async with asyncio.timeout(timeout_s):
+                at = iroh.EndpointAddr(iroh.EndpointId.from_string(peer), None, [str(target)])
+                native = await stranger.connect(at, protocol)
+                native.close(CODE_CLOSED, b"that was all")
+                return True
+        except (TimeoutError, iroh.IrohError):
+            return False
+        finally:
+            iroh_endpoint.close_soon(stranger)
 
     def relays(self) -> Sequence[str]:
         """The relay by which others reach this peer now, if any."""

@@ -18,6 +18,8 @@ COMMANDS = {
     "status": "croft.cli.peer:status",
     "peers": "croft.cli.peer:peers",
     "init": "croft.cli.peer:init",
+    "net": "croft.cli.network:net",
+    "offer": "croft.cli.offer:offer",
     "invite": "croft.cli.invitation:invite",
     "join": "croft.cli.invitation:join",
     "run": "croft.cli.work:run",

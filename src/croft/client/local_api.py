@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
+MEASURE_TIMEOUT_S = 60.0
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -125,6 +126,28 @@ class LocalApi:
     def settings(self) -> list[schema.Setting]:
         """The daemon's settings, with their origins."""
         return self._ask("GET", "/v1/settings", list[schema.Setting])
+
+    def net(self) -> schema.Net:
+        """How this peer is reached, and the ways to the others."""
+        return self._ask("GET", "/v1/net", schema.Net)
+
+    def measure(self, peer: str) -> schema.Way:
+        """Measures the way to a peer. Raises NotFound, Refused, Unreachable."""
+        wanted = schema.MeasureWanted(peer=peer)
+        return self._ask("POST", "/v1/net/measurements", schema.Way, wanted, timeout_s=MEASURE_TIMEOUT_S)
+
+    def offers(self) -> list[schema.Offer]:
+        """What this peer and others offer."""
+        return self._ask("GET", "/v1/offers", list[schema.Offer])
+
+    def offer_relay(self, amount: float, per_client: float | None, to: list[str]) -> schema.Offer:
+        """Offers this peer as a relay: bytes per second. Raises Usage, NotFound, Refused."""
+        wanted = schema.OfferWanted(amount=amount, per_client=per_client, to=to)
+        return self._ask("PUT", "/v1/offers/relay", schema.Offer, wanted)
+
+    def withdraw_offer(self, what: str) -> schema.Offer:
+        """Takes an offer back. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/offers/{what}", schema.Offer)
 
     def stop(self) -> None:
         """Asks the daemon to end."""

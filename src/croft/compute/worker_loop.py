@@ -59,10 +59,9 @@ class Loop:
             ready = self._epoll.poll(timeout)
         except InterruptedError:
             ready = []
-        for descriptor, _ in ready:
-            # A callback of this turn may have forgotten a later descriptor.
-            callback = self._callbacks.get(descriptor)
-            if callback is not None:
+        for descriptor, callback in [(descriptor, self._callbacks.get(descriptor)) for descriptor, _ in ready]:
+            # A callback of this turn may have closed a later descriptor, and a new one may bear its number.
+            if callback is not None and self._callbacks.get(descriptor) is callback:
                 callback()
         return not self._call_due() and not ready
 

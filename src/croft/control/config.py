@@ -74,6 +74,11 @@ KEYS: Mapping[str, Key] = {
     "name": Key("", str, "How others see this device; by default its host name."),
     "bind": Key("0.0.0.0", str, "The local address to listen on."),
     "port": Key("0", _port, "The UDP port; 0 picks a free one at the first start and keeps it."),
+    "relay.port": Key(
+        "0",
+        _port,
+        "The TCP port of the relay that this peer offers; 0 picks a free one at the first start and keeps it.",
+    ),
     "lend.cpus": Key("half", _cpus, "Processors lent to members: a number, `half` or `all`; 0 lends none."),
     "lend.memory": Key("half", _memory, "Memory that the work of others may use in all."),
     "lend.disk": Key("10G", size_bytes, "Disk that the work of others may use in all."),

@@ -8,6 +8,8 @@ from croft.errors import Usage
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?[bB])?\s*")
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)\s*bit(?:/s|ps)?\s*", re.IGNORECASE)
+_RATE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
 _DURATION_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -30,6 +32,24 @@ def duration_s(text: str | int | float) -> float:
     if match is None:
         raise Usage(f"{text!r} is not a duration", remedy='Write it like "30s", "5m" or "2h".')
     return float(match[1]) * _DURATION_UNITS[match[2] or ""]
+
+
+def rate_bytes_per_s(text: str) -> float:
+    """Bytes per second of "20Mbit", "1.5 Gbit/s"; units are powers of 1000, as networks count. Raises Usage."""
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise Usage(f"{text!r} is not a rate", remedy="Write it like `20Mbit` or `500kbit`.")
+    return float(match[1]) * _RATE_UNITS[match[2].lower()] / 8
+
+
+def show_rate(bytes_per_s: float) -> str:
+    """ "20 Mbit/s": two or three digits and a unit, for people."""
+    bits = bytes_per_s * 8
+    for unit in ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"):
+        if bits < 1000 or unit == "Gbit/s":
+            return f"{bits:.0f} {unit}" if bits >= 10 or unit == "bit/s" else f"{bits:.1f} {unit}"
+        bits /= 1000
+    raise AssertionError("the loop returns")
 
 
 def show_size(size: float) -> str:

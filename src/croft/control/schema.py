@@ -205,6 +205,96 @@ class ContactWanted(msgspec.Struct, frozen=True, kw_only=True):
     is_blocked: bool | None = None
 
 
+class Relay(msgspec.Struct, frozen=True, kw_only=True):
+    """A relay that can be used here; `is_home` if this peer is reached by it now."""
+
+    url: str
+    peer: str
+    name: str
+    round_trip_s: float
+    is_home: bool
+
+
+class Relayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the relay here has passed on for one peer: payload bytes, and frames that found no room."""
+
+    peer: str
+    name: str
+    received_bytes: int
+    sent_bytes: int
+    dropped_frames: int
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """The way to one peer.
+
+    `link` is direct, relayed or offline; `relay_by` names the owner of the relay in use. Bytes are since this peer
+    started, headers included; rates are bytes per second over the last moment; `measured_…` are of the last
+    measurement. `energy_wh` is an estimate, see `Net.energy_assumption`. `advice` is what could make the way better.
+    """
+
+    peer: str
+    name: str
+    link: str
+    relay_by: str = ""
+    address: str = ""
+    nat: str = ""
+    round_trip_s: float | None = None
+    sent_per_s: float = 0.0
+    received_per_s: float = 0.0
+    measured_to_per_s: float | None = None
+    measured_from_per_s: float | None = None
+    measured_at: float = 0.0
+    direct_sent_bytes: int = 0
+    direct_received_bytes: int = 0
+    relayed_sent_bytes: int = 0
+    relayed_received_bytes: int = 0
+    energy_wh: float = 0.0
+    advice: str = ""
+
+
+class Net(msgspec.Struct, frozen=True, kw_only=True):
+    """How this peer is reached, and the ways to the others."""
+
+    nat: str
+    addresses: list[str]
+    outside: list[str]
+    relays: list[Relay]
+    relayed: list[Relayed]
+    relay_clients: int
+    ways: list[Way]
+    energy_assumption: str
+    advice: str = ""
+
+
+class MeasureWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose way to measure: a name or an id."""
+
+    peer: str
+
+
+class OfferWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What to offer: bytes per second in all and per client, to which communities (names or ids; none: all)."""
+
+    amount: float
+    per_client: float | None = None
+    to: list[str] = []
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a member lends. For a relay, `amount` is bytes per second and `places` are its URLs."""
+
+    what: str
+    peer: str
+    name: str
+    is_own: bool
+    to: list[str]
+    amount: float
+    per_client: float | None = None
+    places: list[str] = []
+    expires_at: float | None = None
+
+
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """One setting, its value, and where the value comes from: flag, environment, file or default."""
 

@@ -17,18 +17,22 @@ from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
 from croft.identity.keys import SecretKey
 from croft.node.health import Health
 from croft.node.jobs import JobBook
+from croft.node.relaying import Relaying
 from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
 from croft.overlay.contacts import ContactBook
 from croft.overlay.devices import Devices
+from croft.overlay.measurement import Measurements
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
+from croft.overlay.path_messages import MEASURE_PURPOSE
+from croft.overlay.paths import Paths
 from croft.overlay.service import Overlay
 from croft.overlay.tunnel import Tunnels
 from croft.overlay.tunnel_host import TunnelHost
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
-from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, Sandbox, Transport
+from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, RelayHost, Sandbox, Transport
 
 VERSION = version("croft")
 
@@ -44,6 +48,7 @@ class Ports:
     sandbox: Sandbox
     discovery: Discovery
     local: LocalServices
+    relays: RelayHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Plan:
     disk_bytes: int
     machine_load: Callable[[], tuple[float, float]]
     adopt: Callable[[bytes], None]
+    relay_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,9 @@ class Parts:
     tunnels: Tunnels
     address_book: AddressBook
     devices: Devices
+    paths: Paths
+    relaying: Relaying
+    measurements: Measurements
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -88,6 +97,7 @@ class Parts:
         await self.overlay.load()
         await self.admissions.load()
         await self.tunnel_host.load()
+        await self.relaying.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -97,6 +107,8 @@ class Parts:
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
                 ("tunnels", self.tunnel_host.serve),
+                ("paths", self.paths.serve),
+                ("relay", self.relaying.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -115,6 +127,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             python=plan.policy.python(),
             machine=platform.machine(),
             version=VERSION,
+            relays=paths.relays(),
+            nat=paths.nat(),
         )
 
     def load() -> Load:
@@ -132,9 +146,15 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         contacts=plan.contacts,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
     )
+    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
+    overlay.told_addresses, overlay.relay_access = paths.addresses, paths.access
+    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
     admissions = Admissions(
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
     )
+    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    measurements = Measurements()
+    overlay.links.on_stream(MEASURE_PURPOSE, measurements.serve)
     overlay.links.accept_other = admissions.accept
     overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
     overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command)
@@ -144,4 +164,19 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
     address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
-    return Parts(plan, ports, health, overlay, admissions, lender, jobs, tunnel_host, tunnels, address_book, devices)
+    return Parts(
+        plan,
+        ports,
+        health,
+        overlay,
+        admissions,
+        lender,
+        jobs,
+        tunnel_host,
+        tunnels,
+        address_book,
+        devices,
+        paths,
+        relaying,
+        measurements,
+    )

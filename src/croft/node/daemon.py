@@ -25,6 +25,7 @@ from croft.adapters.lan_discovery import LanDiscovery
 from croft.adapters.leftovers import remove_leftovers
 from croft.adapters.local_services import LoopbackServices
 from croft.adapters.machine_load import MachineLoad
+from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.sqlite_database import SqliteDatabase
 from croft.adapters.system import SystemClock, SystemEntropy
@@ -37,6 +38,7 @@ from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
+from croft.node.network import NetworkDesk
 from croft.node.peer import LocalPeer
 from croft.node.people import PeopleDesk
 from croft.node.policy import OwnersPolicy
@@ -85,7 +87,10 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
         transport, moved = await _open_transport(identity, config, database)
         stack.push_async_callback(transport.close)
         sandbox = await asyncio.to_thread(best_sandbox, allows_unconfined=_allows_unconfined(config))
-        ports = Ports(transport, SystemClock(), SystemEntropy(), database, sandbox, LanDiscovery(), LoopbackServices())
+        relays = RelayProcesses(config["bind"])
+        ports = Ports(
+            transport, SystemClock(), SystemEntropy(), database, sandbox, LanDiscovery(), LoopbackServices(), relays
+        )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
             parts.health.warn("port.moved", moved, remedy="Others find it again by itself; or set a fixed `port`.")
@@ -115,7 +120,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     control = _control_socket(home.control_socket)
     server = _Server(
         uvicorn.Config(
-            create_app(peer, desk, PeopleDesk(parts, peer.peers)),
+            create_app(peer, desk, PeopleDesk(parts, peer.peers), NetworkDesk(parts, peer.peers)),
             log_config=None,
             lifespan="off",
             access_log=False,
@@ -158,6 +163,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         disk_bytes=config["lend.disk"],
         machine_load=lambda: (load_of_machine.cpu(), load_of_machine.disk()),
         adopt=lambda certificate: adopt(home, certificate),
+        relay_port=config["relay.port"],
     )
 
 

@@ -33,6 +33,7 @@ from croft.overlay.join_messages import (
 from croft.overlay.joining import DeviceJoiner, Joiner, LineJoiner, SpokenJoiner, W, Welcome, refusal
 from croft.overlay.passport import Membership
 from croft.overlay.spoken_proof import SEED_BYTES
+from croft.ports import RelayAccess
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -95,6 +96,8 @@ class Admissions:
         # Without the twin's key nothing can be signed: then no invitation is ever made, and all are refused.
         self._signer = twin_key or SecretKey(entropy.token(SECRET_BYTES))
         self._core = core.Invitations(self._signer, overlay.own.peer)
+        self.relay_passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: ()
+        self.trust_relays: Callable[[Sequence[str]], None] = lambda _: None
         self._published: set[int] = set()
         self._joiners = 0
         self._lock = asyncio.Lock()
@@ -133,6 +136,7 @@ class Admissions:
             lifetime_s=lifetime_s,
             is_spoken=is_spoken,
             seed=self._entropy.token(SEED_BYTES),
+            passes=self.relay_passes,
         )
         await self._save(created.invitation)
         await self._publish()
@@ -259,13 +263,15 @@ class Admissions:
         parsed = parse_code(code)
         own = self._overlay.own
         match parsed:
-            case Line(_, inviter, addresses, is_for_device):
+            case Line(_, inviter, addresses, shown, is_for_device):
                 if inviter == own.peer:
                     raise Refused("this invitation was made on this very peer", remedy="Use it on another machine.")
                 if is_for_device:
                     return await self._become_device(parsed)
                 joiner = LineJoiner(parsed, own.twin, own.certificate)
-                welcome = await self._join_at(inviter, addresses, joiner)
+                relays = [RelayAccess(url, bearer) for url, bearer in shown]
+                welcome = await self._join_at(inviter, addresses, joiner, relays)
+                self.trust_relays([url for url, _ in shown])
             case SpokenCode():
                 welcome = await self._join_spoken(parsed)
             case _:
@@ -279,7 +285,8 @@ class Admissions:
         own = self._overlay.own
         check_is_fresh(self._overlay)
         joiner = DeviceJoiner(line, own.peer, own.certificate)
-        welcome = await self._join_at(line.inviter, line.addresses, joiner)
+        relays = [RelayAccess(url, bearer) for url, bearer in line.relays]
+        welcome = await self._join_at(line.inviter, line.addresses, joiner, relays)
         await keep(self._database, welcome, self._clock.now())
         self._adopt(welcome.certificate)
         first, inviter = welcome.memberships[0], welcome.inviter
@@ -304,8 +311,14 @@ class Admissions:
                 error = failure
         raise error
 
-    async def _join_at(self, inviter: PeerId, addresses: Sequence[str], joiner: Joiner[W]) -> W:
-        connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S)
+    async def _join_at(
+        self,
+        inviter: PeerId,
+        addresses: Sequence[str],
+        joiner: Joiner[W],
+        relays: Sequence[RelayAccess] = (),
+    ) -> W:
+        connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S, relays)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self._ask(connection, joiner)

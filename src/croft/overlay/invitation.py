@@ -13,7 +13,7 @@ An invitation to what is the inviter's own twin, in the place of a community, is
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, assert_never
@@ -198,8 +198,12 @@ class Invitations:
         lifetime_s: float,
         is_spoken: bool,
         seed: bytes,
+        passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: (),
     ) -> Created:
-        """A new invitation, made of SEED_BYTES of secret bytes. Raises Usage, or Busy if too many are open."""
+        """A new invitation, made of SEED_BYTES of secret bytes. Raises Usage, or Busy if too many are open.
+
+        `passes` gives, for the invitation's id and expiry, the relays by which a newcomer may come.
+        """
         assert len(seed) == SEED_BYTES, "an invitation is made of a full seed"
         if not LIFETIME_S_MIN <= lifetime_s <= LIFETIME_S_MAX:
             raise Usage("an invitation is good for ten seconds at least and thirty days at most")
@@ -224,7 +228,9 @@ class Invitations:
             secret=code.secret if code else None,
         )
         self._rows[row.id] = row
-        line = line_text(Line(self._token(row), self._peer, tuple(addresses), self.is_for_device(row.community)))
+        relays = tuple(passes(row.id, row.expires_at))
+        is_for_device = self.is_for_device(row.community)
+        line = line_text(Line(self._token(row), self._peer, tuple(addresses), relays, is_for_device))
         return Created(row, line, str(code) if code else "")
 
     def is_for_device(self, community: str) -> bool:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -19,6 +20,7 @@ from blake3 import blake3
 
 from croft.errors import PeerMisbehaved, Usage
 from croft.model.ids import PeerId
+from croft.overlay.relay_pass import PASS_CHARS_MAX
 from croft.wire.codec import Message, decode, encode
 
 PREFIX: Final = "croft:"
@@ -30,6 +32,8 @@ CHECKSUM_CONTEXT: Final = "croft invitation line checksum v1"
 PEER_BYTES: Final = 32
 ADDRESSES_MAX: Final = 8
 ADDRESS_CHARS_MAX: Final = 64
+RELAYS_MAX: Final = 2
+URL_CHARS_MAX: Final = 128
 NAMEPLATE_MAX: Final = 99
 WORD_BITS: Final = 11
 SECRET_BYTES: Final = 4
@@ -38,11 +42,15 @@ _SPOKEN: Final = re.compile(r"(\d{1,4})[-\s_.,]+([a-z]+)[-\s_.,]+([a-z]+)")
 
 
 class LineContent(Message, frozen=True):
-    """What a line carries. Part of the format: only add fields, with defaults."""
+    """What a line carries. Part of the format: only add fields, with defaults.
+
+    `relays`: URL and pass of relays by which the peer can be reached, if it may not be reached directly.
+    """
 
     token: bytes
     peer: bytes
     addresses: list[str]
+    relays: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class Line:
     token: bytes
     inviter: PeerId
     addresses: tuple[str, ...]
+    relays: tuple[tuple[str, str], ...] = ()
     is_for_device: bool = False
 
 
@@ -71,7 +80,8 @@ class SpokenCode:
 
 def line_text(line: Line) -> str:
     """The line to pass on."""
-    content = encode(LineContent(line.token, bytes.fromhex(line.inviter), list(line.addresses[:ADDRESSES_MAX])))
+    peer, addresses = bytes.fromhex(line.inviter), list(line.addresses[:ADDRESSES_MAX])
+    content = encode(LineContent(line.token, peer, addresses, list(line.relays[:RELAYS_MAX])))
     prefix = DEVICE_PREFIX if line.is_for_device else PREFIX
     return prefix + base64.urlsafe_b64encode(content + _checksum(content)).decode().rstrip("=")
 
@@ -124,9 +134,12 @@ def _parse_line(body: str, *, is_for_device: bool) -> Line:
         len(line.peer) != PEER_BYTES
         or len(line.addresses) > ADDRESSES_MAX
         or any(len(address) > ADDRESS_CHARS_MAX for address in line.addresses)
+        or len(line.relays) > RELAYS_MAX
+        or any(len(url) > URL_CHARS_MAX or len(shown) > PASS_CHARS_MAX for url, shown in line.relays)
     ):
         raise Usage("the invitation line names no peer", remedy=ASK_AGAIN)
-    return Line(line.token, PeerId(line.peer.hex()), tuple(line.addresses), is_for_device)
+    relays = tuple(line.relays)
+    return Line(line.token, PeerId(line.peer.hex()), tuple(line.addresses), relays, is_for_device)
 
 
 def _spoken(nameplate: int, first: str, second: str) -> SpokenCode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, Unreachable
@@ -24,11 +24,11 @@ from croft.wire.codec import decode, decode_union
 from croft.wire.message_stream import MessageStream, receive_alone, send_alone
 
 if TYPE_CHECKING:
-    from croft.ports import Connection, Stream, Transport
+    from croft.ports import Connection, RelayAccess, Stream, Transport
 
 log = logging.getLogger(__name__)
 
-DIAL_TIMEOUT_S = 5.0
+DIAL_TIMEOUT_S = 3.0
 GREETING_TIMEOUT_S = 5.0
 GREETINGS_MAX = 64
 """Connections that may be waiting for their hello at a time; more are closed unheard."""
@@ -115,14 +115,16 @@ class Links:
         """Every live link."""
         return list(self._links.values())
 
-    async def ensure(self, peer: PeerId, addresses: Iterable[str]) -> Link:
+    async def ensure(self, peer: PeerId, addresses: Iterable[str], relays: Sequence[RelayAccess] = ()) -> Link:
         """The live link to `peer`, dialled if there is none. Raises Unreachable, Refused."""
         if link := self._links.get(peer):
             return link
         dialling = self._dialling.get(peer)
         if dialling is None:
             tasks = self._serving()
-            dialling = tasks.create_task(self._dial_quietly(peer, tuple(addresses)), name=f"dial.{short(peer)}")
+            dialling = tasks.create_task(
+                self._dial_quietly(peer, tuple(addresses), tuple(relays)), name=f"dial.{short(peer)}"
+            )
             self._dialling[peer] = dialling
             dialling.add_done_callback(lambda _: self._dialling.pop(peer, None))
         result = await asyncio.shield(dialling)
@@ -242,15 +244,17 @@ class Links:
             await control.close()
             raise
 
-    async def _dial_quietly(self, peer: PeerId, addresses: tuple[str, ...]) -> Link | CroftError:
+    async def _dial_quietly(
+        self, peer: PeerId, addresses: tuple[str, ...], relays: tuple[RelayAccess, ...]
+    ) -> Link | CroftError:
         # An exception must not leave the task: it belongs to whoever asked, not to the task group.
         try:
-            return await self._dial(peer, addresses)
+            return await self._dial(peer, addresses, relays)
         except CroftError as error:
             return error
 
-    async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> Link:
-        connection = await self._transport.dial(peer, addresses, PROTOCOL, DIAL_TIMEOUT_S)
+    async def _dial(self, peer: PeerId, addresses: tuple[str, ...], relays: tuple[RelayAccess, ...]) -> Link:
+        connection = await self._transport.dial(peer, addresses, PROTOCOL, DIAL_TIMEOUT_S, relays)
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 link = await self._greet(connection)

@@ -20,7 +20,8 @@ from croft.wire.envelope import open_signed, sign
 
 PASS_KIND: Final = "relay pass"
 PASS_CHARS_MAX: Final = 600
-LIFETIME_S_MAX: Final = 30 * 86_400.0
+LIFETIME_S_MAX: Final = 31 * 86_400.0
+"""What an invitation may last, and a day for clocks that differ."""
 STEP: Final = "relay pass"
 
 

@@ -29,13 +29,13 @@ from croft.wire.codec import decode, encode
 if TYPE_CHECKING:
     import sqlite3
 
-    from croft.ports import Clock, Connection, Database, Stream, Transport
+    from croft.ports import Clock, Connection, Database, RelayAccess, Stream, Transport
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 LOAD_EVERY_TICKS = 2
-ADDRESSES_EVERY_TICKS = 5
+ADDRESSES_EVERY_TICKS = 1
 RENEW_EVERY_S = 86_400.0
 HEARD_SAVED_EVERY_S = 300.0
 NOTICE_LOAD = "load"
@@ -86,6 +86,8 @@ class Overlay:
         self._described: tuple[tuple[str, ...], Lends] | None = None
         self._described_at = 0.0
         self._dials: asyncio.TaskGroup | None = None
+        self.told_addresses: Callable[[], Sequence[str]] = transport.addresses
+        self.relay_access: Callable[[Sequence[str]], Sequence[RelayAccess]] = lambda _: []
         self.links.on_up(self._link_up)
         self.links.on_down(self._link_down)
         self.links.on_notice(NOTICE_LOAD, self._heard_load)
@@ -109,7 +111,7 @@ class Overlay:
             alone = Membership(CommunityId(""), "", ())
             now = self._clock.now()
             by_peer[self.own.peer] = describe(
-                self.own, alone, self._lends(), list(self._transport.addresses()), now=now, sequence=0
+                self.own, alone, self._lends(), list(self.addresses()), now=now, sequence=0
             )
         named = [replace(member, name=self.name_of(member.peer)) for member in by_peer.values()]
         return sorted(named, key=lambda m: (m.peer != self.own.peer, m.name, m.peer))
@@ -150,7 +152,7 @@ class Overlay:
             self.door.seek(peer, member.twin, self.name_of(peer))
         if member is None:
             raise NotFound(f"no member {short(peer)} is known here", remedy="See who is here: `croft peers`.")
-        return await self.links.ensure(peer, member.addresses)
+        return await self.links.ensure(peer, member.addresses, self._relays_of(peer))
 
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
         """A stream to a member's handler, over a link that is made if there is none. Raises Unreachable."""
@@ -168,12 +170,23 @@ class Overlay:
         return await (await self.link_to(peer)).call(method, body, deadline_s=deadline_s)
 
     def addresses(self) -> Sequence[str]:
-        """Where this peer may be reached."""
-        return self._transport.addresses()
+        """Where this peer may be reached, as far as others are to be told."""
+        return self.told_addresses()
 
-    async def dial(self, peer: PeerId, addresses: Sequence[str], protocol: bytes, timeout_s: float) -> Connection:
+    async def dial(
+        self,
+        peer: PeerId,
+        addresses: Sequence[str],
+        protocol: bytes,
+        timeout_s: float,
+        relays: Sequence[RelayAccess] = (),
+    ) -> Connection:
         """A connection of another protocol than that of members. Raises Unreachable."""
-        return await self._transport.dial(peer, addresses, protocol, timeout_s)
+        return await self._transport.dial(peer, addresses, protocol, timeout_s, relays)
+
+    def _relays_of(self, peer: PeerId) -> Sequence[RelayAccess]:
+        member = self._core.find(peer)
+        return self.relay_access(member.relays) if member is not None else []
 
     # --- people ------------------------------------------------------------------------------------------------------
 
@@ -281,14 +294,14 @@ class Overlay:
 
     def _describe(self, membership: Membership) -> None:
         now = self._clock.now()
-        lends, addresses = self._lends(), list(self._transport.addresses())
+        lends, addresses = self._lends(), list(self.addresses())
         self._described = (tuple(addresses), lends)
         self._described_at = now
         member = describe(self.own, membership, lends, addresses, now=now, sequence=self.records.next_sequence())
         self.records.publish(MEMBER_KIND, membership.community, member.record)
 
     def _describe_if_changed(self) -> None:
-        present = (tuple(self._transport.addresses()), self._lends())
+        present = (tuple(self.addresses()), self._lends())
         is_old = self._clock.now() - self._described_at > RENEW_EVERY_S
         if present != self._described or is_old:
             for membership in self.communities():
@@ -393,7 +406,7 @@ class Overlay:
         try:
             if member := self._core.find(peer):
                 self.door.seek(peer, member.twin, self.name_of(peer))
-            await self.links.ensure(peer, addresses)
+            await self.links.ensure(peer, addresses, self._relays_of(peer))
         except CroftError as error:
             log.debug("dialling %s failed: %s", short(peer), error.message)
             self._perform(self._core.handle(core.DialFailed(peer, self._clock.now())))

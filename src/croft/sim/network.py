@@ -168,6 +168,10 @@ class SimulatedNetwork:
                 return [source, relay, target]
         return []
 
+    def relay_at(self, url: str) -> Host:
+        """The host of a relay that runs."""
+        return self._hosts[self._relays[url]]
+
     def reaches_relay(self, host: Host, url: str) -> bool:
         """Whether a relay of that URL runs and this host gets there."""
         relay = self._hosts.get(self._relays.get(url, ""))
@@ -294,6 +298,14 @@ class SimulatedTransport:
 
     async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
         self._relays = [relay.url for relay in relays]
+
+    async def reaches(self, peer: PeerId, address: str, protocol: bytes, timeout_s: float) -> bool:
+        target = SocketAddress.parse(address)
+        listener = self._network.listener(self.host, target) if target is not None else None
+        if listener is None or listener.peer_id != peer or not listener.speaks(protocol):
+            await asyncio.sleep(timeout_s)
+            return False
+        return await self._round_trip(listener)
 
     def relays(self) -> list[str]:
         """The first one that can be reached."""

@@ -29,6 +29,7 @@ from croft.sim.local_services import SimulatedServices
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
 from croft.sim.network import SimulatedNetwork, SimulatedTransport
 from croft.sim.policy import SimulatedPolicy
+from croft.sim.relays import SimulatedRelayHost
 from croft.sim.sandbox import SimulatedSandbox
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class Machine:
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
     local: SimulatedServices = field(default_factory=SimulatedServices)
+    relays: SimulatedRelayHost | None = None
     chain: tuple[bytes, ...] = ()
     certificate: bytes | None = None
     starts: int = 0
@@ -86,6 +88,11 @@ class Machine:
     @property
     def peer(self) -> PeerId:
         return PeerId(self.device.public)
+
+    def relays_of(self, network: SimulatedNetwork) -> SimulatedRelayHost:
+        """Runs relays where this machine is now."""
+        self.relays = SimulatedRelayHost(network, self.host)
+        return self.relays
 
     @property
     def parts(self) -> Parts:
@@ -161,6 +168,7 @@ class World:
             machine.sandbox,
             SimulatedDiscovery(self._board),
             machine.local,
+            machine.relays_of(self.network),
         )
         parts = assemble(plan, ports)
         await parts.load()
@@ -178,6 +186,8 @@ class World:
         # The network first: nothing that the dying tasks say may reach anybody.
         run.transport.crash(is_loud=is_loud)
         machine.sandbox.crash("its machine crashed")
+        if machine.relays is not None and machine.relays.running is not None:
+            machine.relays.running.crash("its machine crashed")
         doomed = [run.serving, *(job.running for job in run.jobs)]
         for task in doomed:
             task.cancel()
