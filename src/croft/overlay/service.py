@@ -12,6 +12,7 @@ import msgspec
 
 from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused, Unreachable
 from croft.identity.certificates import Certified
+from croft.identity.grants import verify_chain
 from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay import membership as core
 from croft.overlay.contacts import ContactBook, Device, Names
@@ -205,6 +206,19 @@ class Overlay:
                 # What came while a person was blocked counts now; and there is no reason to wait before dialling.
                 self._member_learned(entry)
 
+    def twin_of(self, peer: PeerId) -> TwinId | None:
+        """Whose device a member is."""
+        member = self._core.find(peer)
+        return member.twin if member else self.own.twin if peer == self.own.peer else None
+
+    def shut_out(self, peer: PeerId, twin: TwinId) -> None:
+        """A device is its twin's no more: its link is cut, its descriptors are dropped."""
+        self.person_changed(twin)
+        for entry in self.records.entries(MEMBER_KIND):
+            member = entry.claim.value
+            if isinstance(member, Member) and member.peer == peer and member.twin == twin:
+                self.records.drop(entry)
+
     def _name_of_certified(self, certified: Certified) -> str:
         return self._names.of(certified.peer) or certified.name
 
@@ -239,6 +253,11 @@ class Overlay:
         for community, name, chain in memberships:
             tokens = msgspec.msgpack.decode(chain, type=tuple[bytes, ...])
             membership = Membership(CommunityId(community), name, tokens)
+            try:
+                verify_chain(membership.community, tokens, self.own.twin, self._clock.now())
+            except Refused as refusal:
+                log.warning("not a member of %s any more: %s", name, refusal.message)
+                continue
             self.passport.memberships[membership.community] = membership
             self.records.enter(membership.community)
         await self.records.load()
@@ -335,6 +354,8 @@ class Overlay:
         member = open_descriptor(record, self.passport.memberships, now)
         if member.community != community:
             raise PeerMisbehaved("a descriptor of another community", step="member record")
+        if self.door.is_revoked(member.peer, member.twin):
+            raise PeerMisbehaved("a descriptor of a device that its owner revoked", step="member record")
         if not self._core.has_room(member):
             raise PeerMisbehaved(f"one member too many of {short(member.twin)}", step="member record")
         return Claim(member.peer, member.peer, member.sequence, member.expires_at, member)

@@ -14,7 +14,7 @@ from random import Random
 from typing import TypeVar
 
 from croft.identity import grants
-from croft.identity.certificates import certify
+from croft.identity.certificates import certify, open_certificate
 from croft.identity.keys import SecretKey, community_key, twin_key
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.node.assemble import Parts, Plan, Ports, assemble
@@ -67,6 +67,7 @@ class Machine:
     local: SimulatedServices = field(default_factory=SimulatedServices)
     relays: SimulatedRelayHost | None = None
     chain: tuple[bytes, ...] = ()
+    certificate: bytes | None = None
     starts: int = 0
     run: Run | None = None
 
@@ -76,7 +77,13 @@ class Machine:
 
     @property
     def twin(self) -> TwinId:
+        if self.certificate is not None:
+            return open_certificate(self.certificate, step="own certificate").twin
         return TwinId(self.twin_key.public)
+
+    def adopt(self, certificate: bytes) -> None:
+        """From the next start on, this is a device of the twin that signed."""
+        self.certificate = certificate
 
     @property
     def peer(self) -> PeerId:
@@ -139,18 +146,19 @@ class World:
         machine.starts += 1
         entropy = SimulatedEntropy(f"{self.seed}/{name}/{machine.starts}")
         transport = self.network.open(machine.host, machine.device.raw, [PROTOCOL, JOIN_PROTOCOL], port)
-        certificate = certify(machine.twin_key, machine.peer, name, machine.clock.now())
+        certificate = machine.certificate or certify(machine.twin_key, machine.peer, name, machine.clock.now())
         own = Own(machine.device, machine.peer, machine.twin, name, certificate, entropy.token(8))
         plan = Plan(
             own=own,
-            root=machine.root,
-            twin_key=machine.twin_key,
+            root=None if machine.certificate else machine.root,
+            twin_key=None if machine.certificate else machine.twin_key,
             policy=machine.policy,
             contacts=ContactBook(machine.twin),
             slots=machine.slots,
             memory_bytes=MEMORY_BYTES,
             disk_bytes=DISK_BYTES,
             machine_load=lambda: (0.0, 0.0),
+            adopt=machine.adopt,
         )
         ports = Ports(
             transport,
