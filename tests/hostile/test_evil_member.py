@@ -349,7 +349,7 @@ def test_streams_that_never_say_what_they_are_for_are_bounded_and_dropped(scene:
         beating = asyncio.create_task(beat(greeted))
         try:
             await asyncio.to_thread(scene.logged, "streams open at once")
-            await asyncio.to_thread(scene.logged, "without a header")
+            await asyncio.to_thread(scene.logged, "stream header: none")
         finally:
             beating.cancel()
 

@@ -141,10 +141,12 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         ports.transport,
         ports.database,
         ports.clock,
+        ports.entropy,
         lends,
         load,
         contacts=plan.contacts,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
+        on_clock_compared=health.compare_clock,
     )
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
     overlay.told_addresses, overlay.relay_access = paths.addresses, paths.access

@@ -143,6 +143,7 @@ class Links:
         link = self._links.get(peer)
         if link is None:
             raise Unreachable(f"no link to peer {short(peer)}", remedy="See who is here: `croft peers`.")
+        link.used()
         try:
             stream = await link.connection.open_stream()
             await send_alone(stream, StreamHeader(purpose))
@@ -343,33 +344,31 @@ class Links:
             task.add_done_callback(open_streams.discard)
 
     async def _serve_stream(self, link: Link, stream: Stream) -> None:
+        link.streams_served += 1
         try:
-            async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
-                header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
-                purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
-        except ConnectionLost:
-            stream.abort()
-            return
-        except TimeoutError:
-            self._complain(link, f"a stream without a header for {STREAM_HEADER_TIMEOUT_S:g} s; it is dropped")
-            stream.abort()
-            return
-        except PeerMisbehaved as fault:
-            self._complain(link, str(fault))
-            stream.abort()
-            return
-        handler = self._streams.get(purpose)
-        try:
+            handler = await self._purpose(link, stream)
             if handler is not None:
                 await handler(link.greeted, stream)
-            else:
-                self._complain(link, "a stream for a purpose that is not served here; it is dropped")
+                link.used()
         except (ConnectionLost, TimeoutError):
             pass
         except PeerMisbehaved as fault:
             self._complain(link, str(fault))
         finally:
+            link.streams_served -= 1
             stream.abort()
+
+    async def _purpose(self, link: Link, stream: Stream) -> StreamHandler | None:
+        """Who serves what the stream says it is for. Raises ConnectionLost, PeerMisbehaved."""
+        try:
+            async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
+                header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
+        except TimeoutError:
+            raise PeerMisbehaved(f"none for {STREAM_HEADER_TIMEOUT_S:g} s", step=HEADER_STEP) from None
+        handler = self._streams.get(decode(header, StreamHeader, step=HEADER_STEP).purpose)
+        if handler is None:
+            self._complain(link, "a stream for a purpose that is not served here; it is dropped")
+        return handler
 
     def _complain(self, link: Link, what: str) -> None:
         """Names in the log what a member did that no peer of ours does, but not each time it does it again."""
