@@ -15,7 +15,7 @@ from croft.errors import CroftError, PeerMisbehaved
 from croft.model.ids import CommunityId, PeerId
 from croft.overlay import records as core
 from croft.overlay.record_messages import NOTICE_RECORDS, RECORDS_PER_PUSH_MAX, Push, RecordMessage
-from croft.overlay.records import Claim, Entry, Limits
+from croft.overlay.records import STEP, Claim, Entry, Limits
 from croft.wire.codec import decode_union, encode
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STEP = "records"
 LIMITS = Limits(records_max=16_384, per_origin_max=64)
 
 Verify = Callable[[CommunityId, bytes, float], Claim | None]
