@@ -20,12 +20,11 @@ class Provision(Message, frozen=True):
 
 
 class Find(Message, frozen=True):
-    """Asks who has `key`; with `wants_nearer`, also for members nearer to it. Without a key: near `place` (hex)."""
+    """Asks who has `key`; with `wants_nearer`, also for members that are near to it."""
 
     community: str
     key: str
     wants_nearer: bool = False
-    place: str = ""
 
 
 class Found(Message, frozen=True):
