@@ -36,13 +36,11 @@ def names(membership: Membership) -> list[str]:
     return sorted(one.name for one in membership.members(VILLAGE))
 
 
-def test_what_is_learned_during_a_dial_is_tried_as_soon_as_the_dial_has_failed() -> None:
+def test_what_is_learned_during_a_dial_is_tried_at_once() -> None:
     membership = core()
     membership.handle(Learned(member("anna", 1), 0.0))
-    membership.handle(Learned(member("anna", 2), 1.0))
-    membership.handle(DialFailed(ANNA, 3.0))
 
-    assert membership.handle(Tick(3.1)) == [Dial(ANNA, ("anna:2",))]
+    assert membership.handle(Learned(member("anna", 2), 1.0)) == [Dial(ANNA, ("anna:2",))]
 
 
 def test_a_member_without_a_link_is_dialled_once_until_it_is_known_how_that_ended() -> None:

@@ -121,7 +121,6 @@ class _Redial:
     after: float = 0.0
     wait_s: float = REDIAL_FIRST_S
     is_under_way: bool = False
-    has_news: bool = False
 
 
 class Membership:
@@ -178,9 +177,7 @@ class Membership:
                 return self._dial_due(now)
             case DialFailed(peer, now):
                 redial = self._redials.setdefault(peer, _Redial())
-                # What was learned meanwhile, such as a relay, is reason enough to try again at once.
-                redial.after = now if redial.has_news else now + redial.wait_s
-                redial.has_news = False
+                redial.after = now + redial.wait_s
                 redial.wait_s = min(redial.wait_s * 2, REDIAL_MAX_S)
                 redial.is_under_way = False
                 return []
@@ -196,8 +193,9 @@ class Membership:
         if redial is not None and not redial.is_under_way:
             # It started anew, perhaps elsewhere: no reason to wait longer.
             del self._redials[member.peer]
-        elif redial is not None:
-            redial.has_news = True
+        elif redial is not None and member.peer not in self._linked:
+            # It is being dialled by what was known before, perhaps without the relay by which alone it can be reached.
+            return [Dial(member.peer, member.addresses), *self._dial_due(now)]
         return self._dial_due(now)
 
     def _dial_due(self, now: float) -> list[Effect]:
