@@ -200,7 +200,7 @@ def test_two_peers_of_one_name_are_told_apart_and_trust_decides_what_runs(lab: L
     ]
     for other in others:
         other.start("--join", ada.api.invite(is_spoken=False).line)
-    until(lambda: len(peers.linked(ada)) == 2, "ada is linked to both")
+    until(lambda: [peer.link for peer in ada.api.peers()] == ["self", "direct", "direct"], "ada is linked to both")
     names = sorted(peer.name for peer in ada.api.peers() if not peer.is_self)
     ambiguous = ada.croft("tunnel", "twin:80")
     ids = {other.api.status().peer: other for other in others}
@@ -216,6 +216,47 @@ def test_two_peers_of_one_name_are_told_apart_and_trust_decides_what_runs(lab: L
     assert all(name in two_lines(ambiguous)[0] for name in names)
     assert "trusts you with nothing" in why_not and no_trust.returncode != 0
     assert trusted == "fine\n"
+
+
+# --- A5: several devices, and a lost one revoked ----------------------------------------------------------------------
+
+REVOKED_S_MAX = 10.0
+
+
+def test_a_revoked_device_is_refused_everywhere_within_ten_seconds(lab: Lab, folder: Path) -> None:
+    """A5: revoke D2 on D1: a third peer refuses the running D2 within ten seconds, and after restarts of both."""
+    desk, cyd = peers.community(folder, ["desk", "cyd"], lab.hosts[:2])
+    desk.ok("contacts", "add", "cyd", "dear cyd")
+    phone = peers.make(folder, "phone", lab[2]).start("--join", desk.json("device", "add")["line"])
+    peers.await_links([desk, cyd, phone])
+    assert phone.api.status().twin == desk.api.status().twin
+    assert not (phone.home / "keys" / "certificate").stat().st_mode & 0o077
+    listed = {device["name"]: device["holds_key"] for device in desk.json("device", "list")["devices"]}
+    noted = [contact["petname"] for contact in phone.json("contacts")["contacts"]]
+    answer = phone.ok("run", "--on", "dear cyd", "--", "echo", "from my phone")
+    no_key = [phone.croft("invite"), phone.croft("device", "add"), phone.croft("device", "revoke", "desk")]
+    running = phone.begin("run", "--on", "dear cyd", "--", "sleep", "60")
+    until(lambda: not cyd.is_idle(), "the phone's command runs at cyd")
+
+    desk.ok("device", "revoke", "phone")
+
+    until(lambda: "phone" not in peers.linked(cyd) and cyd.is_idle(), "cyd has cut the phone", REVOKED_S_MAX)
+    cyd.stop()
+    phone.stop()
+    for peer in (cyd, phone):
+        peer.start()
+    peers.await_links([desk, cyd])
+    until(lambda: "was revoked by its owner" in cyd.log().rpartition("runs in")[2], "cyd refuses the phone again")
+    running.communicate()
+
+    assert listed == {"desk": True, "phone": None}
+    assert noted == ["dear cyd"]
+    assert answer == "from my phone\n"
+    for ended in no_key:
+        assert ended.returncode == 5 and "does not hold your key" in two_lines(ended)[0]
+    assert running.returncode != 0
+    assert [device["link"] for device in desk.json("device", "list")["devices"]] == ["self", "revoked"]
+    assert {peer["name"] for peer in cyd.json("peers")["peers"]} == {"cyd", "desk"}
 
 
 def digest(data: bytes | None) -> str:

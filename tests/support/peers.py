@@ -258,8 +258,8 @@ def await_links(peers: Sequence[RealPeer]) -> None:
 
 
 def linked(peer: RealPeer) -> set[str]:
-    """The names of those to whom this one has a live link."""
-    return {other.name for other in peer.api.peers() if other.link in ("direct", "relayed")}
+    """What those call themselves to whom this one has a live link."""
+    return {other.self_name for other in peer.api.peers() if other.link in ("direct", "relayed")}
 
 
 def two_lines(ended: subprocess.CompletedProcess[str]) -> tuple[str, str]:

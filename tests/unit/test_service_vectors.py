@@ -7,6 +7,8 @@ import pathlib
 
 import pytest
 
+from croft.identity.revocations import DeviceRevocation
+from croft.overlay.join_messages import DeviceAdmitted
 from croft.overlay.tunnel_messages import OpenTunnel, TunnelOpened, TunnelRefused
 from croft.wire.codec import Message, decode, encode
 
@@ -16,6 +18,10 @@ MESSAGES: dict[str, Message] = {
     "ask for a tunnel": OpenTunnel("53", "udp", only_ask=True),
     "tunnel opened": TunnelOpened("wiki"),
     "tunnel refused": TunnelRefused("refused", "no", "ask"),
+    "device admitted": DeviceAdmitted(
+        b"c", b"i", [("community", "name", [b"grant"], [b"member"])], [("t", "p", "low", True)]
+    ),
+    "device revocation": DeviceRevocation("peer", "community", [b"grant"], 1.5),
 }
 
 

@@ -67,11 +67,13 @@ def withdraw(invitation: str, as_json: bool) -> None:
 @click.argument("code", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def join(code: tuple[str, ...], as_json: bool) -> None:
-    """Join a community by the line or the spoken code of an invitation."""
+    """Join a community by the line or the spoken code of an invitation; or become a device of yours by its line."""
     text = "-".join(code)
     if not text.strip():
         raise Usage("the code is empty", remedy="Ask for a new one: `croft invite` on a member's machine.")
-    joined = LocalApi(Home.find().control_socket).join(text)
+    api = LocalApi(Home.find().control_socket)
+    joined = api.join(text)
+    api.await_twin(joined.twin)
     if as_json:
         print_json("", joined)
         return

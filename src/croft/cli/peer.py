@@ -53,6 +53,7 @@ def up(foreground: bool, code: str | None, settings: tuple[str, ...], as_json: b
     status = api.status()
     if code:
         joined = api.join(code)
+        api.await_twin(joined.twin)
         status = api.status()
     if as_json:
         print_json("", status)

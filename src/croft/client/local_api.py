@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import time
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -12,7 +13,7 @@ import msgspec
 
 from croft.control import schema
 from croft.control.naming import find_peer
-from croft.errors import CroftError, Unreachable, by_code
+from croft.errors import CroftError, TimedOut, Unreachable, by_code
 
 T = TypeVar("T")
 
@@ -91,6 +92,32 @@ class LocalApi:
     def forget(self, who: str) -> schema.Contact:
         """Forgets what is noted of a person. Raises NotFound, Usage."""
         return self._ask("DELETE", f"/v1/contacts/{quote(who, safe='')}", schema.Contact)
+
+    def devices(self) -> list[schema.Device]:
+        """The owner's devices, this one first; revoked ones last."""
+        return self._ask("GET", "/v1/devices", list[schema.Device])
+
+    def add_device(self, *, lifetime_s: float = 3600.0) -> schema.Invitation:
+        """A line that makes a fresh machine a device of this owner. Raises Refused on a device without the key."""
+        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=False)
+        return self._ask("POST", "/v1/devices", schema.Invitation, wanted)
+
+    def revoke_device(self, name: str) -> schema.Device:
+        """Shuts a device of this owner out for ever. Raises Refused, NotFound, Usage."""
+        return self._ask("DELETE", f"/v1/devices/{quote(name, safe='')}", schema.Device)
+
+    def await_twin(self, twin: str) -> None:
+        """Waits until the daemon, which starts anew, runs as a device of `twin`. Raises TimedOut."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                if self.status().twin == twin:
+                    return
+            except Unreachable:
+                pass  # between two runs
+            if time.monotonic() > deadline:
+                raise TimedOut("the peer does not come back as the new device", remedy="See `croft status --log`.")
+            time.sleep(0.05)
 
     def jobs(self) -> list[schema.Job]:
         """Jobs submitted here, newest first."""

@@ -127,12 +127,13 @@ class JoinWanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """The community that was joined."""
+    """The community that was joined. `twin`: whose device this machine is, which a line for a device changes."""
 
     community: str
     name: str
     inviter: str
     members: int
+    twin: str = ""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +171,18 @@ class ExposureWanted(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str = "tcp"
     name: str = ""
     lifetime_s: float | None = None
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A device of this machine's owner. `link` is that of a peer, or `revoked`. `holds_key`: known of this one only."""
+
+    peer: str
+    name: str
+    is_self: bool
+    link: str
+    seen_at: float = 0.0
+    holds_key: bool | None = None
+    revoked_at: float | None = None
 
 
 class Contact(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
 from croft.overlay.contacts import ContactBook
+from croft.overlay.devices import Devices
 from croft.overlay.measurement import Measurements
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
@@ -52,17 +53,22 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one peer is to be. `root` is the twin's entropy; `machine_load` gives shares of processors and disk."""
+    """What one peer is to be.
+
+    `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
+    keeps the certificate by which this machine is a device of another twin from the next start on.
+    """
 
     own: Own
-    root: bytes
-    twin_key: SecretKey
+    root: bytes | None
+    twin_key: SecretKey | None
     policy: Policy
     contacts: ContactBook
     slots: int
     memory_bytes: int
     disk_bytes: int
     machine_load: Callable[[], tuple[float, float]]
+    adopt: Callable[[bytes], None]
     relay_port: int = 0
 
 
@@ -80,6 +86,7 @@ class Parts:
     tunnel_host: TunnelHost
     tunnels: Tunnels
     address_book: AddressBook
+    devices: Devices
     paths: Paths
     relaying: Relaying
     measurements: Measurements
@@ -134,16 +141,18 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         ports.transport,
         ports.database,
         ports.clock,
+        ports.entropy,
         lends,
         load,
         contacts=plan.contacts,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
+        on_clock_compared=health.compare_clock,
     )
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
     overlay.told_addresses, overlay.relay_access = paths.addresses, paths.access
     relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
     admissions = Admissions(
-        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key
+        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
     )
     admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
     measurements = Measurements()
@@ -155,6 +164,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
     tunnels = Tunnels(overlay, ports.local)
+    devices = Devices(overlay, plan.twin_key, ports.clock)
     address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
     return Parts(
         plan,
@@ -167,6 +177,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         tunnel_host,
         tunnels,
         address_book,
+        devices,
         paths,
         relaying,
         measurements,

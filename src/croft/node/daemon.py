@@ -36,7 +36,7 @@ from croft.control.work import WorkServer
 from croft.errors import CroftError, Failed
 from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
-from croft.node.identity import Identity, load_identity
+from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
 from croft.node.network import NetworkDesk
 from croft.node.peer import LocalPeer
@@ -72,10 +72,12 @@ def run(home: Home, flags: Mapping[str, str], *, ready_fd: int | None, log_to_te
     config = load(home, flags)
     _start_log(home, config, log_to_terminal)
     with hold_lock(home):
-        uvloop.run(_serve(home, config, ready_fd))
+        while uvloop.run(_serve(home, config, ready_fd)):
+            ready_fd = None  # whoever waited for the first start knows already
 
 
-async def _serve(home: Home, config: Config, ready_fd: int | None) -> None:
+async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
+    """One run of the peer; whether it is to be started anew, as somebody else."""
     _check_disk(home)
     await asyncio.to_thread(_clear_away, home)
     identity, _ = load_identity(home)
@@ -93,8 +95,9 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> None:
         if moved:
             parts.health.warn("port.moved", moved, remedy="Others find it again by itself; or set a fixed `port`.")
         await parts.load()
-        await _serve_parts(parts, home, config, ready_fd)
+        is_to_start_anew = await _serve_parts(parts, home, config, ready_fd)
     log.info("the peer has ended")
+    return is_to_start_anew
 
 
 def _clear_away(home: Home) -> None:
@@ -108,7 +111,7 @@ def _clear_away(home: Home) -> None:
         log.info("removed %d folders and control groups of peers that were killed", count)
 
 
-async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int | None) -> None:
+async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int | None) -> bool:
     peer = LocalPeer(parts, home, config)
     desk = ServiceDesk(parts, peer.peers)
     loop = asyncio.get_running_loop()
@@ -142,6 +145,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             service.cancel()
     home.control_socket.unlink(missing_ok=True)
     home.work_socket.unlink(missing_ok=True)
+    return peer.is_to_start_anew
 
 
 def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> Plan:
@@ -158,6 +162,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         memory_bytes=config["lend.memory"],
         disk_bytes=config["lend.disk"],
         machine_load=lambda: (load_of_machine.cpu(), load_of_machine.disk()),
+        adopt=lambda certificate: adopt(home, certificate),
         relay_port=config["relay.port"],
     )
 

@@ -24,6 +24,7 @@ class LocalPeer:
         self._config = config
         self._started_at = parts.ports.clock.now()
         self.stopping = asyncio.Event()
+        self.is_to_start_anew = False
 
     def status(self) -> schema.Status:
         """Who this peer is, who is here, what is wrong, what next."""
@@ -79,11 +80,17 @@ class LocalPeer:
         return self._invitation(await self._parts.admissions.withdraw(invitation))
 
     async def join(self, wanted: schema.JoinWanted) -> schema.Joined:
-        """Joins by a line or a spoken code."""
-        membership, inviter = await self._parts.admissions.join(wanted.code)
-        members = self._parts.overlay.community_members(membership.community)
+        """Joins by a line or a spoken code. By one for a device, the peer starts anew after this answer."""
+        arrival = await self._parts.admissions.join(wanted.code)
+        if arrival.is_to_start_anew:
+            self.is_to_start_anew = True
+            self.stopping.set()
         return schema.Joined(
-            community=membership.community, name=membership.name, inviter=inviter, members=len(members)
+            community=arrival.membership.community,
+            name=arrival.membership.name,
+            inviter=arrival.inviter,
+            members=arrival.members,
+            twin=arrival.twin,
         )
 
     def _invitation(self, row: Invitation, line: str = "", code: str = "") -> schema.Invitation:
@@ -129,7 +136,7 @@ class LocalPeer:
         elif contact.is_blocked:
             shown = "blocked"
         elif route is None:
-            shown = "offline"
+            shown = "idle" if overlay.is_alive(member.peer) else "offline"
         else:
             shown = "relayed" if route.kind is RouteKind.RELAYED else "direct"
         return schema.Peer(
@@ -151,7 +158,7 @@ class LocalPeer:
             python=member.python,
             machine=member.machine,
             version=member.version,
-            seen_at=self._parts.ports.clock.now() if link or is_self else seen.seen_at,
+            seen_at=seen.seen_at,
             self_name=overlay.self_name_of(member.peer),
             petname=contact.petname,
             trust="own" if member.twin == overlay.own.twin else contact.trust.value,

@@ -11,23 +11,26 @@ from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
 from croft.identity.certificates import open_certificate
-from croft.identity.grants import admit, found
-from croft.identity.keys import SecretKey, community_key
-from croft.model.ids import CommunityId, PeerId, short
+from croft.identity.grants import admit, check_may_admit, found
+from croft.identity.keys import SECRET_BYTES, SecretKey, community_key
+from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay import invitation as core
+from croft.overlay.device_admission import check_is_fresh, hand_over, keep
+from croft.overlay.devices import NEEDS_KEY
 from croft.overlay.invitation_code import Line, SpokenCode, parse_code
 from croft.overlay.join_messages import (
     FROM_INVITER_BYTES_MAX,
     JOIN_PROTOCOL,
     TO_INVITER_BYTES_MAX,
     Admitted,
+    DeviceAdmitted,
     FromInviter,
     JoinRefused,
     PakeAnswer,
     PakeStart,
     ToInviter,
 )
-from croft.overlay.joining import LineJoiner, SpokenJoiner, Welcome, refusal
+from croft.overlay.joining import DeviceJoiner, Joiner, LineJoiner, SpokenJoiner, W, Welcome, refusal
 from croft.overlay.passport import Membership
 from croft.overlay.spoken_proof import SEED_BYTES
 from croft.ports import RelayAccess
@@ -54,6 +57,20 @@ COLUMNS = ", ".join(FIELDS)
 """The table `invitation` has a column for each field."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where this peer came in, by whom, and whose device it is there.
+
+    `is_to_start_anew`: as another twin's; all that is needed is kept for the next start.
+    """
+
+    membership: Membership
+    inviter: str
+    twin: TwinId
+    members: int
+    is_to_start_anew: bool = False
+
+
 class Admissions:
     """This peer's invitations, both made and redeemed. `load` before `serve`."""
 
@@ -64,8 +81,9 @@ class Admissions:
         clock: Clock,
         entropy: Entropy,
         discovery: Discovery,
-        root: bytes,
-        twin_key: SecretKey,
+        root: bytes | None,
+        twin_key: SecretKey | None,
+        adopt: Callable[[bytes], None],
     ) -> None:
         self._overlay = overlay
         self._database = database
@@ -74,7 +92,10 @@ class Admissions:
         self._discovery = discovery
         self._root = root
         self._twin_key = twin_key
-        self._core = core.Invitations(twin_key, overlay.own.peer)
+        self._adopt = adopt
+        # Without the twin's key nothing can be signed: then no invitation is ever made, and all are refused.
+        self._signer = twin_key or SecretKey(entropy.token(SECRET_BYTES))
+        self._core = core.Invitations(self._signer, overlay.own.peer)
         self.relay_passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: ()
         self.trust_relays: Callable[[Sequence[str]], None] = lambda _: None
         self._published: set[int] = set()
@@ -92,13 +113,25 @@ class Admissions:
                 core.Invitation(**{**dict(zip(FIELDS, row, strict=True)), "state": core.State(row[4])}) for row in rows
             ]
 
-        self._core = core.Invitations(self._twin_key, self._overlay.own.peer, await self._database.run(read))
+        self._core = core.Invitations(self._signer, self._overlay.own.peer, await self._database.run(read))
 
     async def invite(self, lifetime_s: float, *, is_spoken: bool) -> core.Created:
-        """A new invitation to this peer's first community, which is founded if there is none."""
+        """A new invitation to this peer's first community, which is founded if there is none. Raises Refused, Busy."""
+        self._check_holds_key("invite nobody")
         community = await self._community()
+        check_may_admit(community.chain)
+        return await self._create(community.community, lifetime_s, is_spoken=is_spoken)
+
+    async def add_device(self, lifetime_s: float) -> core.Created:
+        """A line that makes a fresh machine one more device of this twin. Raises Refused, Busy."""
+        self._check_holds_key("add no device")
+        # Devices find each other as members do, so there must be something that they are members of.
+        await self._community()
+        return await self._create(CommunityId(self._overlay.own.twin), lifetime_s, is_spoken=False)
+
+    async def _create(self, community: CommunityId, lifetime_s: float, *, is_spoken: bool) -> core.Created:
         created = self._core.create(
-            community.community,
+            community,
             addresses=list(self._overlay.addresses()),
             now=self._clock.now(),
             lifetime_s=lifetime_s,
@@ -193,14 +226,21 @@ class Admissions:
                         messages.post(message)
                 case core.Admit():
                     assert messages is not None, "somebody asked to be admitted"
-                    messages.post(self._admit(effect))
+                    messages.post(self._admit_device(effect) if self._is_for_device(effect) else self._admit(effect))
                 case _:
                     assert_never(effect)
+
+    def _is_for_device(self, effect: core.Admit) -> bool:
+        return self._core.is_for_device(effect.community)
+
+    def _admit_device(self, effect: core.Admit) -> DeviceAdmitted:
+        log.info("certified device %s (%s)", effect.name, short(effect.peer))
+        return hand_over(self._overlay, self._signer, effect, self._clock.now())
 
     def _admit(self, effect: core.Admit) -> Admitted | JoinRefused:
         membership = self._overlay.passport.memberships[effect.community]
         try:
-            chain = admit(self._twin_key, membership.chain, effect.community, effect.twin)
+            chain = admit(self._signer, membership.chain, effect.community, effect.twin)
         except Refused as error:
             return JoinRefused(error.code, error.message, error.remedy)
         log.info("admitted %s (%s) to %s", effect.name, short(effect.peer), membership.name)
@@ -212,21 +252,24 @@ class Admissions:
                 break
             records.append(member.record)
         certificate = self._overlay.own.certificate
-        return Admitted(effect.community, membership.name, chain, certificate, records, effect.confirmation)
+        now = self._clock.now()
+        return Admitted(effect.community, membership.name, chain, certificate, records, effect.confirmation, now)
 
     # --- coming in ---------------------------------------------------------------------------------------------------
 
-    async def join(self, code: str) -> tuple[Membership, str]:
-        """Joins by a line or a spoken code; the community, and the inviter's name.
+    async def join(self, code: str) -> Arrival:
+        """Joins a community by a line or a spoken code; or another twin, by a line for a device.
 
         Raises Usage, NotFound, Refused or Unreachable.
         """
         parsed = parse_code(code)
         own = self._overlay.own
         match parsed:
-            case Line(_, inviter, addresses, shown):
+            case Line(_, inviter, addresses, shown, is_for_device):
                 if inviter == own.peer:
                     raise Refused("this invitation was made on this very peer", remedy="Use it on another machine.")
+                if is_for_device:
+                    return await self._become_device(parsed)
                 joiner = LineJoiner(parsed, own.twin, own.certificate)
                 relays = [RelayAccess(url, bearer) for url, bearer in shown]
                 welcome = await self._join_at(inviter, addresses, joiner, relays)
@@ -236,8 +279,21 @@ class Admissions:
             case _:
                 assert_never(parsed)
         membership = Membership(welcome.community, welcome.name, welcome.grant_chain)
-        await self._overlay.enter(membership, welcome.members)
-        return membership, welcome.inviter.name
+        await self._overlay.enter(membership, welcome.members, clock=welcome.clock)
+        members = len(self._overlay.community_members(membership.community))
+        return Arrival(membership, welcome.inviter.name, own.twin, members)
+
+    async def _become_device(self, line: Line) -> Arrival:
+        own = self._overlay.own
+        check_is_fresh(self._overlay)
+        joiner = DeviceJoiner(line, own.peer, own.certificate)
+        relays = [RelayAccess(url, bearer) for url, bearer in line.relays]
+        welcome = await self._join_at(line.inviter, line.addresses, joiner, relays)
+        await keep(self._database, welcome, self._clock.now())
+        self._adopt(welcome.certificate)
+        first, inviter = welcome.memberships[0], welcome.inviter
+        membership = Membership(first.community, first.name, first.grant_chain)
+        return Arrival(membership, inviter.name, inviter.twin, len(first.members) + 1, is_to_start_anew=True)
 
     async def _join_spoken(self, code: SpokenCode) -> Welcome:
         own = self._overlay.own
@@ -261,9 +317,9 @@ class Admissions:
         self,
         inviter: PeerId,
         addresses: Sequence[str],
-        joiner: LineJoiner | SpokenJoiner,
+        joiner: Joiner[W],
         relays: Sequence[RelayAccess] = (),
-    ) -> Welcome:
+    ) -> W:
         connection = await self._overlay.dial(inviter, addresses, JOIN_PROTOCOL, DIAL_TIMEOUT_S, relays)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -279,7 +335,7 @@ class Admissions:
         finally:
             connection.close(0, "done")
 
-    async def _ask(self, connection: Connection, joiner: LineJoiner | SpokenJoiner) -> Welcome:
+    async def _ask(self, connection: Connection, joiner: Joiner[W]) -> W:
         stream = await connection.open_stream()
         async with MessageStream(stream, step=core.STEP, frame_bytes_max=FROM_INVITER_BYTES_MAX) as messages:
             messages.post(joiner.start())
@@ -291,20 +347,21 @@ class Admissions:
                 match message:
                     case JoinRefused():
                         raise refusal(message, connection.remote)
-                    case Admitted():
-                        return joiner.admitted(message, self._clock.now())
-                    case PakeAnswer() if isinstance(joiner, SpokenJoiner):
-                        messages.post(joiner.answered(message))
                     case PakeAnswer():
-                        raise PeerMisbehaved("a proof of a code in answer to a line", step=core.STEP)
+                        messages.post(joiner.answered(message))
                     case _:
-                        assert_never(message)
+                        return joiner.admitted(message, self._clock.now())
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _check_holds_key(self, what: str) -> None:
+        if self._twin_key is None:
+            raise Refused(f"this device does not hold your key, and can {what}", remedy=NEEDS_KEY)
 
     async def _community(self) -> Membership:
         for membership in self._overlay.communities():
             return membership
+        assert self._root is not None, "whoever holds the twin's key holds what it is made from"
         key = community_key(self._root, b"first")
         own = self._overlay.own
         community = CommunityId(key.public)

@@ -10,16 +10,32 @@ from croft.model.ids import PeerId, TwinId, short
 from croft.overlay.contacts import ContactBook
 
 BLOCKED = "blocked"
+REVOKED = "revoked"
 
 
 class Doorkeeper:
-    """Knows who is kept out. `own` is this peer's twin, which is never blocked."""
+    """Knows who is kept out."""
 
     def __init__(self, contacts: ContactBook) -> None:
         self._contacts = contacts
+        self._revoked: dict[tuple[PeerId, TwinId], float] = {}
+
+    def revoke(self, peer: PeerId, twin: TwinId, at: float) -> None:
+        """Keeps a device out as one of this twin's, for ever. A twin has a say over its own devices only."""
+        self._revoked[peer, twin] = at
+
+    def is_revoked(self, peer: PeerId, twin: TwinId) -> bool:
+        """Whether the twin said that the device is its no more."""
+        return (peer, twin) in self._revoked
 
     def admit(self, peer: PeerId, twin: TwinId) -> None:
         """Raises Refused, in words for the one who is kept out."""
+        if self.is_revoked(peer, twin):
+            raise _refused(
+                REVOKED,
+                "this device was revoked by its owner",
+                "Its owner adds it anew from a fresh home: croft device add",
+            )
         if self._contacts.is_blocked(twin):
             raise _refused(
                 BLOCKED,
@@ -29,6 +45,8 @@ class Doorkeeper:
 
     def seek(self, peer: PeerId, twin: TwinId, name: str) -> None:
         """Raises Refused, in words for this machine's owner, if nothing is to be asked of that peer."""
+        if self.is_revoked(peer, twin):
+            raise _refused(REVOKED, f"{name} ({short(peer)}) was revoked by its owner", "Use another device.")
         if self._contacts.is_blocked(twin):
             raise _refused(
                 BLOCKED, f"{name} ({short(peer)}) is blocked here", f"Undo it: croft contacts unblock {name}"

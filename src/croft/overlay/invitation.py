@@ -6,6 +6,8 @@ admitted by it. What is drawn at random comes in as a seed, the time as `now`.
 
 An invitation is OPEN until it is USED, WITHDRAWN or LOCKED; past `expires_at` it admits nobody, whatever its state.
 The peer that used one may ask again for a short time, in case the answer was lost.
+
+An invitation to what is the inviter's own twin, in the place of a community, is for a device of that twin.
 """
 
 from __future__ import annotations
@@ -227,8 +229,13 @@ class Invitations:
         )
         self._rows[row.id] = row
         relays = tuple(passes(row.id, row.expires_at))
-        line = line_text(Line(self._token(row), self._peer, tuple(addresses), relays))
+        is_for_device = self.is_for_device(row.community)
+        line = line_text(Line(self._token(row), self._peer, tuple(addresses), relays, is_for_device))
         return Created(row, line, str(code) if code else "")
+
+    def is_for_device(self, community: str) -> bool:
+        """Whether an invitation is to no community, but makes its user a device of this very twin."""
+        return community == self._twin.public
 
     def withdraw(self, identifier: str, now: float) -> Invitation:
         """Makes an open invitation worthless; the row is to be saved. Raises NotFound, or Refused if not open."""

@@ -1,7 +1,8 @@
 """The two forms of an invitation that people pass on: the line, and the spoken code.
 
-The line is `croft:` and base64url text of a `LineContent` with a checksum, so that a copy that lost a letter is
-told from one that is refused. The spoken code is a number and two BIP-39 words, such as `7-ocean-marble`.
+The line is `croft:`, or `croft-device:` for a device of the inviter's own, and base64url text of a `LineContent` with a
+checksum, so that a copy that lost a letter is told from one that is refused. The spoken code is a number and two BIP-39
+words, such as `7-ocean-marble`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from croft.overlay.relay_pass import PASS_CHARS_MAX
 from croft.wire.codec import Message, decode, encode
 
 PREFIX: Final = "croft:"
+DEVICE_PREFIX: Final = "croft-device:"
+"""Whoever redeems such a line hands his machine over to the inviter's twin; so it looks otherwise."""
 LINE_CHARS_MAX: Final = 4_000
 CHECKSUM_BYTES: Final = 4
 CHECKSUM_CONTEXT: Final = "croft invitation line checksum v1"
@@ -52,12 +55,16 @@ class LineContent(Message, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line taken apart: the inviter's device, where it may be reached, and the token to show it."""
+    """A line taken apart: the inviter's device, where it may be reached, and the token to show it.
+
+    `is_for_device`: whoever redeems it becomes a device of the inviter's twin.
+    """
 
     token: bytes
     inviter: PeerId
     addresses: tuple[str, ...]
     relays: tuple[tuple[str, str], ...] = ()
+    is_for_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,8 @@ def line_text(line: Line) -> str:
     """The line to pass on."""
     peer, addresses = bytes.fromhex(line.inviter), list(line.addresses[:ADDRESSES_MAX])
     content = encode(LineContent(line.token, peer, addresses, list(line.relays[:RELAYS_MAX])))
-    return PREFIX + base64.urlsafe_b64encode(content + _checksum(content)).decode().rstrip("=")
+    prefix = DEVICE_PREFIX if line.is_for_device else PREFIX
+    return prefix + base64.urlsafe_b64encode(content + _checksum(content)).decode().rstrip("=")
 
 
 def new_secret(seed: bytes) -> str:
@@ -93,8 +101,9 @@ def parse_code(text: str) -> Line | SpokenCode:
         raise Usage("the code is empty", remedy=ASK_AGAIN)
     if len(code) > LINE_CHARS_MAX:
         raise Usage("this is too long for an invitation", remedy=ASK_AGAIN)
-    if code[: len(PREFIX)].lower() == PREFIX:
-        return _parse_line("".join(code[len(PREFIX) :].split()))
+    for prefix in (PREFIX, DEVICE_PREFIX):
+        if code[: len(prefix)].lower() == prefix:
+            return _parse_line("".join(code[len(prefix) :].split()), is_for_device=prefix == DEVICE_PREFIX)
     spoken = _SPOKEN.fullmatch(code.lower())
     if spoken is not None:
         return _spoken(int(spoken[1]), spoken[2], spoken[3])
@@ -104,7 +113,7 @@ def parse_code(text: str) -> Line | SpokenCode:
     )
 
 
-def _parse_line(body: str) -> Line:
+def _parse_line(body: str, *, is_for_device: bool) -> Line:
     mangled = Usage(
         "the invitation line is damaged: letters are missing or changed",
         remedy="Copy the whole line again, from `croft:` to its end.",
@@ -129,7 +138,8 @@ def _parse_line(body: str) -> Line:
         or any(len(url) > URL_CHARS_MAX or len(shown) > PASS_CHARS_MAX for url, shown in line.relays)
     ):
         raise Usage("the invitation line names no peer", remedy=ASK_AGAIN)
-    return Line(line.token, PeerId(line.peer.hex()), tuple(line.addresses), tuple(line.relays))
+    relays = tuple(line.relays)
+    return Line(line.token, PeerId(line.peer.hex()), tuple(line.addresses), relays, is_for_device)
 
 
 def _spoken(nameplate: int, first: str, second: str) -> SpokenCode:

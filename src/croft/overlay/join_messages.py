@@ -1,8 +1,8 @@
 """Wire messages of `croft/join/1`, by which somebody who is no member yet comes in by an invitation.
 
-One stream, opened by the joiner, one frame per message. By a line: `Redeem`, then `Admitted` or `JoinRefused`. By
-a spoken code: `PakeStart`, `PakeAnswer`, `PakeConfirm`, then `Admitted`; `JoinRefused` may come at any step. Only
-add: new fields need a default, tags are for ever.
+One stream, opened by the joiner, one frame per message. By a line: `Redeem`, then `Admitted`, or `DeviceAdmitted` by a
+line for a device, or `JoinRefused`. By a spoken code: `PakeStart`, `PakeAnswer`, `PakeConfirm`, then `Admitted`;
+`JoinRefused` may come at any step. Only add: new fields need a default, tags are for ever.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Admitted(Message, frozen=True, tag=5):
         certificate: the inviter's device certificate.
         members: signed descriptors of members, as many as fit.
         confirmation: after a spoken code, the inviter's proof that it knows the code too.
+        clock: the inviter's wall time in Unix seconds, so that a clock that is wrong shows; 0 if not said.
     """
 
     community: str
@@ -61,6 +62,7 @@ class Admitted(Message, frozen=True, tag=5):
     certificate: bytes
     members: list[bytes]
     confirmation: bytes = b""
+    clock: float = 0.0
 
 
 class JoinRefused(Message, frozen=True, tag=6):
@@ -75,5 +77,20 @@ class JoinRefused(Message, frozen=True, tag=6):
     remedy: str = ""
 
 
+class DeviceAdmitted(Message, frozen=True, tag=7):
+    """The newcomer is a device of the inviter's twin. The twin's key does not travel.
+
+    Attributes:
+        certificate: the twin's, of the new device. inviter_certificate: that of the inviter's device.
+        memberships: (community, name, the twin's grant chain, members' descriptors as many as fit).
+        contacts: (twin, petname, trust, is blocked), as the owner noted them.
+    """
+
+    certificate: bytes
+    inviter_certificate: bytes
+    memberships: list[tuple[str, str, list[bytes], list[bytes]]]
+    contacts: list[tuple[str, str, str, bool]]
+
+
 ToInviter = Redeem | PakeStart | PakeConfirm
-FromInviter = PakeAnswer | Admitted | JoinRefused
+FromInviter = PakeAnswer | Admitted | DeviceAdmitted | JoinRefused

@@ -7,18 +7,33 @@ and signed the grant, or, for a spoken code, that the peer knows the code too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from croft.errors import Busy, CroftError, PeerMisbehaved, Refused
 from croft.identity.certificates import Certified, clean_name, open_certificate
 from croft.identity.grants import verify_chain
 from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id, short
+from croft.overlay.contacts import CONTACTS_MAX, Contact, Trust
 from croft.overlay.invitation import open_token
 from croft.overlay.invitation_code import ASK_AGAIN, Line, SpokenCode
-from croft.overlay.join_messages import MEMBERS_MAX, Admitted, JoinRefused, PakeAnswer, PakeConfirm, PakeStart, Redeem
+from croft.overlay.join_messages import (
+    MEMBERS_MAX,
+    Admitted,
+    DeviceAdmitted,
+    JoinRefused,
+    PakeAnswer,
+    PakeConfirm,
+    PakeStart,
+    Redeem,
+)
 from croft.overlay.spoken_proof import JoinerProof
 
 STEP = "joining"
 REASON_CHARS_MAX = 500
+MEMBERSHIPS_MAX = 64
+NO_PROOF = "a proof of a code in answer to a line"
+
+W = TypeVar("W", covariant=True)
 REFUSAL_CODES = frozenset(
     {
         "invitation_wrong",
@@ -40,6 +55,71 @@ class Welcome:
     grant_chain: tuple[bytes, ...]
     inviter: Certified
     members: tuple[bytes, ...]
+    clock: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWelcome:
+    """What a checked `DeviceAdmitted` says. `memberships`: each with members' descriptors, still to be checked."""
+
+    certificate: bytes
+    inviter: Certified
+    memberships: tuple[Welcome, ...]
+    contacts: tuple[Contact, ...]
+
+
+class Joiner(Protocol[W]):
+    """One way to come in: what to say, and what the answers mean. An answer out of place is a PeerMisbehaved."""
+
+    def start(self) -> Redeem | PakeStart: ...
+
+    def answered(self, message: PakeAnswer) -> PakeConfirm: ...
+
+    def admitted(self, message: Admitted | DeviceAdmitted, now: float) -> W: ...
+
+
+class DeviceJoiner:
+    """Becomes a device of the twin that made a line."""
+
+    def __init__(self, line: Line, own: PeerId, certificate: bytes) -> None:
+        self._line = line
+        self._own = own
+        self._certificate = certificate
+
+    def start(self) -> Redeem:
+        """The first and only message to send."""
+        return Redeem(self._line.token, self._certificate)
+
+    def answered(self, message: PakeAnswer) -> PakeConfirm:
+        """Nothing is to be proven besides the token."""
+        raise PeerMisbehaved(NO_PROOF, step=STEP)
+
+    def admitted(self, message: Admitted | DeviceAdmitted, now: float) -> DeviceWelcome:
+        """What the answer says. Raises PeerMisbehaved if it is not from the twin that made the line."""
+        if not isinstance(message, DeviceAdmitted):
+            raise PeerMisbehaved("a line for a device made this peer a member instead", step=STEP)
+        inviter = open_certificate(message.inviter_certificate, step=STEP)
+        if inviter.peer != self._line.inviter:
+            raise PeerMisbehaved("the inviter shows the certificate of another device", step=STEP)
+        try:
+            _, named, _ = open_token(self._line.token, inviter.twin)
+        except Refused:
+            raise PeerMisbehaved("the inviter's twin did not make this invitation", step=STEP) from None
+        certified = open_certificate(message.certificate, step=STEP)
+        if str(named) != inviter.twin or certified.twin != inviter.twin or certified.peer != self._own:
+            raise PeerMisbehaved("not certified as a device of the inviter's twin", step=STEP)
+        if not 0 < len(message.memberships) <= MEMBERSHIPS_MAX or len(message.contacts) > CONTACTS_MAX:
+            raise PeerMisbehaved("no memberships, or too many of them or of contacts", step=STEP)
+        memberships = []
+        for community, name, chain, members in message.memberships:
+            try:
+                verify_chain(CommunityId(community), chain, inviter.twin, now)
+            except Refused as refused:
+                raise PeerMisbehaved(f"the grant does not hold: {refused.message}", step=STEP) from None
+            found = tuple(members[:MEMBERS_MAX])
+            memberships.append(Welcome(CommunityId(community), clean_name(name), tuple(chain), inviter, found))
+        contacts = tuple(_contact(*contact, now) for contact in message.contacts)
+        return DeviceWelcome(message.certificate, inviter, tuple(memberships), contacts)
 
 
 class LineJoiner:
@@ -54,8 +134,13 @@ class LineJoiner:
         """The first and only message to send."""
         return Redeem(self._line.token, self._certificate)
 
-    def admitted(self, message: Admitted, now: float) -> Welcome:
+    def answered(self, message: PakeAnswer) -> PakeConfirm:
+        """Nothing is to be proven besides the token."""
+        raise PeerMisbehaved(NO_PROOF, step=STEP)
+
+    def admitted(self, message: Admitted | DeviceAdmitted, now: float) -> Welcome:
         """What the answer says. Raises PeerMisbehaved if it is not from the twin that made the line."""
+        message = _as_member(message)
         welcome = _welcome(message, self._line.inviter, self._twin, now)
         try:
             _, community, _ = open_token(self._line.token, welcome.inviter.twin)
@@ -91,8 +176,9 @@ class SpokenJoiner:
         self._proof.finish(message.message)
         return PakeConfirm(self._proof.confirmation(self._community, self._certificate), self._certificate)
 
-    def admitted(self, message: Admitted, now: float) -> Welcome:
+    def admitted(self, message: Admitted | DeviceAdmitted, now: float) -> Welcome:
         """What the answer says. Raises PeerMisbehaved unless the sender knows the code."""
+        message = _as_member(message)
         if not self._community:
             raise PeerMisbehaved("admitted before the code was proven", step=STEP)
         if not self._proof.is_confirmed(message.confirmation, self._community, self._certificate):
@@ -117,6 +203,19 @@ def clean_text(text: str) -> str:
     return "".join(letter for letter in text[:REASON_CHARS_MAX] if letter.isprintable()).strip()
 
 
+def _as_member(message: Admitted | DeviceAdmitted) -> Admitted:
+    """Nobody's machine is taken over by an invitation to a community."""
+    if not isinstance(message, Admitted):
+        raise PeerMisbehaved("an invitation to a community would make this peer a device of somebody else", step=STEP)
+    return message
+
+
+def _contact(twin: str, petname: str, trust: str, is_blocked: bool, now: float) -> Contact:
+    if not is_key_id(twin) or trust not in set(Trust):
+        raise PeerMisbehaved("a contact that is none", step=STEP)
+    return Contact(TwinId(twin), clean_name(petname) if petname else "", Trust(trust), is_blocked, now)
+
+
 def _welcome(message: Admitted, inviter: PeerId, twin: TwinId, now: float) -> Welcome:
     if not is_key_id(message.community):
         raise PeerMisbehaved("admitted to what is no community", step=STEP)
@@ -133,4 +232,5 @@ def _welcome(message: Admitted, inviter: PeerId, twin: TwinId, now: float) -> We
             verify_chain(community, message.grant_chain[:-1], certified.twin, now)
     except Refused as refused:
         raise PeerMisbehaved(f"the grant does not hold: {refused.message}", step=STEP) from None
-    return Welcome(community, clean_name(message.name), tuple(message.grant_chain), certified, tuple(message.members))
+    chain, members = tuple(message.grant_chain), tuple(message.members)
+    return Welcome(community, clean_name(message.name), chain, certified, members, message.clock)

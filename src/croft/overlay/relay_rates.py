@@ -2,8 +2,8 @@
 
 A leaky bucket as a meter of time (the generic cell rate algorithm, ITU-T I.371): each rate keeps the moment at which
 all that it has let pass will have gone out. A frame waits until then; one that would wait too long is dropped, which is
-what tells the congestion control of its sender to slow down. To read more slowly instead would drop nothing, and let the
-sender's queue grow to seconds (measured: 6.7 s at 2 Mbit). Sans-IO.
+what tells the congestion control of its sender to slow down. To read more slowly instead would drop nothing, and let
+the sender's queue grow to seconds (measured: 6.7 s at 2 Mbit). Sans-IO.
 """
 
 from __future__ import annotations

@@ -10,17 +10,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 from typing import TypeVar
 
 from croft.identity import grants
-from croft.identity.certificates import certify
+from croft.identity.certificates import certify, open_certificate
 from croft.identity.keys import SecretKey, community_key, twin_key
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.overlay.contacts import ContactBook
 from croft.overlay.join_messages import JOIN_PROTOCOL
 from croft.overlay.messages import PROTOCOL
+from croft.overlay.neighbours import NEIGHBOURS_MAX, NEIGHBOURS_WANTED
 from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
 from croft.sim.discovery import SimulatedDiscovery
@@ -67,18 +69,25 @@ class Machine:
     local: SimulatedServices = field(default_factory=SimulatedServices)
     relays: SimulatedRelayHost | None = None
     chain: tuple[bytes, ...] = ()
+    certificate: bytes | None = None
     starts: int = 0
     run: Run | None = None
 
-    @property
+    @cached_property
     def twin_key(self) -> SecretKey:
         return twin_key(self.root)
 
     @property
     def twin(self) -> TwinId:
+        if self.certificate is not None:
+            return open_certificate(self.certificate, step="own certificate").twin
         return TwinId(self.twin_key.public)
 
-    @property
+    def adopt(self, certificate: bytes) -> None:
+        """From the next start on, this is a device of the twin that signed."""
+        self.certificate = certificate
+
+    @cached_property
     def peer(self) -> PeerId:
         return PeerId(self.device.public)
 
@@ -139,18 +148,19 @@ class World:
         machine.starts += 1
         entropy = SimulatedEntropy(f"{self.seed}/{name}/{machine.starts}")
         transport = self.network.open(machine.host, machine.device.raw, [PROTOCOL, JOIN_PROTOCOL], port)
-        certificate = certify(machine.twin_key, machine.peer, name, machine.clock.now())
+        certificate = machine.certificate or certify(machine.twin_key, machine.peer, name, machine.clock.now())
         own = Own(machine.device, machine.peer, machine.twin, name, certificate, entropy.token(8))
         plan = Plan(
             own=own,
-            root=machine.root,
-            twin_key=machine.twin_key,
+            root=None if machine.certificate else machine.root,
+            twin_key=None if machine.certificate else machine.twin_key,
             policy=machine.policy,
             contacts=ContactBook(machine.twin),
             slots=machine.slots,
             memory_bytes=MEMORY_BYTES,
             disk_bytes=DISK_BYTES,
             machine_load=lambda: (0.0, 0.0),
+            adopt=machine.adopt,
         )
         ports = Ports(
             transport,
@@ -213,7 +223,8 @@ class World:
         chain = grants.admit(inviter.twin_key, inviter.chain, self.community, machine.twin)
         machine.chain = tuple(chain)
         records = [m.record for m in inviter.parts.overlay.community_members(self.community)]
-        await machine.parts.overlay.enter(Membership(self.community, COMMUNITY_NAME, machine.chain), records)
+        membership = Membership(self.community, COMMUNITY_NAME, machine.chain)
+        await machine.parts.overlay.enter(membership, records, clock=inviter.clock.now())
 
     async def unite(self, count: int, *, slots: int = 2) -> list[str]:
         """Adds and starts `count` machines, `peer1` their founder, all let in by it; waits until all are linked."""
@@ -282,9 +293,28 @@ class World:
                     return f"{machine.name} has an old record of {other.name}"
         return ""
 
+    def dead_to(self, name: str) -> list[str]:
+        """Whom a machine's peer holds for dead, by name."""
+        overlay = self[name].parts.overlay
+        return sorted(overlay.name_of(peer) for peer in overlay.liveness.dead())
+
+    def misjudged(self, dead: Iterable[str] = ()) -> str:
+        """Who holds others for dead than exactly these."""
+        expected = sorted(dead)
+        for machine in self.up():
+            if (held := self.dead_to(machine.name)) != expected:
+                return f"{machine.name} holds {held} for dead, not {expected}"
+        return ""
+
     def missing_link(self, names: Iterable[str] = ()) -> str:
-        """Which two running machines are not joined by one and the same connection."""
+        """Which two running machines are not joined by one and the same connection; among many, who has too few."""
         machines = [self[name] for name in names] or self.up()
+        if len(machines) > NEIGHBOURS_MAX + 1:
+            for machine in machines:
+                count = len(machine.parts.overlay.neighbourhood.neighbours())
+                if not NEIGHBOURS_WANTED <= count <= NEIGHBOURS_MAX:
+                    return f"{machine.name} has {count} neighbours"
+            return ""
         for one in machines:
             for other in machines:
                 if one is other:

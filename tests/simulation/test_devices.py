@@ -1,0 +1,137 @@
+"""Several devices of one twin, as whole simulated peers: added, used, revoked, and kept out for good."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from croft.errors import Failed, Refused, Usage
+from croft.identity.revocations import revoke
+from croft.overlay.contacts import Trust
+from croft.overlay.devices import REVOCATION_KIND
+from croft.overlay.service import MEMBER_KIND
+from croft.sim.world import World
+from support.worlds import Play, double
+
+
+async def add_device(world: World, name: str, by: str) -> None:
+    """A fresh machine that becomes a device of another one's twin."""
+    line = (await world[by].parts.admissions.add_device(3600.0)).line
+    world.add(name)
+    await world.start(name)
+    arrival = await world[name].parts.admissions.join(line)
+    assert arrival.is_to_start_anew and arrival.twin == world[by].twin
+    await world.restart(name)
+    world[name].chain = world[by].chain
+
+
+async def household(world: World) -> None:
+    """peer1, peer2, and `phone`, a second device of peer1's."""
+    await world.unite(2)
+    await world["peer1"].parts.address_book.name(world["peer2"].twin, "neighbour")
+    await world["peer1"].parts.address_book.trust(world["peer2"].twin, Trust.LOW)
+    await add_device(world, "phone", by="peer1")
+    await world.until(world.disunity, within_s=60)
+
+
+def test_a_line_makes_a_fresh_machine_a_device_with_memberships_and_contacts_but_without_the_key(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        phone = world["phone"]
+        assert phone.parts.overlay.own.twin == world["peer1"].twin
+        [contact] = phone.parts.address_book.all()
+        assert (contact.petname, contact.trust) == ("neighbour", Trust.LOW)
+        job = world.submit("phone", double, [1, 2, 3], only=["peer2"])
+        await job.running
+        assert phone.parts.plan.twin_key is None and phone.parts.plan.root is None
+        for attempt in (
+            phone.parts.admissions.invite(60.0, is_spoken=False),
+            phone.parts.admissions.add_device(60.0),
+            phone.parts.devices.revoke(world["peer1"].peer),
+        ):
+            with pytest.raises(Refused, match="does not hold your key"):
+                await attempt
+
+    play(story)
+
+
+def test_a_machine_with_a_life_of_its_own_is_not_taken_over(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(2)
+        line = (await world["peer1"].parts.admissions.add_device(3600.0)).line
+        with pytest.raises(Refused, match="somebody already"):
+            await world["peer2"].parts.admissions.join(line)
+        world.add("fresh")
+        await world.start("fresh")
+        disguised = line.replace("croft-device:", "croft:")
+        with pytest.raises(Failed, match="device of somebody else"):
+            await world["fresh"].parts.admissions.join(disguised)
+        member_line = (await world["peer1"].parts.admissions.invite(3600.0, is_spoken=False)).line
+        with pytest.raises(Failed, match="does not keep to the protocol"):
+            await world["fresh"].parts.admissions.join(member_line.replace("croft:", "croft-device:"))
+        assert world["fresh"].parts.overlay.communities() == []
+
+    play(story)
+
+
+def test_a_revoked_device_is_cut_everywhere_and_stays_out(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        phone, neighbour = world["phone"], world["peer2"]
+        old = [entry.record for entry in neighbour.parts.overlay.records.entries(MEMBER_KIND)]
+        assert neighbour.parts.overlay.links.get(phone.peer) is not None
+        with pytest.raises(Usage, match="you are at"):
+            await world["peer1"].parts.devices.revoke(world["peer1"].peer)
+
+        await world["peer1"].parts.devices.revoke(phone.peer)
+        await asyncio.sleep(2)
+
+        for machine in (world["peer1"], neighbour):
+            assert machine.parts.overlay.links.get(phone.peer) is None
+            assert phone.peer not in [member.peer for member in machine.parts.overlay.members()]
+        # Old words of the device are as worthless as new ones, whoever brings them, and when.
+        neighbour.parts.overlay.records.learn(world.community, [(MEMBER_KIND, record) for record in old])
+        await world.restart("phone")
+        await world.restart("peer2")
+        await asyncio.sleep(60)
+        assert neighbour.parts.overlay.links.get(phone.peer) is None
+        assert phone.peer not in [member.peer for member in neighbour.parts.overlay.members()]
+        assert world.missing_link(["peer1", "peer2"]) == ""
+        [revoked] = neighbour.parts.devices.revoked(world["peer1"].twin)
+        assert revoked.peer == phone.peer
+
+    play(story)
+
+
+def test_whoever_was_away_hears_of_a_revocation_as_soon_as_anybody_is_reached(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        world.partition(["peer1"], ["peer2", "phone"])
+        await asyncio.sleep(30)
+        await world["peer1"].parts.devices.revoke(world["phone"].peer)
+        await asyncio.sleep(30)
+        assert world["peer2"].parts.overlay.links.get(world["phone"].peer) is not None
+        world.heal()
+
+        def still_linked() -> str:
+            heard = world["peer2"].parts.overlay.records.entries(REVOCATION_KIND)
+            linked = world["peer2"].parts.overlay.links.get(world["phone"].peer)
+            return "" if heard and linked is None else "the revoked device is linked"
+
+        # The pause before the next dial, and ten seconds from then on.
+        await world.until(still_linked, within_s=40)
+
+    play(story)
+
+
+def test_a_twin_revokes_its_own_devices_only(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        neighbour = world["peer2"]
+        record = revoke(neighbour.twin_key, world["phone"].peer, world.community, neighbour.chain, 0.0)
+        neighbour.parts.overlay.records.publish(REVOCATION_KIND, world.community, record)
+        await asyncio.sleep(30)
+        assert world.disunity() == ""
+
+    play(story)
