@@ -70,6 +70,7 @@ class Plan:
     machine_load: Callable[[], tuple[float, float]]
     adopt: Callable[[bytes], None]
     relay_port: int = 0
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             python=plan.policy.python(),
             machine=platform.machine(),
             version=VERSION,
+            labels=plan.labels,
             relays=paths.relays(),
             nat=paths.nat(),
         )
