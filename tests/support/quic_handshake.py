@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 INITIAL_SALT = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
 VERSION_1 = b"\x00\x00\x00\x01"
 UDP = 17
+INITIAL, ZERO_RTT, RETRY = 0, 1, 3
 CLIENT_HELLO, SERVER_HELLO = 1, 2
 SUPPORTED_VERSIONS, KEY_SHARE = 43, 51
 TLS_1_3 = b"\x03\x04"
@@ -67,8 +68,21 @@ def datagrams(frames: Iterable[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
 
 
 def is_early_data(payload: bytes) -> bool:
-    """Whether a datagram begins with a 0-RTT packet."""
-    return len(payload) > 5 and payload[0] & 0xF0 == 0xD0 and payload[1:5] == VERSION_1
+    """Whether a 0-RTT packet is among the packets of a datagram."""
+    while len(payload) > 7 and payload[0] & 0xC0 == 0xC0 and payload[1:5] == VERSION_1:
+        kind = payload[0] >> 4 & 3
+        if kind == ZERO_RTT:
+            return True
+        at = 6 + payload[5]
+        at += 1 + payload[at]
+        if kind == RETRY:
+            break
+        if kind == INITIAL:
+            token, at = _number(payload, at)
+            at += token
+        length, at = _number(payload, at)
+        payload = payload[at + length :]
+    return False
 
 
 def handshakes(frames: Iterable[bytes]) -> list[Handshake]:
