@@ -11,6 +11,7 @@ import json
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -257,6 +258,80 @@ def test_a_revoked_device_is_refused_everywhere_within_ten_seconds(lab: Lab, fol
     assert running.returncode != 0
     assert [device["link"] for device in desk.json("device", "list")["devices"]] == ["self", "revoked"]
     assert {peer["name"] for peer in cyd.json("peers")["peers"]} == {"cyd", "desk"}
+
+
+# --- C7: rate limits -------------------------------------------------------------------------------------------------
+
+LIMIT_MBIT = 5.0
+COUNTED_MBIT_MAX = 5.3
+WINDOW_S = 3.0
+SINK = """
+import socket, sys, threading
+service = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    client, _ = service.accept()
+    threading.Thread(target=lambda: [None for _ in iter(lambda: client.recv(65536), b"")], daemon=True).start()
+"""
+POUR = """
+import socket, sys, time
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+began, sent = None, 0
+while True:
+    sent += client.send(bytes(16384))
+    now = time.monotonic()
+    if began is None and sent > 1 << 20:  # what the buffers on the way take does not count
+        began, sent = now, 0
+    if began is not None and now - began > float(sys.argv[2]):
+        print(sent * 8 / 1e6 / (now - began))
+        break
+"""
+
+
+def sent_bytes(host: NamespaceHost) -> int:
+    """What a machine's interface has sent, headers and all."""
+    return int(host.run("cat", "/sys/class/net/eth0/statistics/tx_bytes"))
+
+
+def test_a_limit_holds_on_the_wire_for_all_peers_together_and_own_traffic_goes_first(lab: Lab, folder: Path) -> None:
+    """C7: limit 5 Mbit; 3 peers pull: veth counters <= 5.3 Mbit, fairly shared; then own traffic gets nearly all."""
+    ada, *others = peers.community(folder, ["ada", "bob", "cyd", "dot"], lab.hosts[:4])
+    (folder / "www").mkdir()
+    (folder / "www" / "big").write_bytes(secrets.token_bytes(32 << 20))
+    serve_folder(lab[0], folder / "www", SERVICE_PORT)
+    for other in others:
+        ada.ok("expose", str(SERVICE_PORT), "--name", other.name, "--to", other.name)
+    sink = lab[1].start(sys.executable, "-c", SINK, "9000")
+    assert sink.stdout is not None and sink.stdout.readline() == "ready\n"
+    others[0].ok("expose", "9000", "--to", "ada")
+    ada.ok("limit", "set", f"{LIMIT_MBIT:g}Mbit", "--up")
+    with contextlib.ExitStack() as open_tunnels:
+        pulls = []
+        for other, host in zip(others, lab.hosts[1:4], strict=True):
+            port = open_tunnels.enter_context(tunnel(other, f"ada:{other.name}"))
+            pulls.append(
+                host.start("curl", "--silent", "-o", str(folder / other.name / "got"), f"127.0.0.1:{port}/big")
+            )
+        time.sleep(1.0)
+        before, began = sent_bytes(lab[0]), time.monotonic()
+        time.sleep(WINDOW_S)
+        took_s = time.monotonic() - began
+        mbit = (sent_bytes(lab[0]) - before) * 8 / 1e6 / took_s
+        got = [(folder / other.name / "got").stat().st_size for other in others]
+        port = open_tunnels.enter_context(tunnel(ada, "bob:9000"))
+        own_mbit = float(lab[0].run(sys.executable, "-c", POUR, str(port), str(WINDOW_S)))
+        assert all(pull.poll() is None for pull in pulls), "they are pulling still"
+        for pull in pulls:
+            pull.kill()
+    shown = ada.json("limit", "list")["limits"]
+    ada.ok("limit", "remove", str(shown[0]["number"]))
+
+    assert 0.9 * LIMIT_MBIT <= mbit <= COUNTED_MBIT_MAX
+    assert min(got) > 0.6 * max(got)
+    assert own_mbit > 0.75 * LIMIT_MBIT
+    assert [(one["rate"], one["direction"]) for one in shown] == [(LIMIT_MBIT * 1e6 / 8, "up")]
+    assert ada.api.limits() == []
 
 
 def digest(data: bytes | None) -> str:

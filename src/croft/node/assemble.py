@@ -29,6 +29,7 @@ from croft.overlay.passport import Lends, Own
 from croft.overlay.path_messages import MEASURE_PURPOSE
 from croft.overlay.paths import Paths
 from croft.overlay.service import Overlay
+from croft.overlay.shaping import Shaping
 from croft.overlay.tunnel import Tunnels
 from croft.overlay.tunnel_host import TunnelHost
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
@@ -56,7 +57,8 @@ class Plan:
     """What one peer is to be.
 
     `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
-    keeps the certificate by which this machine is a device of another twin from the next start on.
+    keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_day`
+    counts from local midnight.
     """
 
     own: Own
@@ -69,6 +71,7 @@ class Plan:
     disk_bytes: int
     machine_load: Callable[[], tuple[float, float]]
     adopt: Callable[[bytes], None]
+    minute_of_day: Callable[[], int]
     relay_port: int = 0
 
 
@@ -87,6 +90,7 @@ class Parts:
     tunnels: Tunnels
     address_book: AddressBook
     devices: Devices
+    shaping: Shaping
     paths: Paths
     relaying: Relaying
     measurements: Measurements
@@ -97,6 +101,7 @@ class Parts:
         await self.overlay.load()
         await self.admissions.load()
         await self.tunnel_host.load()
+        await self.shaping.load()
         await self.relaying.load()
 
     async def serve(self) -> None:
@@ -107,6 +112,7 @@ class Parts:
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
                 ("tunnels", self.tunnel_host.serve),
+                ("limits", self.shaping.serve),
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
             ):
@@ -159,6 +165,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
     overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command)
     jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
+    shaping = Shaping(ports.database, plan.minute_of_day)
+    overlay.links.shape = shaping.shape
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
     tunnels = Tunnels(overlay, ports.local)
@@ -176,6 +184,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         tunnels,
         address_book,
         devices,
+        shaping,
         paths,
         relaying,
         measurements,

@@ -65,13 +65,15 @@ class Passport(Protocol):
 class Links:
     """All live links. `serve` runs them; register handlers before.
 
-    `accept_other` takes connections of other protocols than that of members.
+    `accept_other` takes connections of other protocols than that of members; `shape` holds streams to limits, given the
+    peer, the purpose, and whether this side opened it.
     """
 
     def __init__(self, transport: Transport, passport: Passport) -> None:
         self._transport = transport
         self._passport = passport
         self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
+        self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
         self._links: dict[PeerId, Link] = {}
         self._dialling: dict[PeerId, asyncio.Task[Link | CroftError]] = {}
         self._calls: dict[str, CallHandler] = {}
@@ -144,7 +146,7 @@ class Links:
             await send_alone(stream, StreamHeader(purpose))
         except ConnectionLost as lost:
             raise Unreachable(f"the link to {link.greeted.name} ended: {lost}") from None
-        return stream
+        return self.shape(stream, peer, purpose, True)
 
     def _open_own_stream(self, purpose: str) -> Stream:
         """A stream to this very peer: its own handlers serve it like anybody's."""
@@ -343,7 +345,7 @@ class Links:
                 purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
             handler = self._streams.get(purpose)
             if handler is not None:
-                await handler(link.greeted, stream)
+                await handler(link.greeted, self.shape(stream, link.peer, purpose, False))
         except (ConnectionLost, TimeoutError):
             pass
         except PeerMisbehaved as fault:
