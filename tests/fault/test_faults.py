@@ -20,7 +20,7 @@ import pytest
 import croft
 from croft.adapters.iroh_transport import IrohTransport
 from croft.adapters.sqlite_database import SqliteDatabase
-from croft.adapters.system import SystemClock
+from croft.adapters.system import SystemClock, SystemEntropy
 from croft.compute.worker_messages import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX
 from croft.control import schema
 from croft.errors import Refused
@@ -182,7 +182,9 @@ async def dial_as_stranger(folder: Path, peer: str, addresses: list[str]) -> Non
         transport = await IrohTransport.open(identity.device.raw, [PROTOCOL], "127.0.0.1:0")
         stack.push_async_callback(transport.close)
         own = identity.own("mallory")
-        overlay = Overlay(own, transport, database, SystemClock(), lambda: lends, lambda: Load(0, 0.0, 0.0))
+        overlay = Overlay(
+            own, transport, database, SystemClock(), SystemEntropy(), lambda: lends, lambda: Load(0, 0.0, 0.0)
+        )
         serving = asyncio.create_task(overlay.serve())
         await asyncio.sleep(0)
         try:

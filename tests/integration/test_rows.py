@@ -23,7 +23,7 @@ from namespaces import Lab, alone, behind, bridged
 
 from croft.adapters.iroh_transport import IrohTransport
 from croft.adapters.sqlite_database import SqliteDatabase
-from croft.adapters.system import SystemClock
+from croft.adapters.system import SystemClock, SystemEntropy
 from croft.model.isolation import Grade
 from croft.node.identity import load_identity
 from croft.overlay.invitation import GUESSES_MAX
@@ -106,7 +106,9 @@ async def _announce_flipped(mal: RealPeer, ada: RealPeer, listed: list[tuple[str
         transport = await IrohTransport.open(identity.device.raw, [PROTOCOL], "127.0.0.1:0")
         stack.push_async_callback(transport.close)
         own = identity.own("mal")
-        overlay = Overlay(own, transport, database, SystemClock(), lambda: lends, lambda: Load(0, 0.0, 0.0))
+        overlay = Overlay(
+            own, transport, database, SystemClock(), SystemEntropy(), lambda: lends, lambda: Load(0, 0.0, 0.0)
+        )
         await overlay.load()
         serving = asyncio.create_task(overlay.serve())
         stack.push_async_callback(_end, serving)

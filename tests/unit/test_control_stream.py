@@ -8,6 +8,8 @@ from croft.errors import PeerMisbehaved
 from croft.overlay.control_stream import (
     CALLS_SERVED_MAX,
     HEARTBEAT_EVERY_S,
+    LOOK_EVERY_S,
+    ROUND_TRIP_EVERY_S,
     SILENCE_S_MAX,
     CallAbandoned,
     CallWanted,
@@ -134,9 +136,9 @@ def test_a_heartbeat_is_echoed_and_its_echo_measures_the_round_trip_once() -> No
 def test_an_echo_that_comes_after_the_next_heartbeat_measures_nothing() -> None:
     stream = ControlStream(0.0)
     stream.handle(HeartbeatDue(1.0))
-    stream.handle(HeartbeatDue(2.0))
+    stream.handle(HeartbeatDue(4.0))
 
-    assert received(stream, HeartbeatEcho(1), 2.1) == []
+    assert received(stream, HeartbeatEcho(1), 4.1) == []
 
 
 def test_silence_is_noticed_and_any_message_breaks_it() -> None:
@@ -149,4 +151,25 @@ def test_silence_is_noticed_and_any_message_breaks_it() -> None:
 
 
 def test_a_dead_peer_is_noticed_within_ten_seconds_of_its_last_word() -> None:
-    assert SILENCE_S_MAX + HEARTBEAT_EVERY_S <= 10
+    assert SILENCE_S_MAX + LOOK_EVERY_S <= 10
+
+
+def test_a_link_on_which_much_is_heard_needs_few_heartbeats() -> None:
+    stream = ControlStream(0.0)
+    assert stream.handle(HeartbeatDue(0.0)) == [Send(Heartbeat(1))]
+    sent = 0
+    for step in range(1, 100):
+        received(stream, Notice("topic", b""), step * 0.9)
+        sent += len(stream.handle(HeartbeatDue(step * 0.9 + 0.1)))
+
+    assert sent == 90 // ROUND_TRIP_EVERY_S
+
+
+def test_a_link_on_which_nothing_is_heard_is_asked_for_a_sign_of_life_again_and_again() -> None:
+    stream = ControlStream(0.0)
+    stream.handle(HeartbeatDue(0.0))
+
+    looks = [len(stream.handle(HeartbeatDue(at * LOOK_EVERY_S))) for at in range(1, 6)]
+
+    assert looks == [0, 1, 0, 1, 0]
+    assert HEARTBEAT_EVERY_S == 2 * LOOK_EVERY_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
 from croft.overlay.record_messages import (
     RECORD_BYTES_PER_PUSH_MAX,
@@ -278,12 +279,9 @@ def test_pushes_are_bounded_in_number_and_in_bytes() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Branches(VILLAGE, KIND, [0] * 7),
         Branches(VILLAGE, "unheard of", [0]),
         Have(VILLAGE, KIND, 3, 1, []),
         Have(VILLAGE, KIND, 4, 9, []),
-        Have(VILLAGE, KIND, 0, 0, [(n, 1) for n in range(10_000)]),
-        Wanted(VILLAGE, KIND, list(range(10_000))),
         Roots(VILLAGE, [("unheard of", 1, 1)]),
     ],
 )
@@ -291,6 +289,22 @@ def test_senseless_messages_are_not_answered(message: Branches | Have | Wanted |
     made = store(ANNA)
 
     assert made.handle(MessageReceived(ANNA, message, 0.0)) == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Branches(VILLAGE, KIND, [0] * 7),
+        Have(VILLAGE, KIND, 0, 0, [(n, 1) for n in range(10_000)]),
+        Wanted(VILLAGE, KIND, list(range(10_000))),
+        Roots(VILLAGE, [(KIND, 1, 1)] * 10_000),
+    ],
+)
+def test_messages_over_their_bounds_are_a_breach(message: Branches | Have | Wanted | Roots) -> None:
+    made = store(ANNA)
+
+    with pytest.raises(PeerMisbehaved, match="over its bounds"):
+        made.handle(MessageReceived(ANNA, message, 0.0))
 
 
 def test_a_link_that_ended_is_told_no_more() -> None:

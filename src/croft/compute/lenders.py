@@ -13,6 +13,8 @@ from croft.model.ids import PeerId
 
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 20.0
+ROUND_TRIP_GUESSED_S = 0.1
+"""Of a peer to which there is no link yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +99,5 @@ class Lenders:
 
 def _rank(candidate: Candidate) -> tuple[bool, float, float, PeerId]:
     busy = candidate.slots_busy / candidate.slots
-    return candidate.is_self, busy, candidate.round_trip_s or 0.0, candidate.peer
+    round_trip_s = ROUND_TRIP_GUESSED_S if candidate.round_trip_s is None else candidate.round_trip_s
+    return candidate.is_self, busy, round_trip_s, candidate.peer

@@ -47,12 +47,17 @@ def admit(
     expires_at: float = FOREVER,
 ) -> list[bytes]:
     """The chain of a newcomer, by a member's twin key and chain. Raises Refused if the chain would grow too long."""
+    check_may_admit(chain)
+    return [*chain, _token(inviter, community, newcomer, may_invite=may_invite, expires_at=expires_at)]
+
+
+def check_may_admit(chain: Sequence[bytes]) -> None:
+    """Raises Refused if a newcomer's chain would grow too long."""
     if len(chain) >= CHAIN_LENGTH_MAX:
         raise Refused(
-            f"this member stands {len(chain)} invitations from the founder and cannot invite",
+            f"this member stands {len(chain) - 1} invitations from the founder and cannot invite",
             remedy="Let a member who came earlier invite.",
         )
-    return [*chain, _token(inviter, community, newcomer, may_invite=may_invite, expires_at=expires_at)]
 
 
 def verify_chain(community: CommunityId, chain: Sequence[bytes], twin: TwinId, now: float) -> Grant:

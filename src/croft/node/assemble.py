@@ -147,10 +147,12 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         ports.transport,
         ports.database,
         ports.clock,
+        ports.entropy,
         lends,
         load,
         contacts=plan.contacts,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
+        on_clock_compared=health.compare_clock,
     )
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
     overlay.told_addresses, overlay.relay_access = paths.addresses, paths.access
@@ -159,20 +161,13 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
     )
     admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
-    measurements = Measurements()
-    overlay.links.on_stream(MEASURE_PURPOSE, measurements.serve)
-    overlay.links.accept_other = admissions.accept
-    overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
-    overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command)
     jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
     shaping = Shaping(ports.database, plan.minute_of_day)
-    overlay.links.shape = shaping.shape
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
-    overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
     tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
     address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
-    return Parts(
+    parts = Parts(
         plan,
         ports,
         health,
@@ -187,5 +182,18 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         shaping,
         paths,
         relaying,
-        measurements,
+        Measurements(),
     )
+    _answer_others(parts)
+    return parts
+
+
+def _answer_others(parts: Parts) -> None:
+    """Says who serves what other peers ask for."""
+    links = parts.overlay.links
+    links.accept_other = parts.admissions.accept
+    links.shape = parts.shaping.shape
+    links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
+    links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command)
+    links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel)
+    links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)

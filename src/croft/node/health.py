@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from croft.control.quantities import show_duration
 from croft.control.schema import HealthWarning, Severity
+from croft.overlay.records import CLOCK_AHEAD_S_MAX
 
 
 class Health:
@@ -22,6 +24,19 @@ class Health:
             f"Another machine uses this device's key, at {', '.join(addresses) or 'an unknown address'}.",
             severity=Severity.CRITICAL,
             remedy="Stop one of them, remove its `keys/device` file, and let it join anew.",
+        )
+
+    def compare_clock(self, ahead_s: float) -> None:
+        """Warns if the clocks of the peers here are that far before this machine's, or clears the warning."""
+        if abs(ahead_s) <= CLOCK_AHEAD_S_MAX:
+            self.clear("clock.wrong")
+            return
+        self.warn(
+            "clock.wrong",
+            f"This machine's clock is about {show_duration(abs(ahead_s))} {'behind' if ahead_s > 0 else 'before'} "
+            "those of the other peers; what one side says looks expired or not yet valid to the other.",
+            severity=Severity.CRITICAL,
+            remedy="Set it: `timedatectl set-ntp true`, or `date --set`; then `croft down` and `croft up`.",
         )
 
     def clear(self, code: str) -> None:

@@ -37,13 +37,13 @@ class OverlayPeers:
         self._overlay = overlay
 
     def candidates(self) -> list[Candidate]:
-        """Members with a live link, and this peer itself."""
+        """Members that are alive, and this peer itself."""
         own = self._overlay.own.peer
         candidates: list[Candidate] = []
         for member in self._overlay.members():
             link = self._overlay.links.get(member.peer)
             is_self = member.peer == own
-            if link is None and not is_self:
+            if not self._overlay.is_alive(member.peer):
                 continue
             load = self._overlay.seen(member.peer).load
             candidates.append(
@@ -53,7 +53,7 @@ class OverlayPeers:
                     is_self=is_self,
                     slots=member.slots,
                     slots_busy=load.slots_busy if load else 0,
-                    round_trip_s=link.round_trip_s if link else 0.0,
+                    round_trip_s=0.0 if is_self else link.round_trip_s if link else None,
                     python=member.python,
                     grade=member.grade,
                 )

@@ -136,7 +136,7 @@ class LocalPeer:
         elif contact.is_blocked:
             shown = "blocked"
         elif route is None:
-            shown = "offline"
+            shown = "idle" if overlay.is_alive(member.peer) else "offline"
         else:
             shown = "relayed" if route.kind is RouteKind.RELAYED else "direct"
         return schema.Peer(
@@ -158,7 +158,7 @@ class LocalPeer:
             python=member.python,
             machine=member.machine,
             version=member.version,
-            seen_at=self._parts.ports.clock.now() if link or is_self else seen.seen_at,
+            seen_at=seen.seen_at,
             self_name=overlay.self_name_of(member.peer),
             petname=contact.petname,
             trust="own" if member.twin == overlay.own.twin else contact.trust.value,

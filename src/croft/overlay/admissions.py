@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
 from croft.identity.certificates import open_certificate
-from croft.identity.grants import admit, found
+from croft.identity.grants import admit, check_may_admit, found
 from croft.identity.keys import SECRET_BYTES, SecretKey, community_key
 from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay import invitation as core
@@ -119,6 +119,7 @@ class Admissions:
         """A new invitation to this peer's first community, which is founded if there is none. Raises Refused, Busy."""
         self._check_holds_key("invite nobody")
         community = await self._community()
+        check_may_admit(community.chain)
         return await self._create(community.community, lifetime_s, is_spoken=is_spoken)
 
     async def add_device(self, lifetime_s: float) -> core.Created:
@@ -251,7 +252,8 @@ class Admissions:
                 break
             records.append(member.record)
         certificate = self._overlay.own.certificate
-        return Admitted(effect.community, membership.name, chain, certificate, records, effect.confirmation)
+        now = self._clock.now()
+        return Admitted(effect.community, membership.name, chain, certificate, records, effect.confirmation, now)
 
     # --- coming in ---------------------------------------------------------------------------------------------------
 
@@ -277,7 +279,7 @@ class Admissions:
             case _:
                 assert_never(parsed)
         membership = Membership(welcome.community, welcome.name, welcome.grant_chain)
-        await self._overlay.enter(membership, welcome.members)
+        await self._overlay.enter(membership, welcome.members, clock=welcome.clock)
         members = len(self._overlay.community_members(membership.community))
         return Arrival(membership, welcome.inviter.name, own.twin, members)
 

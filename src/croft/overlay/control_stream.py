@@ -5,6 +5,7 @@ Sans-IO: events go in, effects come out. Nothing here reads a clock or touches a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -22,7 +23,11 @@ from croft.overlay.messages import (
 )
 
 CALLS_SERVED_MAX = 256
+LOOK_EVERY_S = 1.25
 HEARTBEAT_EVERY_S = 2.5
+"""After this long without a word from the other side, it is asked for a sign of life."""
+ROUND_TRIP_EVERY_S = 20.0
+"""Also a link on which much is heard is measured this often."""
 SILENCE_S_MAX = 7.5
 """A link on which nothing was heard for this long is dead."""
 
@@ -66,7 +71,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatDue:
-    """Time for a sign of life."""
+    """Time to look whether a sign of life is needed."""
 
     now: float
 
@@ -142,6 +147,11 @@ class ControlStream:
         self._heartbeat_is_open = False
 
     @property
+    def heard_at(self) -> float:
+        """When the other side was last heard."""
+        return self._heard_at
+
+    @property
     def next_call(self) -> int:
         """The number that the next `CallWanted` gets."""
         return self._next_call
@@ -211,6 +221,9 @@ class ControlStream:
         silence = now - self._heard_at
         if silence > SILENCE_S_MAX:
             return [Silent(silence)]
+        since_last = now - self._heartbeat_sent_at if self._heartbeat else math.inf
+        if since_last < ROUND_TRIP_EVERY_S and min(silence, since_last) < HEARTBEAT_EVERY_S:
+            return []
         self._heartbeat += 1
         self._heartbeat_sent_at = now
         self._heartbeat_is_open = True

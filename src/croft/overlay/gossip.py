@@ -15,7 +15,7 @@ from croft.errors import CroftError, PeerMisbehaved
 from croft.model.ids import CommunityId, PeerId
 from croft.overlay import records as core
 from croft.overlay.record_messages import NOTICE_RECORDS, RECORDS_PER_PUSH_MAX, Push, RecordMessage
-from croft.overlay.records import Claim, Entry, Limits
+from croft.overlay.records import STEP, Claim, Entry, Limits
 from croft.wire.codec import decode_union, encode
 
 if TYPE_CHECKING:
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STEP = "records"
 LIMITS = Limits(records_max=16_384, per_origin_max=64)
 
-Verify = Callable[[CommunityId, bytes, float], Claim]
-"""What a record claims, given its community and the time. Raises PeerMisbehaved unless every part of it holds."""
+Verify = Callable[[CommunityId, bytes, float], Claim | None]
+"""What a record claims, given its community and the time. Raises PeerMisbehaved unless every part of it holds.
+
+None: it may be valid, but nothing here needs it, or what is needed to judge it has not come yet.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class Records:
     def publish(self, kind: str, community: CommunityId, record: bytes) -> Entry:
         """Spreads a record that this peer has made and signed; on disk within seconds, or after `save`."""
         now = self._clock.now()
-        entry = Entry.of(kind, community, self._kinds[kind].verify(community, record, now), record)
+        claim = self._kinds[kind].verify(community, record, now)
+        assert claim is not None, "our own records can be judged here"
+        entry = Entry.of(kind, community, claim, record)
         self._sequence = max(self._sequence, entry.claim.sequence)
         self._perform(self._core.handle(core.Published(entry, now)))
         return entry
@@ -87,6 +91,10 @@ class Records:
         """For the next record: milliseconds of wall time, and above all of this peer's own before it."""
         self._sequence = max(self._sequence + 1, int(self._clock.now() * 1000))
         return self._sequence
+
+    def raise_sequence(self, sequence: int) -> None:
+        """Makes the next sequence a higher one than this."""
+        self._sequence = max(self._sequence, sequence)
 
     def entries(self, kind: str, community: CommunityId | None = None) -> list[Entry]:
         """Held records of a kind, of one community or of all."""
@@ -188,7 +196,8 @@ class Records:
             except PeerMisbehaved as fault:
                 # One bad record does not take the good ones with it; who sent it is named.
                 log.warning("a record from %s is refused: %s", source, fault)
-            else:
+                continue
+            if claim is not None:
                 entries.append(Entry.of(name, community, claim, record))
                 if claim.origin == self._own and sender is None:
                     # Our next word must count more than our last one, also if the clock was set back in between.

@@ -53,6 +53,7 @@ class Admitted(Message, frozen=True, tag=5):
         certificate: the inviter's device certificate.
         members: signed descriptors of members, as many as fit.
         confirmation: after a spoken code, the inviter's proof that it knows the code too.
+        clock: the inviter's wall time in Unix seconds, so that a clock that is wrong shows; 0 if not said.
     """
 
     community: str
@@ -61,6 +62,7 @@ class Admitted(Message, frozen=True, tag=5):
     certificate: bytes
     members: list[bytes]
     confirmation: bytes = b""
+    clock: float = 0.0
 
 
 class JoinRefused(Message, frozen=True, tag=6):

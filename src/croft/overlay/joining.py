@@ -55,6 +55,7 @@ class Welcome:
     grant_chain: tuple[bytes, ...]
     inviter: Certified
     members: tuple[bytes, ...]
+    clock: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,4 +232,5 @@ def _welcome(message: Admitted, inviter: PeerId, twin: TwinId, now: float) -> We
             verify_chain(community, message.grant_chain[:-1], certified.twin, now)
     except Refused as refused:
         raise PeerMisbehaved(f"the grant does not hold: {refused.message}", step=STEP) from None
-    return Welcome(community, clean_name(message.name), tuple(message.grant_chain), certified, tuple(message.members))
+    chain, members = tuple(message.grant_chain), tuple(message.members)
+    return Welcome(community, clean_name(message.name), chain, certified, members, message.clock)

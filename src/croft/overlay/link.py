@@ -40,13 +40,17 @@ CLOSE_REJECTED = 4
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """What the hello proved about the other side. `communities`: those that both are in."""
+    """What the hello proved about the other side.
+
+    `communities`: those that both are in. `clock_ahead_s`: of its clock before ours, None if it did not say.
+    """
 
     peer: PeerId
     twin: TwinId
     name: str
     communities: frozenset[CommunityId]
     instance: bytes
+    clock_ahead_s: float | None = None
 
 
 class Link:
@@ -71,12 +75,36 @@ class Link:
         self._core = core.ControlStream(self._loop.time())
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
+        self._used_at = self._loop.time()
+        self.streams_served = 0
         self.is_closed = False
+        self.is_resting = False
+        """Whether this side has said that it does not need the link at present."""
 
     @property
     def peer(self) -> PeerId:
         """Who is on the other side."""
         return self.greeted.peer
+
+    @property
+    def silence_s(self) -> float:
+        """How long nothing was heard from the other side."""
+        return self._loop.time() - self._core.heard_at
+
+    @property
+    def unused_s(self) -> float:
+        """How long no call was made and no stream opened, by either side."""
+        return self._loop.time() - self._used_at
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a call is open, or a stream that the other side opened."""
+        return bool(self._waiting or self._serving or self.streams_served)
+
+    def used(self) -> None:
+        """Somebody uses the link now."""
+        self._used_at = self._loop.time()
+        self.is_resting = False
 
     async def run(self) -> str:
         """Serves the link until it ends; returns why it ended."""
@@ -100,6 +128,7 @@ class Link:
         """The other side's answer. Raises the error it answered with, Unreachable, or TimedOut."""
         if self.is_closed:
             raise self._unreachable(method)
+        self.used()
         number = self._core.next_call
         waiting: asyncio.Future[bytes] = self._loop.create_future()
         self._waiting[number] = waiting
@@ -158,7 +187,7 @@ class Link:
     async def _beat(self) -> None:
         while True:
             self._perform(self._core.handle(core.HeartbeatDue(self._loop.time())))
-            await asyncio.sleep(core.HEARTBEAT_EVERY_S)
+            await asyncio.sleep(core.LOOK_EVERY_S)
 
     def _perform(self, effects: Sequence[core.Effect]) -> None:
         for effect in effects:
@@ -167,6 +196,7 @@ class Link:
                     self._post(message)
                 case core.Serve(call):
                     assert self._tasks is not None, "calls arrive only while the link runs"
+                    self.used()
                     self._serving[call.call] = self._tasks.create_task(
                         self._serve(call), name=f"link.{short(self.peer)}.{call.method}"
                     )

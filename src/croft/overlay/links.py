@@ -36,6 +36,9 @@ HEADER_STEP = "stream header"
 HEADER_BYTES_MAX = 64 << 10
 STREAM_HEADER_TIMEOUT_S = 10.0
 STREAMS_PER_LINK_MAX = 128
+COMPLAINT_EVERY_S = 10.0
+COMPLAINTS_MAX = 8
+"""Different complaints about one peer that are told within that time: its faults must not fill our disk."""
 
 DOUBLE_DIAL = "both dialled; the other connection stays"
 
@@ -81,6 +84,7 @@ class Links:
         self._streams: dict[str, StreamHandler] = {}
         self._on_up: list[Callable[[Link], None]] = []
         self._on_down: list[Callable[[Link, str], None]] = []
+        self._complaints: dict[PeerId, dict[str, float]] = {}
         self._greetings = 0
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -141,6 +145,7 @@ class Links:
         link = self._links.get(peer)
         if link is None:
             raise Unreachable(f"no link to peer {short(peer)}", remedy="See who is here: `croft peers`.")
+        link.used()
         try:
             stream = await link.connection.open_stream()
             await send_alone(stream, StreamHeader(purpose))
@@ -321,6 +326,7 @@ class Links:
             accepting.cancel()
         if self._links.get(link.peer) is link:
             del self._links[link.peer]
+            self._complaints.pop(link.peer, None)
             for down in self._on_down:
                 down(link, reason)
 
@@ -333,25 +339,49 @@ class Links:
                 break
             if len(open_streams) >= STREAMS_PER_LINK_MAX:
                 stream.abort()
+                self._complain(link, f"more than {STREAMS_PER_LINK_MAX} streams open at once; further ones are dropped")
                 continue
             task = tasks.create_task(self._serve_stream(link, stream), name=f"stream.{short(link.peer)}")
             open_streams.add(task)
             task.add_done_callback(open_streams.discard)
 
     async def _serve_stream(self, link: Link, stream: Stream) -> None:
+        link.streams_served += 1
         try:
-            async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
-                header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
-                purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
-            handler = self._streams.get(purpose)
+            purpose, handler = await self._purpose(link, stream)
             if handler is not None:
                 await handler(link.greeted, self.shape(stream, link.peer, purpose, False))
+                link.used()
         except (ConnectionLost, TimeoutError):
             pass
         except PeerMisbehaved as fault:
-            log.warning("peer %s (%s): %s", link.greeted.name, short(link.peer), fault)
+            self._complain(link, str(fault))
         finally:
+            link.streams_served -= 1
             stream.abort()
+
+    async def _purpose(self, link: Link, stream: Stream) -> tuple[str, StreamHandler | None]:
+        """What the stream says it is for, and who serves that. Raises ConnectionLost, PeerMisbehaved."""
+        try:
+            async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
+                header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
+        except TimeoutError:
+            raise PeerMisbehaved(f"none for {STREAM_HEADER_TIMEOUT_S:g} s", step=HEADER_STEP) from None
+        purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
+        handler = self._streams.get(purpose)
+        if handler is None:
+            self._complain(link, "a stream for a purpose that is not served here; it is dropped")
+        return purpose, handler
+
+    def _complain(self, link: Link, what: str) -> None:
+        """Names in the log what a member did that no peer of ours does, but not each time it does it again."""
+        now = asyncio.get_running_loop().time()
+        complaints = self._complaints.setdefault(link.peer, {})
+        complaints = {told: at for told, at in complaints.items() if now - at < COMPLAINT_EVERY_S}
+        self._complaints[link.peer] = complaints
+        if what not in complaints and len(complaints) < COMPLAINTS_MAX:
+            complaints[what] = now
+            log.warning("peer %s (%s): %s", link.greeted.name, short(link.peer), what)
 
 
 async def _receive_greeting(control: MessageStream) -> Greeting:

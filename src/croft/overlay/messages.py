@@ -19,13 +19,15 @@ CONTROL_FRAME_BYTES_MAX = 1 << 20
 class Hello(Message, frozen=True, tag=1):
     """Who speaks: the device's certificate, and for each community that both may share, the grant chain.
 
-    `instance` is drawn anew at each start, so that a restart is told from a second dial.
+    `instance` is drawn anew at each start, so that a restart is told from a second dial. `clock` is the sender's wall
+    time in Unix seconds, so that a clock that is wrong shows; 0 from versions that do not say it.
     """
 
     version: int
     certificate: bytes
     memberships: list[tuple[str, list[bytes]]]
     instance: bytes
+    clock: float = 0.0
 
 
 class Rejected(Message, frozen=True, tag=2):
@@ -146,3 +148,44 @@ class Load(Message, frozen=True):
     slots_busy: int
     cpu: float
     disk: float
+
+
+class Presence(Message, frozen=True):
+    """The sender lives, and is so busy; travels signed by the device's key.
+
+    `community` is the first digits of the community's id; `sequence` as in `Descriptor`, of one count with it.
+    """
+
+    community: str
+    sequence: int
+    slots_busy: int
+    cpu: float
+    disk: float
+
+
+# --- who lives, and who keeps links to whom: bodies of notices and calls ---------------------------------------------
+
+
+class Suspicion(Message, frozen=True):
+    """`peer` seems dead to somebody who knows its words up to `sequence`."""
+
+    peer: str
+    sequence: int
+
+
+class ProbeWanted(Message, frozen=True):
+    """Asks whether the other side reaches `peer`."""
+
+    peer: str
+
+
+class ProbeAnswer(Message, frozen=True):
+    """Whether it does."""
+
+    is_reached: bool
+
+
+class NeighbourWord(Message, frozen=True):
+    """A word about the link itself, by its number in `overlay.neighbours.Word`."""
+
+    word: int

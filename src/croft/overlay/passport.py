@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ class PeerPassport:
         """Names no community but the given ones."""
         shown = [self.memberships[c] for c in sorted(communities) if c in self.memberships][:COMMUNITIES_SHOWN_MAX]
         own = self._own
-        return Hello(VERSION, own.certificate, [(m.community, list(m.chain)) for m in shown], own.instance)
+        return Hello(VERSION, own.certificate, [(m.community, list(m.chain)) for m in shown], own.instance, self._now())
 
     def communities_with(self, peer: PeerId) -> frozenset[CommunityId]:
         """The communities in which `peer` is known."""
@@ -123,7 +124,8 @@ class PeerPassport:
         communities = self._shared(certified, hello)
         # Last: whoever is no member is not to hear whom the owner blocks.
         self._door.admit(peer, certified.twin)
-        return Greeted(peer, certified.twin, self._name_of(certified), communities, hello.instance)
+        ahead_s = hello.clock - self._now() if hello.clock > 0 and math.isfinite(hello.clock) else None
+        return Greeted(peer, certified.twin, self._name_of(certified), communities, hello.instance, ahead_s)
 
     def _shared(self, certified: Certified, hello: Hello) -> frozenset[CommunityId]:
         shared: set[CommunityId] = set()

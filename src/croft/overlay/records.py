@@ -15,6 +15,7 @@ from typing import TypeVar, assert_never
 
 from blake3 import blake3
 
+from croft.errors import PeerMisbehaved
 from croft.model.ids import CommunityId, PeerId
 from croft.overlay.record_messages import (
     HAVE_ENTRIES_MAX,
@@ -36,6 +37,8 @@ CLOCK_AHEAD_S_MAX = 600.0
 COMPARE_EVERY_S = 20.0
 """Between two comparisons with a linked peer; each time with the next one."""
 ASK_AGAIN_S = 2.0
+KINDS_MAX = 64
+STEP = "records"
 UPDATES_BURST = 8
 UPDATES_PER_S = 0.5
 """One record may change this often in the long run; what comes faster waits for the next comparison."""
@@ -419,7 +422,7 @@ class RecordStore:
         if community not in self.shares(sender) or community not in self._shelves:
             return []
         match message:
-            case Roots(_, roots):
+            case Roots(_, roots) if len(roots) <= KINDS_MAX:
                 theirs = {kind: (digest, count) for kind, digest, count in roots if kind in self._limits}
                 ours = self._shelves[community]
                 kinds = sorted(theirs.keys() | (ours.keys() & self._limits.keys()))
@@ -436,9 +439,10 @@ class RecordStore:
                 shelf = self._shelf(kind, community)
                 wanted = [shelf.by_slot[slot] for slot in slots if slot in shelf.by_slot]
                 return self._push(sender, community, wanted)
+            case Branches(_, kind) | Have(_, kind) | Wanted(_, kind) if kind not in self._limits:
+                return []  # the sender knows more kinds than this version does
             case _:
-                # Of a kind that this version does not know, or over its bounds.
-                return []
+                raise PeerMisbehaved(f"{type(message).__name__} over its bounds", step=STEP)
 
     def _answer_root(
         self, sender: PeerId, community: CommunityId, kind: str, digest: int, count: int

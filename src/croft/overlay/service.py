@@ -1,12 +1,13 @@
-"""The overlay's shell: runs links and membership, keeps what must outlive a restart, and answers who is here."""
+"""The overlay: who is here, and the way to each of them. It joins records, liveness and neighbourhood into one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,27 +21,26 @@ from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.gossip import Kind, Records
 from croft.overlay.link import CLOSE_REJECTED, Link
 from croft.overlay.links import Links
+from croft.overlay.liveness import Liveness
 from croft.overlay.membership import Member
 from croft.overlay.messages import Load
-from croft.overlay.passport import Lends, Membership, Own, PeerPassport, check_load, describe, open_descriptor
+from croft.overlay.neighbourhood import Neighbourhood
+from croft.overlay.passport import Lends, Membership, Own, PeerPassport, describe, open_descriptor
 from croft.overlay.records import Claim, Entry, Limits
-from croft.wire.codec import decode, encode
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from croft.ports import Clock, Connection, Database, RelayAccess, Stream, Transport
+    from croft.ports import Clock, Connection, Database, Entropy, RelayAccess, Stream, Transport
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-LOAD_EVERY_TICKS = 2
 ADDRESSES_EVERY_TICKS = 1
 RENEW_EVERY_S = 86_400.0
 HEARD_SAVED_EVERY_S = 300.0
-NOTICE_LOAD = "load"
 MEMBER_KIND = "member"
-MEMBERS_MAX = 1_024
+MEMBERS_MAX = 4_096
 """Members known per community; descriptors of more are not taken."""
 
 
@@ -61,19 +61,21 @@ class Overlay:
         transport: Transport,
         database: Database,
         clock: Clock,
+        entropy: Entropy,
         lends: Callable[[], Lends],
         load: Callable[[], Load],
         *,
         contacts: ContactBook | None = None,
         on_key_used_elsewhere: Callable[[Sequence[str]], None] = lambda _: None,
+        on_clock_compared: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.own = own
         self._transport = transport
         self._database = database
         self._clock = clock
         self._lends = lends
-        self._load = load
         self._on_key_used_elsewhere = on_key_used_elsewhere
+        self._on_clock_compared = on_clock_compared
         self._core = core.Membership(own.peer)
         self.contacts = contacts or ContactBook(own.twin)
         self.door = Doorkeeper(self.contacts)
@@ -83,14 +85,13 @@ class Overlay:
         self.records = Records(own.peer, self.links, database, clock)
         self._seen: dict[PeerId, Seen] = {}
         self._seen_saved: dict[PeerId, float] = {}
+        self._looks_soon = False
         self._described: tuple[tuple[str, ...], Lends] | None = None
         self._described_at = 0.0
-        self._dials: asyncio.TaskGroup | None = None
         self.told_addresses: Callable[[], Sequence[str]] = transport.addresses
         self.relay_access: Callable[[Sequence[str]], Sequence[RelayAccess]] = lambda _: []
         self.links.on_up(self._link_up)
         self.links.on_down(self._link_down)
-        self.links.on_notice(NOTICE_LOAD, self._heard_load)
         self.records.register(
             Kind(
                 MEMBER_KIND,
@@ -100,6 +101,11 @@ class Overlay:
                 on_overtaken=self._own_member_overtaken,
                 limits=Limits(MEMBERS_MAX, 1),
             )
+        )
+        chance = entropy.random()
+        self.neighbourhood = Neighbourhood(own.peer, self.links, clock, chance, self.link_to)
+        self.liveness = Liveness(
+            own, self.links, self.records, self._core, clock, chance, load, self.link_to, Limits(MEMBERS_MAX, 1)
         )
 
     # --- questions ---------------------------------------------------------------------------------------------------
@@ -129,8 +135,19 @@ class Overlay:
         return self._core.communities_of(peer)
 
     def seen(self, peer: PeerId) -> Seen:
-        """When a peer was last heard of, and how busy it was."""
-        return self._seen.get(peer, Seen())
+        """When a peer was last heard of, and how busy it last said it is."""
+        seen = self._seen.get(peer, Seen())
+        if self.is_alive(peer):
+            return Seen(self.liveness.load_of(peer), self._clock.now())
+        return Seen(None, seen.seen_at)
+
+    def is_alive(self, peer: PeerId) -> bool:
+        """Whether a member is reached by a link, or others say that it lives."""
+        if peer == self.own.peer or self.links.get(peer) is not None:
+            return True
+        if self.liveness.is_dead(peer):
+            return False
+        return any(self.records.shares(link.peer) & self.communities_of(peer) for link in self.links.all())
 
     def name_of(self, peer: PeerId) -> str:
         """What to call a peer: unlike every other one, and by the owner's petname if there is one."""
@@ -152,18 +169,27 @@ class Overlay:
             self.door.seek(peer, member.twin, self.name_of(peer))
         if member is None:
             raise NotFound(f"no member {short(peer)} is known here", remedy="See who is here: `croft peers`.")
-        return await self.links.ensure(peer, member.addresses, self._relays_of(peer))
+        try:
+            return await self.links.ensure(peer, member.addresses, self._relays_of(peer))
+        except Unreachable:
+            self.liveness.unreachable(peer)
+            raise
 
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
         """A stream to a member's handler, over a link that is made if there is none. Raises Unreachable."""
-        if peer != self.own.peer:
+        is_fresh = peer == self.own.peer
+        while True:
             try:
-                await self.link_to(peer)
+                if not is_fresh:
+                    is_fresh = self.links.get(peer) is None
+                    await self.link_to(peer)
+                return await self.links.open_stream(peer, purpose)
             except Refused:
                 raise
             except CroftError as error:
-                raise Unreachable(error.message, remedy=error.remedy) from None
-        return await self.links.open_stream(peer, purpose)
+                # A link that was there may just have been closed by the other side, who did not need it.
+                if is_fresh or self.links.get(peer) is not None:
+                    raise Unreachable(error.message, remedy=error.remedy) from None
 
     async def call(self, peer: PeerId, method: str, body: bytes, *, deadline_s: float) -> bytes:
         """A member's answer, over a link that is made if there is none. Raises what `Link.call` raises."""
@@ -224,8 +250,13 @@ class Overlay:
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
-    async def enter(self, membership: Membership, records: Sequence[bytes] = ()) -> None:
-        """Becomes a member: kept on disk before it counts. `records` of others may be invalid; those are left out."""
+    async def enter(self, membership: Membership, records: Sequence[bytes] = (), *, clock: float = 0.0) -> None:
+        """Becomes a member: kept on disk before it counts.
+
+        `records` of others may be invalid; those are left out. `clock` is the inviter's, 0 if it did not say it.
+        """
+        if clock > 0 and math.isfinite(clock):
+            self._on_clock_compared(clock - self._clock.now())
         row = (
             membership.community,
             membership.name,
@@ -238,6 +269,7 @@ class Overlay:
         self.passport.memberships[membership.community] = membership
         self.records.enter(membership.community)
         self._describe(membership)
+        self.liveness.say(membership.community)
         self.records.learn(membership.community, [(MEMBER_KIND, record) for record in records])
         # A newcomer that is killed now must know whom to dial when it comes back.
         await self._save_or_warn()
@@ -263,18 +295,19 @@ class Overlay:
         await self.records.load()
         for membership in self.communities():
             self._describe(membership)
+            self.liveness.say(membership.community)
         for peer, seen_at in heard_of:
             self._seen.setdefault(PeerId(peer), Seen()).seen_at = self._seen_saved[PeerId(peer)] = seen_at
 
     async def serve(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            self._dials = tasks
+            self.neighbourhood.tasks = self.liveness.tasks = tasks
             try:
                 tasks.create_task(self._tick(), name="overlay.tick")
                 await self.links.serve()
             finally:
-                self._dials = None
+                self.neighbourhood.tasks = self.liveness.tasks = None
 
     async def save(self) -> None:
         """Writes what changed to disk. Raises Failed."""
@@ -310,15 +343,14 @@ class Overlay:
     async def _tick(self) -> None:
         ticks = 0
         while True:
-            await asyncio.sleep(TICK_S)
-            ticks += 1
-            self._perform(self._core.handle(core.Tick(self._clock.now())))
             self.records.tick()
-            if ticks % LOAD_EVERY_TICKS == 0:
-                self.tell_load()
+            self.liveness.tick()
+            self._look_after_links()
             if ticks % ADDRESSES_EVERY_TICKS == 0:
                 self._describe_if_changed()
             await self._save_or_warn()
+            ticks += 1
+            await asyncio.sleep(TICK_S)
 
     async def _save_or_warn(self) -> None:
         try:
@@ -326,27 +358,48 @@ class Overlay:
         except CroftError as error:
             log.warning("the member list is not saved, and will be tried again: %s", error.message)
 
-    def tell_load(self) -> None:
-        """Tells every linked member how busy this peer is."""
-        body = encode(self._load())
-        for link in self.links.all():
-            link.notify(NOTICE_LOAD, body)
-
     def _link_up(self, link: Link) -> None:
-        seen = self._seen.setdefault(link.peer, Seen())
-        seen.seen_at = self._clock.now()
-        self._perform(self._core.handle(core.LinkUp(link.peer)))
+        self._seen.setdefault(link.peer, Seen()).seen_at = self._clock.now()
         self.records.link_up(link.peer, link.greeted.communities)
-        link.notify(NOTICE_LOAD, encode(self._load()))
+        self.neighbourhood.link_up(link.peer)
+        self.liveness.link_up(link.peer)
+        self._compare_clocks()
         log.info("link to %s (%s) is up, %s", link.greeted.name, short(link.peer), link.connection.route().address)
 
     def _link_down(self, link: Link, reason: str) -> None:
-        seen = self._seen.setdefault(link.peer, Seen())
-        seen.seen_at = self._clock.now()
-        seen.load = None
+        self._seen.setdefault(link.peer, Seen()).seen_at = self._clock.now()
         log.info("link to %s (%s) is down: %s", link.greeted.name, short(link.peer), reason)
         self.records.link_down(link.peer)
-        self._perform(self._core.handle(core.LinkDown(link.peer, self._clock.now())))
+        self.neighbourhood.link_down(link.peer)
+        self.liveness.link_down(link.peer, is_orderly=link.is_resting)
+        self._look_after_links()
+
+    def _compare_clocks(self) -> None:
+        """The clock of one other may be wrong; if those of most differ from ours, it is ours."""
+        ahead = sorted(
+            link.greeted.clock_ahead_s for link in self.links.all() if link.greeted.clock_ahead_s is not None
+        )
+        if ahead:
+            self._on_clock_compared(ahead[len(ahead) // 2])
+
+    def _look_soon(self) -> None:
+        """Once for all that is learned at a time; not before links can be made."""
+        if not self._looks_soon and self.neighbourhood.tasks is not None:
+            self._looks_soon = True
+            asyncio.get_running_loop().call_soon(self._look_after_links)
+
+    def _look_after_links(self) -> None:
+        self._looks_soon = False
+        # Whoever is blocked is no company, neither when they are counted nor when links are sought.
+        company = {
+            community: [peer for peer in others if not self._is_blocked(peer)]
+            for community, others in self._core.others().items()
+        }
+        self.neighbourhood.tick(company, self.liveness.dead())
+
+    def _is_blocked(self, peer: PeerId) -> bool:
+        member = self._core.find(peer)
+        return member is not None and self.contacts.is_blocked(member.twin)
 
     # --- descriptors as records --------------------------------------------------------------------------------------
 
@@ -366,7 +419,10 @@ class Overlay:
         if self.contacts.is_blocked(member.twin) and self._core.find(member.peer):
             return  # held for the others, and not believed here
         self._names.learn(Device(member.peer, member.twin, member.name))
-        self._perform(self._core.handle(core.Learned(member, self._clock.now())))
+        self._core.take(member)
+        self.liveness.heard(member.peer, member.sequence)
+        self.neighbourhood.spoke_anew(member.peer)
+        self._look_soon()
         shared = self.records.shares(member.peer)
         own = self.records.get(MEMBER_KIND, member.community, self.own.peer)
         if own is not None and self.links.get(member.peer) and member.community not in shared:
@@ -374,39 +430,14 @@ class Overlay:
             self.records.link_up(member.peer, frozenset([member.community]), [own])
 
     def _member_gone(self, entry: Entry) -> None:
-        self._perform(self._core.handle(core.Gone(entry.community, PeerId(entry.claim.key))))
-        if self._core.find(PeerId(entry.claim.key)) is None:
-            self._names.forget(PeerId(entry.claim.key))
+        peer = PeerId(entry.claim.key)
+        self._core.remove(entry.community, peer)
+        if self._core.find(peer) is None:
+            self.liveness.forget(peer)
+            self._names.forget(peer)
 
     def _own_member_overtaken(self, entry: Entry) -> None:
         member = entry.claim.value
         assert isinstance(member, Member), "verified as one"
         if member.instance != self.own.instance:
             self._on_key_used_elsewhere(member.addresses)
-
-    def _heard_load(self, link: Link, body: bytes) -> None:
-        seen = self._seen.setdefault(link.peer, Seen())
-        load = decode(body, Load, step="load")
-        check_load(load, step="load")
-        seen.load = load
-        seen.seen_at = self._clock.now()
-
-    def _perform(self, effects: Sequence[core.Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case core.Dial(peer, addresses):
-                    if self._dials is None:
-                        self._core.handle(core.DialFailed(peer, self._clock.now()))
-                    else:
-                        self._dials.create_task(self._dial(peer, addresses), name=f"overlay.dial.{short(peer)}")
-                case _:
-                    assert_never(effect)
-
-    async def _dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        try:
-            if member := self._core.find(peer):
-                self.door.seek(peer, member.twin, self.name_of(peer))
-            await self.links.ensure(peer, addresses, self._relays_of(peer))
-        except CroftError as error:
-            log.debug("dialling %s failed: %s", short(peer), error.message)
-            self._perform(self._core.handle(core.DialFailed(peer, self._clock.now())))

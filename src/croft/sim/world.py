@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.overlay.contacts import ContactBook
 from croft.overlay.join_messages import JOIN_PROTOCOL
 from croft.overlay.messages import PROTOCOL
+from croft.overlay.neighbours import NEIGHBOURS_MAX, NEIGHBOURS_WANTED
 from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
 from croft.sim.discovery import SimulatedDiscovery
@@ -71,7 +73,7 @@ class Machine:
     starts: int = 0
     run: Run | None = None
 
-    @property
+    @cached_property
     def twin_key(self) -> SecretKey:
         return twin_key(self.root)
 
@@ -89,7 +91,7 @@ class Machine:
         """From the next start on, this is a device of the twin that signed."""
         self.certificate = certificate
 
-    @property
+    @cached_property
     def peer(self) -> PeerId:
         return PeerId(self.device.public)
 
@@ -226,7 +228,8 @@ class World:
         chain = grants.admit(inviter.twin_key, inviter.chain, self.community, machine.twin)
         machine.chain = tuple(chain)
         records = [m.record for m in inviter.parts.overlay.community_members(self.community)]
-        await machine.parts.overlay.enter(Membership(self.community, COMMUNITY_NAME, machine.chain), records)
+        membership = Membership(self.community, COMMUNITY_NAME, machine.chain)
+        await machine.parts.overlay.enter(membership, records, clock=inviter.clock.now())
 
     async def unite(self, count: int, *, slots: int = 2) -> list[str]:
         """Adds and starts `count` machines, `peer1` their founder, all let in by it; waits until all are linked."""
@@ -295,9 +298,28 @@ class World:
                     return f"{machine.name} has an old record of {other.name}"
         return ""
 
+    def dead_to(self, name: str) -> list[str]:
+        """Whom a machine's peer holds for dead, by name."""
+        overlay = self[name].parts.overlay
+        return sorted(overlay.name_of(peer) for peer in overlay.liveness.dead())
+
+    def misjudged(self, dead: Iterable[str] = ()) -> str:
+        """Who holds others for dead than exactly these."""
+        expected = sorted(dead)
+        for machine in self.up():
+            if (held := self.dead_to(machine.name)) != expected:
+                return f"{machine.name} holds {held} for dead, not {expected}"
+        return ""
+
     def missing_link(self, names: Iterable[str] = ()) -> str:
-        """Which two running machines are not joined by one and the same connection."""
+        """Which two running machines are not joined by one and the same connection; among many, who has too few."""
         machines = [self[name] for name in names] or self.up()
+        if len(machines) > NEIGHBOURS_MAX + 1:
+            for machine in machines:
+                count = len(machine.parts.overlay.neighbourhood.neighbours())
+                if not NEIGHBOURS_WANTED <= count <= NEIGHBOURS_MAX:
+                    return f"{machine.name} has {count} neighbours"
+            return ""
         for one in machines:
             for other in machines:
                 if one is other:

@@ -1,0 +1,161 @@
+"""To whom links are kept."""
+
+from __future__ import annotations
+
+from random import Random
+
+from croft.model.ids import PeerId
+from croft.overlay.neighbours import (
+    ANSWER_S_MAX,
+    HEAL_EVERY_S,
+    NEIGHBOURS_MAX,
+    NEIGHBOURS_WANTED,
+    REDIAL_MAX_S,
+    Dial,
+    DialFailed,
+    Effect,
+    LinkDown,
+    LinkUp,
+    Neighbours,
+    Said,
+    Say,
+    SpokeAnew,
+    Tick,
+    Word,
+)
+from support.members import VILLAGE
+
+SELF = PeerId("self")
+NOBODY: frozenset[PeerId] = frozenset()
+
+
+def peers(count: int) -> list[PeerId]:
+    return [PeerId(f"p{n}") for n in range(count)]
+
+
+def look(made: Neighbours, others: list[PeerId], now: float = 0.0, dead: frozenset[PeerId] = NOBODY) -> list[Effect]:
+    return list(made.handle(Tick({VILLAGE: others}, dead, now)))
+
+
+def with_neighbours(count: int) -> Neighbours:
+    made = Neighbours(SELF, Random(1))
+    for peer in peers(count):
+        made.handle(LinkUp(peer, 0.0))
+        made.handle(Said(peer, Word.ASK, 0.0))
+    assert len(made.neighbours()) == count
+    return made
+
+
+def test_while_they_are_few_everybody_is_dialled_dead_or_not() -> None:
+    made, others = Neighbours(SELF, Random(1)), peers(NEIGHBOURS_MAX)
+
+    dials = look(made, others, dead=frozenset(others[:2]))
+
+    assert dials == [Dial(peer) for peer in others]
+    assert look(made, others, 1.0) == [], "once, until it is known how that ended"
+
+
+def test_above_that_as_many_as_are_missing_and_none_that_is_dead() -> None:
+    others = peers(50)
+    made, dead = with_neighbours(4), frozenset(others[4:30])
+
+    dials = look(made, others, dead=dead)
+
+    assert len(dials) == NEIGHBOURS_WANTED - 4
+    assert all(isinstance(d, Dial) and d.peer in others[30:] for d in dials)
+
+
+def test_a_link_that_was_wanted_is_asked_to_be_a_neighbourhood_and_another_one_is_not() -> None:
+    made, others = Neighbours(SELF, Random(1)), peers(2)
+    look(made, others[:1])
+
+    assert made.handle(LinkUp(others[0], 0.0)) == [Say(others[0], Word.ASK_URGENTLY)]
+    made.handle(Said(others[0], Word.ACCEPT, 0.0))
+    assert made.handle(LinkUp(others[1], 0.0)) == []
+    assert made.neighbours() == [others[0]]
+
+
+def test_whoever_is_full_refuses_unless_the_other_has_nobody() -> None:
+    made = with_neighbours(NEIGHBOURS_MAX)
+    late, lonely = PeerId("late"), PeerId("lonely")
+    for peer in (late, lonely):
+        made.handle(LinkUp(peer, 0.0))
+
+    assert made.handle(Said(late, Word.ASK, 0.0)) == [Say(late, Word.REFUSE)]
+    leave, accept = made.handle(Said(lonely, Word.ASK_URGENTLY, 0.0))
+    assert isinstance(leave, Say) and leave.word is Word.LEAVE and not made.is_neighbour(leave.peer)
+    assert accept == Say(lonely, Word.ACCEPT)
+    assert len(made.neighbours()) == NEIGHBOURS_MAX
+
+
+def test_a_refusal_is_respected_for_a_while() -> None:
+    made, others = with_neighbours(3), peers(NEIGHBOURS_MAX + 1)
+    for peer in others[3:]:
+        made.handle(LinkUp(peer, 0.0))
+        made.handle(Said(peer, Word.REFUSE, 0.0))
+
+    assert look(made, others, 1.0) == []
+    assert len(look(made, others, 100.0)) > 0
+
+
+def test_an_unasked_acceptance_is_declined_and_an_unanswered_question_asked_again() -> None:
+    made, [peer] = Neighbours(SELF, Random(1)), peers(1)
+    made.handle(LinkUp(peer, 0.0))
+
+    assert made.handle(Said(peer, Word.ACCEPT, 0.0)) == [Say(peer, Word.LEAVE)]
+    assert look(made, [peer], 0.0) == [Say(peer, Word.ASK_URGENTLY)]
+    assert look(made, [peer], ANSWER_S_MAX - 1) == []
+    assert look(made, [peer], ANSWER_S_MAX + 1) == [Say(peer, Word.ASK_URGENTLY)]
+
+
+def test_a_neighbour_that_started_anew_is_asked_anew() -> None:
+    made = with_neighbours(2)
+
+    assert made.handle(LinkUp(PeerId("p0"), 5.0)) == [Say(PeerId("p0"), Word.ASK)]
+    made.handle(Said(PeerId("p0"), Word.ACCEPT, 5.0))
+    assert made.is_neighbour(PeerId("p0"))
+
+
+def test_a_neighbour_whose_link_ends_or_who_leaves_is_replaced() -> None:
+    made, others = with_neighbours(NEIGHBOURS_WANTED), peers(40)
+    assert look(made, others, 1.0) == []
+    made.handle(LinkDown(others[0], 1.0))
+    made.handle(Said(others[1], Word.LEAVE, 1.0))
+
+    assert len(look(made, others, 2.0)) == 2
+
+
+def test_pauses_between_dials_double_up_to_a_limit_and_end_when_the_peer_speaks() -> None:
+    made, others, now, pauses = Neighbours(SELF, Random(1)), peers(1), 0.0, []
+    look(made, others)
+    for _ in range(10):
+        made.handle(DialFailed(others[0], now))
+        failed_at = now
+        while not look(made, others, now):
+            now += 0.25
+        pauses.append(now - failed_at)
+
+    assert pauses[:4] == [1, 2, 4, 8]
+    assert pauses[-1] == REDIAL_MAX_S
+    made.handle(DialFailed(others[0], now))
+    made.handle(SpokeAnew(others[0]))
+    assert look(made, others, now) == [Dial(others[0])]
+
+
+def test_now_and_then_somebody_dead_is_dialled_in_case_a_split_is_over() -> None:
+    made, others = with_neighbours(NEIGHBOURS_WANTED), peers(40)
+    dead = frozenset(others[20:])
+
+    assert look(made, others, HEAL_EVERY_S - 1, dead) == []
+    [dial] = look(made, others, HEAL_EVERY_S, dead)
+    assert isinstance(dial, Dial) and dial.peer in dead
+    assert look(made, others, HEAL_EVERY_S + 1, dead) == []
+
+
+def test_what_is_learned_during_a_dial_is_tried_as_soon_as_the_dial_has_failed() -> None:
+    made, others = Neighbours(SELF, Random(1)), peers(1)
+    look(made, others)
+    made.handle(SpokeAnew(others[0]))
+    made.handle(DialFailed(others[0], 3.0))
+
+    assert look(made, others, 3.1) == [Dial(others[0])]
