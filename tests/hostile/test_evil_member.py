@@ -46,6 +46,7 @@ from croft.overlay.messages import (
     StreamHeader,
 )
 from croft.overlay.passport import Lends, describe
+from croft.overlay.presence import PRESENCE_KIND, sign_presence
 from croft.overlay.record_messages import (
     NOTICE_RECORDS,
     RECORDS_PER_PUSH_MAX,
@@ -55,7 +56,6 @@ from croft.overlay.record_messages import (
     Roots,
     Wanted,
 )
-from croft.overlay.service import NOTICE_LOAD
 from croft.ports import Stream
 from croft.wire.codec import Message, decode_union, encode
 from croft.wire.frames import frame
@@ -329,9 +329,10 @@ def test_a_comparison_over_its_bounds_ends_the_link(scene: Scene, kind: str) -> 
     "load", [Load(-5, 0.0, 0.0), Load(10**9, 0.0, 0.0), Load(0, float("nan"), 0.0), Load(0, 0.0, 1e300)]
 )
 def test_a_load_that_cannot_be_is_refused(scene: Scene, load: Load) -> None:
-    async def story(_: EvilMember, greeted: Greeted) -> None:
-        await greeted.notice(NOTICE_LOAD, load)
-        await asyncio.to_thread(scene.logged, "load")
+    async def story(evil: EvilMember, greeted: Greeted) -> None:
+        presence = sign_presence(evil.own.device, evil.community, load, int(time.time() * 1000))
+        await greeted.notice(NOTICE_RECORDS, Push(evil.community, [(PRESENCE_KIND, presence)]))
+        await asyncio.to_thread(scene.logged, "a load of")
 
     scene.attack(story)
 

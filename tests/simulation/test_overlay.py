@@ -209,3 +209,43 @@ def test_a_member_too_far_from_the_founder_is_told_so_when_it_invites(play: Play
         assert caught.value.remedy
 
     play(story)
+
+
+# --- finding ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_one_provides_is_found_from_anywhere_also_after_a_third_has_died(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await world.unite(MANY)
+        provider, seeker = world[names[3]].parts.overlay, world[names[17]].parts.overlay
+        await provider.finder.provide("blob:x")
+        doomed = [name for name in names if name not in (names[3], names[17])][:6]
+        for name in doomed:
+            await world.crash(name)
+        started = world.now
+        assert (await seeker.finder.locate("blob:x")).providers == [world[names[3]].peer]
+        assert world.now - started < 2.0
+        assert (await seeker.finder.locate("blob:y")).providers == []
+
+    play(story)
+
+
+def test_keys_find_new_keepers_when_old_ones_die_and_are_gone_with_their_provider(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await world.unite(MANY)
+        provider, seeker = world[names[0]].parts.overlay, world[names[19]].parts.overlay
+        await provider.finder.provide("blob:x")
+        keepers = provider.finder._keepers(world.community, "blob:x")
+        doomed = [name for name in names[1:19] if world[name].peer in keepers]
+        for name in doomed:
+            await world.crash(name)
+            await asyncio.sleep(40)
+        assert (await seeker.finder.locate("blob:x")).providers == [world[names[0]].peer]
+        await world.crash(names[0])
+        await world.until(lambda: world.misjudged([*doomed, names[0]]), within_s=20)
+        assert (await seeker.finder.locate("blob:x")).providers == []
+        await world.start(names[0])
+        await asyncio.sleep(20)
+        assert (await seeker.finder.locate("blob:x")).providers == [world[names[0]].peer], "told again after a restart"
+
+    play(story)

@@ -18,6 +18,8 @@ COMMANDS = {
     "status": "croft.cli.peer:status",
     "peers": "croft.cli.peer:peers",
     "init": "croft.cli.peer:init",
+    "find": "croft.cli.find:find",
+    "provide": "croft.cli.find:provide",
     "net": "croft.cli.network:net",
     "offer": "croft.cli.offer:offer",
     "invite": "croft.cli.invitation:invite",

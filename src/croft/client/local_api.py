@@ -51,6 +51,26 @@ class LocalApi:
         """The member of this name, nickname or id, or of an id that starts like this. Raises NotFound, Usage."""
         return find_peer(self.peers(), name)
 
+    def find_peers(self, wanted: schema.PeersWanted) -> list[schema.Peer]:
+        """Members that are alive and have all that is wanted, most free processors first. Raises Usage."""
+        return self._ask("POST", "/v1/find/peers", list[schema.Peer], wanted)
+
+    def find_key(self, key: str) -> schema.Located:
+        """Who has what a key names. Raises Usage."""
+        return self._ask("POST", "/v1/find/key", schema.Located, schema.KeyWanted(key=key))
+
+    def provided(self) -> list[str]:
+        """The keys that this peer provides."""
+        return self._ask("GET", "/v1/provided", list[str])
+
+    def provide(self, key: str) -> list[str]:
+        """Lets others find that this peer has what `key` names. Raises Usage."""
+        return self._ask("POST", "/v1/provided", list[str], schema.KeyWanted(key=key))
+
+    def withdraw_key(self, key: str) -> list[str]:
+        """No longer provides a key. Raises NotFound."""
+        return self._ask("POST", "/v1/provided/withdrawn", list[str], schema.KeyWanted(key=key))
+
     def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True) -> schema.Invitation:
         """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN."""
         wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken)

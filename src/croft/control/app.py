@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from croft.control import schema
 from croft.control.answers import answer, body
+from croft.control.find_app import Search, find_routes
 from croft.control.network_app import Network, network_routes
 from croft.control.people_app import People, people_routes
 from croft.control.services_app import Services, service_routes
@@ -37,7 +38,7 @@ class Node(Protocol):
     def stop(self) -> None: ...
 
 
-def create_app(node: Node, services: Services, people: People, network: Network) -> Starlette:
+def create_app(node: Node, services: Services, people: People, network: Network, search: Search) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
     async def status(_: Request) -> object:
@@ -82,5 +83,6 @@ def create_app(node: Node, services: Services, people: People, network: Network)
             *service_routes(services),
             *network_routes(network),
             *people_routes(people),
+            *find_routes(search),
         ]
     )

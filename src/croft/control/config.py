@@ -15,6 +15,8 @@ from croft.model.isolation import Grade
 
 CPUS_MAX = 4096
 PORT_MAX = 65_535
+LABELS_MAX = 32
+LABEL_LENGTH_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,16 @@ def _level(text: str) -> str:
     return text
 
 
+def _labels(text: str) -> tuple[str, ...]:
+    labels = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if len(labels) > LABELS_MAX or any(len(label) > LABEL_LENGTH_MAX or not label.isprintable() for label in labels):
+        raise Usage(
+            "too many or too long labels",
+            remedy=f"Write up to {LABELS_MAX} words of up to {LABEL_LENGTH_MAX} letters, like `gpu, quiet`.",
+        )
+    return labels
+
+
 KEYS: Mapping[str, Key] = {
     "name": Key("", str, "How others see this device; by default its host name."),
     "bind": Key("0.0.0.0", str, "The local address to listen on."),
@@ -82,6 +94,7 @@ KEYS: Mapping[str, Key] = {
     "lend.cpus": Key("half", _cpus, "Processors lent to members: a number, `half` or `all`; 0 lends none."),
     "lend.memory": Key("half", _memory, "Memory that the work of others may use in all."),
     "lend.disk": Key("10G", size_bytes, "Disk that the work of others may use in all."),
+    "labels": Key("", _labels, "Words for what is special here, like `gpu, quiet`; others find peers by them."),
     "sandbox.required_grade": Key(
         "B", _grade, "Code of others runs here only at this isolation grade or a better one."
     ),

@@ -44,7 +44,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """One member of a community, as this peer knows it.
 
     `name` is what it is called here, unlike every other; `self_name` what it calls itself; `petname` what the owner
-    calls its person. `trust`: none, low, normal or high, and own for the owner's other devices.
+    calls its person. `trust`: none, low, normal or high, and own for the owner's other devices. `link`: self, direct,
+    relayed, idle (alive, and a link is made when it is needed), offline or blocked.
     """
 
     peer: str
@@ -70,6 +71,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     petname: str = ""
     trust: str = "normal"
     is_blocked: bool = False
+    labels: list[str] = []
 
 
 class Community(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,6 +316,35 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     per_client: float | None = None
     places: list[str] = []
     expires_at: float | None = None
+
+
+class PeersWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a peer must have. Zero and empty: whatever. `grade`: this one or a better one."""
+
+    cpus: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    round_trip_s: float | None = None
+    machine: str = ""
+    python: str = ""
+    grade: str = ""
+    labels: list[str] = []
+
+
+class KeyWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A key to look up or to provide."""
+
+    key: str
+
+
+class Located(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has what a key names; how many peers were asked, and how many one after the other."""
+
+    key: str
+    providers: list[Peer]
+    asked: int
+    hops: int
+    took_s: float
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,6 +73,7 @@ class Plan:
     adopt: Callable[[bytes], None]
     minute_of_day: Callable[[], int]
     relay_port: int = 0
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             python=plan.policy.python(),
             machine=platform.machine(),
             version=VERSION,
+            labels=plan.labels,
             relays=paths.relays(),
             nat=paths.nat(),
         )

@@ -42,6 +42,7 @@ from croft.node.network import NetworkDesk
 from croft.node.peer import LocalPeer
 from croft.node.people import PeopleDesk
 from croft.node.policy import OwnersPolicy
+from croft.node.search import SearchDesk
 from croft.node.services import ServiceDesk
 from croft.node.supervisor import supervise
 from croft.overlay.contacts import ContactBook
@@ -120,7 +121,9 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     control = _control_socket(home.control_socket)
     server = _Server(
         uvicorn.Config(
-            create_app(peer, desk, PeopleDesk(parts, peer.peers), NetworkDesk(parts, peer.peers)),
+            create_app(
+                peer, desk, PeopleDesk(parts, peer.peers), NetworkDesk(parts, peer.peers), SearchDesk(parts, peer.peers)
+            ),
             log_config=None,
             lifespan="off",
             access_log=False,
@@ -161,6 +164,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         slots=config["lend.cpus"],
         memory_bytes=config["lend.memory"],
         disk_bytes=config["lend.disk"],
+        labels=config["labels"],
         machine_load=lambda: (load_of_machine.cpu(), load_of_machine.disk()),
         adopt=lambda certificate: adopt(home, certificate),
         minute_of_day=minute_of_day,

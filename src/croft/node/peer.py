@@ -163,4 +163,5 @@ class LocalPeer:
             petname=contact.petname,
             trust="own" if member.twin == overlay.own.twin else contact.trust.value,
             is_blocked=contact.is_blocked,
+            labels=list(member.labels),
         )

@@ -62,6 +62,8 @@ class Liveness:
         self._sequence = -1
         self._probes = 0
         self.tasks: asyncio.TaskGroup | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Told when somebody died or came to life."""
         links.on_notice(NOTICE_SUSPICION, self._suspicion)
         links.on_call(CALL_PROBE, self._probe_for)
         records.register(
@@ -216,8 +218,10 @@ class Liveness:
                     self._records.raise_sequence(sequence)
                     self.tell_load()
                 case core.Died(peer):
+                    self.on_change()
                     log.info("peer %s is held for dead", short(peer))
                 case core.Revived(peer):
+                    self.on_change()
                     log.info("peer %s is alive after all", short(peer))
                 case _:
                     assert_never(effect)

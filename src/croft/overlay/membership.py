@@ -82,6 +82,15 @@ class Membership:
         """A member's descriptor expired, or its community was left."""
         self._members.get(community, {}).pop(peer, None)
 
+    def peers(self, community: CommunityId) -> list[PeerId]:
+        """The devices in one community, this one among them."""
+        return list(self._members.get(community, {}))
+
+    def record_of(self, community: CommunityId, peer: PeerId) -> bytes | None:
+        """A member's signed descriptor."""
+        member = self._members.get(community, {}).get(peer)
+        return member.record if member else None
+
     def others(self) -> dict[CommunityId, list[PeerId]]:
         """The members of each community but this peer."""
         return {c: [peer for peer in table if peer != self._own] for c, table in self._members.items()}

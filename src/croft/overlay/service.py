@@ -18,6 +18,7 @@ from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay import membership as core
 from croft.overlay.contacts import ContactBook, Device, Names
 from croft.overlay.doorkeeper import Doorkeeper
+from croft.overlay.finder import Finder
 from croft.overlay.gossip import Kind, Records
 from croft.overlay.link import CLOSE_REJECTED, Link
 from croft.overlay.links import Links
@@ -107,6 +108,20 @@ class Overlay:
         self.liveness = Liveness(
             own, self.links, self.records, self._core, clock, chance, load, self.link_to, Limits(MEMBERS_MAX, 1)
         )
+        self.finder = Finder(
+            own,
+            self.links,
+            self._core,
+            database,
+            clock,
+            call=lambda peer, method, body, deadline_s: self.call(peer, method, body, deadline_s=deadline_s),
+            is_alive=self.is_alive,
+            learn=lambda community, records: self.records.learn(
+                community, [(MEMBER_KIND, record) for record in records], "a lookup"
+            ),
+            next_sequence=self.records.next_sequence,
+        )
+        self.liveness.on_change = self.finder.changed
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -293,6 +308,7 @@ class Overlay:
             self.passport.memberships[membership.community] = membership
             self.records.enter(membership.community)
         await self.records.load()
+        await self.finder.load()
         for membership in self.communities():
             self._describe(membership)
             self.liveness.say(membership.community)
@@ -302,12 +318,12 @@ class Overlay:
     async def serve(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            self.neighbourhood.tasks = self.liveness.tasks = tasks
+            self.neighbourhood.tasks = self.liveness.tasks = self.finder.tasks = tasks
             try:
                 tasks.create_task(self._tick(), name="overlay.tick")
                 await self.links.serve()
             finally:
-                self.neighbourhood.tasks = self.liveness.tasks = None
+                self.neighbourhood.tasks = self.liveness.tasks = self.finder.tasks = None
 
     async def save(self) -> None:
         """Writes what changed to disk. Raises Failed."""
@@ -345,6 +361,7 @@ class Overlay:
         while True:
             self.records.tick()
             self.liveness.tick()
+            self.finder.tick()
             self._look_after_links()
             if ticks % ADDRESSES_EVERY_TICKS == 0:
                 self._describe_if_changed()
@@ -420,6 +437,7 @@ class Overlay:
             return  # held for the others, and not believed here
         self._names.learn(Device(member.peer, member.twin, member.name))
         self._core.take(member)
+        self.finder.learned(member)
         self.liveness.heard(member.peer, member.sequence)
         self.neighbourhood.spoke_anew(member.peer)
         self._look_soon()
@@ -434,6 +452,7 @@ class Overlay:
         self._core.remove(entry.community, peer)
         if self._core.find(peer) is None:
             self.liveness.forget(peer)
+            self.finder.forget(peer)
             self._names.forget(peer)
 
     def _own_member_overtaken(self, entry: Entry) -> None:
