@@ -80,13 +80,15 @@ class _Ways:
 class Links:
     """All live links. `serve` runs them; register handlers before.
 
-    `accept_other` takes connections of other protocols than that of members.
+    `accept_other` takes connections of other protocols than that of members; `shape` holds streams to limits, given the
+    peer, the purpose, and whether this side opened it.
     """
 
     def __init__(self, transport: Transport, passport: Passport) -> None:
         self._transport = transport
         self._passport = passport
         self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
+        self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
         self._links: dict[PeerId, Link] = {}
         self._dialling: dict[PeerId, tuple[asyncio.Task[Link | CroftError], _Ways]] = {}
         self._calls: dict[str, CallHandler] = {}
@@ -177,7 +179,7 @@ class Links:
             await send_alone(stream, StreamHeader(purpose))
         except ConnectionLost as lost:
             raise Unreachable(f"the link to {link.greeted.name} ended: {lost}") from None
-        return stream
+        return self.shape(stream, peer, purpose, True)
 
     def _open_own_stream(self, purpose: str) -> Stream:
         """A stream to this very peer: its own handlers serve it like anybody's."""
@@ -372,9 +374,9 @@ class Links:
     async def _serve_stream(self, link: Link, stream: Stream) -> None:
         link.streams_served += 1
         try:
-            handler = await self._purpose(link, stream)
+            purpose, handler = await self._purpose(link, stream)
             if handler is not None:
-                await handler(link.greeted, stream)
+                await handler(link.greeted, self.shape(stream, link.peer, purpose, False))
                 link.used()
         except (ConnectionLost, TimeoutError):
             pass
@@ -384,17 +386,18 @@ class Links:
             link.streams_served -= 1
             stream.abort()
 
-    async def _purpose(self, link: Link, stream: Stream) -> StreamHandler | None:
-        """Who serves what the stream says it is for. Raises ConnectionLost, PeerMisbehaved."""
+    async def _purpose(self, link: Link, stream: Stream) -> tuple[str, StreamHandler | None]:
+        """What the stream says it is for, and who serves that. Raises ConnectionLost, PeerMisbehaved."""
         try:
             async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
                 header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
         except TimeoutError:
             raise PeerMisbehaved(f"none for {STREAM_HEADER_TIMEOUT_S:g} s", step=HEADER_STEP) from None
-        handler = self._streams.get(decode(header, StreamHeader, step=HEADER_STEP).purpose)
+        purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
+        handler = self._streams.get(purpose)
         if handler is None:
             self._complain(link, "a stream for a purpose that is not served here; it is dropped")
-        return handler
+        return purpose, handler
 
     def _complain(self, link: Link, what: str) -> None:
         """Names in the log what a member did that no peer of ours does, but not each time it does it again."""
