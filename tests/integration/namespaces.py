@@ -273,18 +273,20 @@ def behind(router: NamespaceHost, nat: Nat = Nat.PORT_RESTRICTED, count: int = 1
     check_can_make_namespaces()
     with contextlib.ExitStack() as cleanup:
         prefix = f"cr{os.getpid()}x{next(_numbers)}"
-        ip("-n", router.namespace, "link", "add", "inside", "type", "bridge")
-        cleanup.callback(ip, "-n", router.namespace, "link", "del", "inside")
+        inside = f"in{next(_numbers)}"
+        ip("-n", router.namespace, "link", "add", inside, "type", "bridge")
+        cleanup.callback(ip, "-n", router.namespace, "link", "del", inside)
         outer = ADDRESS_FORMAT_BEHIND.format(number=1)
-        ip("-n", router.namespace, "address", "add", f"{outer}/24", "dev", "inside")
-        ip("-n", router.namespace, "link", "set", "inside", "up")
+        ip("-n", router.namespace, "address", "add", f"{outer}/24", "dev", inside)
+        ip("-n", router.namespace, "link", "set", inside, "up")
         hosts = []
         for number in range(count):
-            namespace, port = f"{prefix}n{number}", f"i{number}"
+            # A name of its own: the kernel takes its time to remove the port of a former one.
+            namespace, port = f"{prefix}n{number}", f"i{next(_numbers)}"
             _make(namespace, cleanup)
             there = ("type", "veth", "peer", "name", port, "netns", router.namespace)
             ip("-n", namespace, "link", "add", "eth0", *there)
-            ip("-n", router.namespace, "link", "set", port, "master", "inside", "up")
+            ip("-n", router.namespace, "link", "set", port, "master", inside, "up")
             inner = ADDRESS_FORMAT_BEHIND.format(number=2 + number)
             ip("-n", namespace, "address", "add", f"{inner}/24", "dev", "eth0")
             ip("-n", namespace, "link", "set", "eth0", "up")

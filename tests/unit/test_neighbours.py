@@ -150,10 +150,10 @@ def test_now_and_then_somebody_dead_is_dialled_in_case_a_split_is_over() -> None
     assert look(made, others, HEAL_EVERY_S + 1, dead) == []
 
 
-def test_what_is_learned_during_a_dial_is_tried_as_soon_as_the_dial_has_failed() -> None:
+def test_what_is_learned_during_a_dial_is_tried_at_once() -> None:
     made, others = Neighbours(SELF, Random(1)), peers(1)
     look(made, others)
-    made.handle(SpokeAnew(others[0]))
-    made.handle(DialFailed(others[0], 3.0))
 
-    assert look(made, others, 3.1) == [Dial(others[0])]
+    assert made.handle(SpokeAnew(others[0])) == [Dial(others[0])]
+    made.handle(LinkUp(others[0], 3.0))
+    assert made.handle(SpokeAnew(others[0])) == []

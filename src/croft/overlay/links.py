@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, Unreachable
@@ -65,18 +66,31 @@ class Passport(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """Where a dial knocks."""
+
+    addresses: tuple[str, ...]
+    relays: tuple[RelayAccess, ...]
+
+    def is_part_of(self, other: _Ways) -> bool:
+        return set(self.addresses) <= set(other.addresses) and set(self.relays) <= set(other.relays)
+
+
 class Links:
     """All live links. `serve` runs them; register handlers before.
 
-    `accept_other` takes connections of other protocols than that of members.
+    `accept_other` takes connections of other protocols than that of members; `shape` holds streams to limits, given the
+    peer, the purpose, and whether this side opened it.
     """
 
     def __init__(self, transport: Transport, passport: Passport) -> None:
         self._transport = transport
         self._passport = passport
         self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
+        self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
         self._links: dict[PeerId, Link] = {}
-        self._dialling: dict[PeerId, asyncio.Task[Link | CroftError]] = {}
+        self._dialling: dict[PeerId, tuple[asyncio.Task[Link | CroftError], _Ways]] = {}
         self._calls: dict[str, CallHandler] = {}
         self._notices: dict[str, NoticeHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
@@ -121,20 +135,36 @@ class Links:
 
     async def ensure(self, peer: PeerId, addresses: Iterable[str], relays: Sequence[RelayAccess] = ()) -> Link:
         """The live link to `peer`, dialled if there is none. Raises Unreachable, Refused."""
+        ways = _Ways(tuple(addresses), tuple(relays))
         if link := self._links.get(peer):
             return link
-        dialling = self._dialling.get(peer)
-        if dialling is None:
-            tasks = self._serving()
-            dialling = tasks.create_task(
-                self._dial_quietly(peer, tuple(addresses), tuple(relays)), name=f"dial.{short(peer)}"
-            )
-            self._dialling[peer] = dialling
-            dialling.add_done_callback(lambda _: self._dialling.pop(peer, None))
-        result = await asyncio.shield(dialling)
+        dialling, tried = self._dialling.get(peer, (None, ways))
+        if dialling is not None and not ways.is_part_of(tried):
+            # What is known now was not known when that dial began: it may be knocking at the wrong doors.
+            dialling.cancel()
+            dialling = None
+        dialling = dialling or self._begin_dial(peer, ways)
+        await asyncio.wait({dialling})
+        while dialling.cancelled():
+            # Somebody knew better; what becomes of their dial is our answer too.
+            dialling, _ = self._dialling.get(peer, (None, ways))
+            dialling = dialling or self._begin_dial(peer, ways)
+            await asyncio.wait({dialling})
+        result = dialling.result()
         if isinstance(result, CroftError):
             raise result
         return result
+
+    def _begin_dial(self, peer: PeerId, ways: _Ways) -> asyncio.Task[Link | CroftError]:
+        dialling = self._serving().create_task(self._dial_quietly(peer, ways), name=f"dial.{short(peer)}")
+        self._dialling[peer] = dialling, ways
+
+        def forget(task: asyncio.Task[Link | CroftError]) -> None:
+            if self._dialling.get(peer, (None, ways))[0] is task:
+                del self._dialling[peer]
+
+        dialling.add_done_callback(forget)
+        return dialling
 
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
         """A new stream to `peer`'s handler of `purpose`. Raises Unreachable if there is no live link."""
@@ -149,7 +179,7 @@ class Links:
             await send_alone(stream, StreamHeader(purpose))
         except ConnectionLost as lost:
             raise Unreachable(f"the link to {link.greeted.name} ended: {lost}") from None
-        return stream
+        return self.shape(stream, peer, purpose, True)
 
     def _open_own_stream(self, purpose: str) -> Stream:
         """A stream to this very peer: its own handlers serve it like anybody's."""
@@ -249,17 +279,15 @@ class Links:
             await control.close()
             raise
 
-    async def _dial_quietly(
-        self, peer: PeerId, addresses: tuple[str, ...], relays: tuple[RelayAccess, ...]
-    ) -> Link | CroftError:
+    async def _dial_quietly(self, peer: PeerId, ways: _Ways) -> Link | CroftError:
         # An exception must not leave the task: it belongs to whoever asked, not to the task group.
         try:
-            return await self._dial(peer, addresses, relays)
+            return await self._dial(peer, ways)
         except CroftError as error:
             return error
 
-    async def _dial(self, peer: PeerId, addresses: tuple[str, ...], relays: tuple[RelayAccess, ...]) -> Link:
-        connection = await self._transport.dial(peer, addresses, PROTOCOL, DIAL_TIMEOUT_S, relays)
+    async def _dial(self, peer: PeerId, ways: _Ways) -> Link:
+        connection = await self._transport.dial(peer, ways.addresses, PROTOCOL, DIAL_TIMEOUT_S, ways.relays)
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 link = await self._greet(connection)
@@ -346,9 +374,9 @@ class Links:
     async def _serve_stream(self, link: Link, stream: Stream) -> None:
         link.streams_served += 1
         try:
-            handler = await self._purpose(link, stream)
+            purpose, handler = await self._purpose(link, stream)
             if handler is not None:
-                await handler(link.greeted, stream)
+                await handler(link.greeted, self.shape(stream, link.peer, purpose, False))
                 link.used()
         except (ConnectionLost, TimeoutError):
             pass
@@ -358,17 +386,18 @@ class Links:
             link.streams_served -= 1
             stream.abort()
 
-    async def _purpose(self, link: Link, stream: Stream) -> StreamHandler | None:
-        """Who serves what the stream says it is for. Raises ConnectionLost, PeerMisbehaved."""
+    async def _purpose(self, link: Link, stream: Stream) -> tuple[str, StreamHandler | None]:
+        """What the stream says it is for, and who serves that. Raises ConnectionLost, PeerMisbehaved."""
         try:
             async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
                 header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
         except TimeoutError:
             raise PeerMisbehaved(f"none for {STREAM_HEADER_TIMEOUT_S:g} s", step=HEADER_STEP) from None
-        handler = self._streams.get(decode(header, StreamHeader, step=HEADER_STEP).purpose)
+        purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
+        handler = self._streams.get(purpose)
         if handler is None:
             self._complain(link, "a stream for a purpose that is not served here; it is dropped")
-        return handler
+        return purpose, handler
 
     def _complain(self, link: Link, what: str) -> None:
         """Names in the log what a member did that no peer of ours does, but not each time it does it again."""

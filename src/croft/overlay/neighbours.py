@@ -118,7 +118,6 @@ class _Redial:
     after: float = 0.0
     wait_s: float = REDIAL_FIRST_S
     is_under_way: bool = False
-    has_news: bool = False
 
 
 class Neighbours:
@@ -162,18 +161,16 @@ class Neighbours:
             case DialFailed(peer, now):
                 self._wanted.pop(peer, None)
                 redial = self._redials.setdefault(peer, _Redial())
-                # What was learned meanwhile, such as a relay, is reason enough to try again at once.
-                redial.after = now if redial.has_news else now + redial.wait_s
-                redial.has_news = False
+                redial.after = now + redial.wait_s
                 redial.wait_s = min(redial.wait_s * 2, REDIAL_MAX_S)
                 redial.is_under_way = False
                 return []
             case SpokeAnew(peer):
                 redial_of = self._redials.get(peer)
                 if redial_of is not None and redial_of.is_under_way:
-                    redial_of.has_news = True
-                else:
-                    self._redials.pop(peer, None)
+                    # It is dialled by what was known before, perhaps without the relay by which alone it is reached.
+                    return [Dial(peer)] if peer not in self._linked else []
+                self._redials.pop(peer, None)
                 return []
             case Said(peer, word):
                 return self._said(peer, word) if peer in self._linked else []

@@ -1,0 +1,164 @@
+"""I5: bytes that no peer of ours would send, at every door where bytes from others come in: no crash, no growth.
+
+Each door is a function that takes bytes and may raise only what its contract names. Half of the frames are random, half
+are valid ones with a few bytes changed, cut or repeated. CI tries a million, `make fault` ten.
+"""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from functools import partial
+from random import Random
+
+import pytest
+
+from croft.compute.messages import OpenCommand, Opened, OpenTasks, Reply
+from croft.compute.worker_messages import ChunkResults, FromWorker, LoadFunction, RunChunk, ToWorker
+from croft.errors import CodecError, CroftError, PeerMisbehaved
+from croft.identity.certificates import certify, open_certificate
+from croft.identity.grants import found, verify_chain
+from croft.identity.keys import SecretKey, community_key, twin_key
+from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.overlay.invitation_code import parse_code
+from croft.overlay.join_messages import FromInviter, Redeem, ToInviter
+from croft.overlay.messages import VERSION, Call, Greeting, Hello, Load, Notice, OnControlStream, StreamHeader
+from croft.overlay.passport import Lends, Membership, Own, describe, open_descriptor
+from croft.overlay.presence import open_presence, sign_presence
+from croft.overlay.record_messages import Have, Push, RecordMessage, Roots
+from croft.wire.codec import decode, decode_union, encode
+from croft.wire.frames import FrameReader, frame
+from croft.wire.values import decode_value, encode_value
+
+FRAMES = 10_000_000 if os.environ.get("CROFT_CAMPAIGN") == "long" else 1_000_000
+TYPED_SHARE = 100
+"""Codes are typed by the owner, not sent by a peer: so many times fewer of them."""
+FRAME_BYTES_MAX = 400
+GROWTH_BYTES_MAX = 2 << 20
+SEED = 7
+
+DEVICE, TWIN = SecretKey(b"d" * 32), twin_key(b"t" * 32)
+ROOT = community_key(b"r" * 32, b"")
+COMMUNITY = CommunityId(ROOT.public)
+PEER = PeerId(DEVICE.public)
+NOW = 1_700_000_000.0
+CHAIN = tuple(found(ROOT, TwinId(TWIN.public)))
+CERTIFICATE = certify(TWIN, PEER, "fuzz", NOW)
+MEMBERSHIP = Membership(COMMUNITY, "town", CHAIN)
+OWN = Own(DEVICE, PEER, TwinId(TWIN.public), "fuzz", CERTIFICATE, b"instance")
+RECORD = describe(
+    OWN, MEMBERSHIP, Lends(1, 1, 1, "A", "3.11", "x86_64", "1"), ["10.0.0.1:1"], now=NOW, sequence=int(NOW * 1000)
+).record
+PRESENCE = sign_presence(DEVICE, COMMUNITY, Load(1, 0.5, 0.5), int(NOW * 1000))
+
+Door = Callable[[bytes], object]
+
+
+def framed(data: bytes) -> object:
+    reader = FrameReader(1 << 16, step="fuzz")
+    return [reader.feed(data[:7]), reader.feed(data[7:])]
+
+
+def chain_of(data: bytes) -> object:
+    return verify_chain(COMMUNITY, [data], TwinId(TWIN.public), NOW)
+
+
+DOORS: dict[str, tuple[Door, list[bytes]]] = {
+    "frames": (framed, [frame(b"payload"), frame(b"") * 3]),
+    "greeting": (
+        lambda data: decode_union(data, Greeting, step="fuzz"),
+        [encode(Hello(VERSION, CERTIFICATE, [(COMMUNITY, list(CHAIN))], b"i"))],
+    ),
+    "control stream": (
+        lambda data: decode_union(data, OnControlStream, step="fuzz"),
+        [encode(Call(1, "method", 1.0, b"body")), encode(Notice("topic", b"body"))],
+    ),
+    "stream header": (lambda data: decode(data, StreamHeader, step="fuzz"), [encode(StreamHeader("tasks/1"))]),
+    "records": (
+        lambda data: decode_union(data, RecordMessage, step="fuzz"),
+        [
+            encode(Push(COMMUNITY, [("member", RECORD)])),
+            encode(Roots(COMMUNITY, [("member", 1, 1)])),
+            encode(Have(COMMUNITY, "member", 1, 0, [(1, 2)])),
+        ],
+    ),
+    "descriptor": (lambda data: open_descriptor(data, {COMMUNITY: MEMBERSHIP}, NOW), [RECORD]),
+    "presence": (partial(open_presence, COMMUNITY), [PRESENCE]),
+    "certificate": (lambda data: open_certificate(data, step="fuzz"), [CERTIFICATE]),
+    "grant": (chain_of, list(CHAIN)),
+    "joining": (
+        lambda data: decode_union(data, ToInviter, step="fuzz"),
+        [encode(Redeem(b"t" * 40, CERTIFICATE))],
+    ),
+    "joined": (lambda data: decode_union(data, FromInviter, step="fuzz"), []),
+    "code": (lambda data: parse_code(data.decode("latin-1")), [b"7-abandon-ability"]),
+    "task opening": (lambda data: decode(data, OpenTasks, step="fuzz"), [encode(OpenTasks("3.11", 1))]),
+    "command opening": (lambda data: decode(data, OpenCommand, step="fuzz"), [encode(OpenCommand(1.0, 1, 1))]),
+    "task answer": (lambda data: decode_union(data, Reply, step="fuzz"), [encode(Opened(1, [b"digest"]))]),
+    "to a worker": (
+        lambda data: decode_union(data, ToWorker, step="fuzz"),
+        [encode(RunChunk(1, b"f" * 32, [b"argument"])), encode(LoadFunction(b"f" * 32, b"pickle", "3.11"))],
+    ),
+    "from a worker": (
+        lambda data: decode_union(data, FromWorker, step="fuzz"),
+        [encode(ChunkResults(1, [(0, 0, b"value")]))],
+    ),
+    "value": (
+        decode_value,
+        [encode_value({"a": [1, 2.5, None, b"x", "y", (1, 2), {3, 4}], "n": 1 << 70, "c": 1j}), encode_value([[[[]]]])],
+    ),
+}
+REFUSALS = (PeerMisbehaved, CroftError, CodecError)
+
+
+def frames_for(valid: list[bytes], random: Random, count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        if not valid or random.random() < 0.5:
+            yield random.randbytes(random.randrange(FRAME_BYTES_MAX))
+            continue
+        data = bytearray(random.choice(valid))
+        for _ in range(random.randrange(1, 4)):
+            at = random.randrange(len(data) + 1)
+            match random.randrange(4):
+                case 0 if at < len(data):
+                    data[at] = random.randrange(256)
+                case 1:
+                    del data[at : at + random.randrange(1, 16)]
+                case 2:
+                    data[at:at] = random.randbytes(random.randrange(1, 16))
+                case _:
+                    data += data[at : at + 64]
+        yield bytes(data)
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_no_bytes_do_more_than_be_refused(name: str) -> None:
+    door, valid = DOORS[name]
+    random = Random(f"{SEED}{name}")
+    for data in valid:
+        door(data)  # what is changed below is valid as it is
+
+    count = FRAMES // len(DOORS) // (TYPED_SHARE if name == "code" else 1)
+    attempt(door, frames_for(valid, random, count // 10))
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    refused = attempt(door, frames_for(valid, random, count - count // 10))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert refused > count // 4, "most of it is not valid"
+    assert after - before < GROWTH_BYTES_MAX
+
+
+def attempt(door: Door, frames: Iterator[bytes]) -> int:
+    refused = 0
+    for data in frames:
+        try:
+            door(data)
+        except REFUSALS:
+            refused += 1
+        except BaseException:
+            print("the frame:", data.hex())
+            raise
+    return refused
