@@ -161,10 +161,10 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     overlay.links.on_stream(MEASURE_PURPOSE, measurements.serve)
     overlay.links.accept_other = admissions.accept
     overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
-    overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command)
+    overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command, lasts=True)
     jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
-    overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel)
+    overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel, lasts=True)
     tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
     address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
