@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from croft.client.async_grid import AsyncGrid, connect_async
     from croft.client.executor import GridExecutor
     from croft.client.grid import Grid, MapResult, connect
+    from croft.client.task import Task, task
     from croft.errors import (
         Busy,
         Cancelled,
@@ -39,6 +40,8 @@ _PLACES = {
     "GridExecutor": "croft.client.executor",
     "connect_async": "croft.client.async_grid",
     "AsyncGrid": "croft.client.async_grid",
+    "Task": "croft.client.task",
+    "task": "croft.client.task",
 }
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "MapResult",
     "NotFound",
     "Refused",
+    "Task",
     "TaskDied",
     "TaskFailed",
     "TaskTimedOut",
@@ -63,6 +67,7 @@ __all__ = [
     "Usage",
     "connect",
     "connect_async",
+    "task",
 ]
 
 

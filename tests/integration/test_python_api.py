@@ -7,6 +7,7 @@ import concurrent.futures
 import itertools
 import logging
 import operator
+import os
 import time
 from collections.abc import Iterator
 
@@ -255,3 +256,71 @@ def test_the_asyncio_twin_says_that_nothing_runs(tmp_path: object) -> None:
         home = RealPeer("ada", base / "ada").home
         with pytest.raises(croft.Unreachable, match="not running"):
             asyncio.run(croft.connect_async(home))  # type: ignore[arg-type]
+
+
+# --- tuples, trees and functions with wants --------------------------------------------------------------------------
+
+
+def test_a_starmap_spreads_each_tuple_over_the_parameters(grid: croft.Grid) -> None:
+    assert list(grid.starmap(pow, [(2, 3), (3, 2), [10, 2]])) == [8, 9, 100]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 16, 17, 200])
+def test_a_reduction_merges_neighbours_in_order(grid: croft.Grid, count: int) -> None:
+    merged = grid.map(lambda number: f"{number},", range(count)).reduce(lambda left, right: left + right)
+
+    assert merged == "".join(f"{number}," for number in range(count))
+
+
+def test_the_peers_do_the_merging(grid: croft.Grid) -> None:
+    here = os.getpid()
+
+    def merge(left: set[int], right: set[int]) -> set[int]:
+        return left | right | {os.getpid()}
+
+    assert here not in grid.map(lambda _: {os.getpid()}, range(40)).reduce(merge)
+
+
+def test_a_reduction_of_nothing_says_so(grid: croft.Grid) -> None:
+    with pytest.raises(croft.Usage, match="nothing to merge"):
+        grid.map(abs, []).reduce(max)
+    with pytest.raises(croft.Usage, match="at least two"):
+        grid.map(abs, [1]).reduce(max, fan_in=1)
+
+
+def test_an_error_in_a_merge_is_raised_here(grid: croft.Grid) -> None:
+    with pytest.raises(ZeroDivisionError):
+        grid.map(abs, range(40)).reduce(lambda left, right: left // 0)
+
+
+def test_a_decorated_function_runs_where_and_as_it_wants(grid: croft.Grid) -> None:
+    @croft.task(on=["bob"], time=0.5)
+    def linger(seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    mapped = grid.map(linger, [0.0, 0.01])
+    assert list(mapped) == [0.0, 0.01] and set(mapped.done_by) == {"bob"}
+    assert grid.submit(linger, 0.02).result() == 0.02
+    with pytest.raises(croft.TaskTimedOut):
+        grid.submit(linger, 60).result()
+    assert list(grid.map(linger, [0.6], time=20)) == [0.6], "what the call says counts more"
+    assert linger(0.0) == 0.0 and linger.__name__ == "linger"
+
+
+def test_a_decorator_refuses_what_is_no_size() -> None:
+    with pytest.raises(croft.Usage):
+        croft.task(memory="much")
+
+
+def test_the_asyncio_twin_has_starmap_and_wants_too(pair: list[RealPeer]) -> None:
+    @croft.task(avoid=["ada"])
+    def add(left: int, right: int) -> int:
+        return left + right
+
+    async def body() -> None:
+        async with await croft.connect_async(pair[0].home) as twin:
+            assert [value async for value in twin.starmap(add, [(1, 2), (3, 4)])] == [3, 7]
+            assert await (await twin.submit(add, 5, 6)) == 11
+
+    asyncio.run(body())

@@ -423,7 +423,8 @@ def test_join_prints_what_the_python_api_returns(folder: Path) -> None:
     asked = built(bob.api.join(lines[0]))
     printed = cyd.json("join", lines[1])
 
-    assert printed == {"schema": 1, **asked, "members": 3}
+    assert printed == {"schema": 1, **asked, "members": 3, "twin": cyd.json("status")["twin"]}
+    assert asked["twin"] == bob.json("status")["twin"]
 
 
 def built(value: object) -> dict[str, object]:

@@ -11,6 +11,7 @@ import json
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def lab() -> Iterator[Lab]:
     """Five machines on one wire."""
     with bridged(5) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def quiet(lab: Lab) -> Iterator[None]:
+    """What a test starts on a machine ends with it: the next one needs the ports."""
+    yield
+    for host in lab.hosts:
+        for process in host.processes:
+            process.kill()
+            process.wait()
 
 
 @contextlib.contextmanager
@@ -156,9 +167,10 @@ def test_a_peer_without_a_grant_is_refused_and_datagrams_get_through(lab: Lab, f
 
 def test_a_blocked_person_gets_nothing_until_unblocked_and_names_are_the_owners(lab: Lab, folder: Path) -> None:
     """A3: A blocks B: B's job and tunnel refused with the reason; unblock restores; others unaffected; petnames."""
-    ada, bob, cyd = peers.community(folder, ["ada", "bob", "cyd"], lab.hosts[:3])
+    ada, bob, cyd, dot = peers.community(folder, ["ada", "bob", "cyd", "dot"], lab.hosts[:4])
     serve_folder(lab[0], folder, SERVICE_PORT)
     ada.ok("contacts", "add", "bob", "my brother")
+    ada.ok("contacts", "trust", "dot", "none")
     ada.ok("expose", str(SERVICE_PORT), "--to", "my brother")
     renamed = {peer["name"]: peer["self_name"] for peer in ada.json("peers")["peers"]}
     line = ada.api.invite(is_spoken=False).line
@@ -172,27 +184,31 @@ def test_a_blocked_person_gets_nothing_until_unblocked_and_names_are_the_owners(
 
         until(ada.is_idle, "bob's command is gone from ada", 5.0)
         assert fetch(lab[1], f"http://127.0.0.1:{port}/") is None
-    refused_job = bob.begin("run", "--on", "ada", "--", "true")
+    refused_job, distrusted_job = (peer.begin("run", "--on", "ada", "--", "true") for peer in (bob, dot))
     refused = [bob.croft("tunnel", f"ada:{SERVICE_PORT}"), bob.croft("join", line)]
     others = cyd.ok("run", "--on", "ada", "--", "echo", "cyd at ada")
     from_cyd = cyd.ok("run", "--on", "bob", "--", "echo", "cyd at bob")
     listed = ada.json("contacts")["contacts"]
-    _, why_not = refused_job.communicate()
+    (_, why_not), (_, why_not_dot) = refused_job.communicate(), distrusted_job.communicate()
     ada.ok("contacts", "unblock", "my brother")
     peers.until(lambda: "ada" in peers.linked(bob), "bob is linked to ada again", 10.0)
     after = bob.ok("run", "--on", "ada", "--", "echo", "after")
     long_job.communicate()
 
-    assert renamed == {"ada": "ada", "my brother": "bob", "cyd": "cyd"}
-    assert [(one["petname"], one["is_blocked"]) for one in listed] == [("my brother", True)]
-    assert refused_job.returncode != 0, why_not
+    assert renamed == {"ada": "ada", "my brother": "bob", "cyd": "cyd", "dot": "dot"}
+    assert [(one["petname"], one["trust"], one["is_blocked"]) for one in listed] == [
+        ("dot", "none", False),
+        ("my brother", "normal", True),
+    ]
+    assert refused_job.returncode != 0 and "blocked you" in why_not
+    assert distrusted_job.returncode != 0 and "trusts you with nothing" in why_not_dot
     assert all(ended.returncode != 0 and "blocked you" in ended.stderr for ended in refused), refused
     assert long_job.returncode != 0
     assert (others, from_cyd, after) == ("cyd at ada\n", "cyd at bob\n", "after\n")
 
 
-def test_two_peers_of_one_name_are_told_apart_and_trust_decides_what_runs(lab: Lab, folder: Path) -> None:
-    """A3: two call themselves `twin`; an ambiguous name lists both; trust `none` refuses one person's code alone."""
+def test_two_peers_of_one_name_are_told_apart(lab: Lab, folder: Path) -> None:
+    """A3: two call themselves `twin`; an ambiguous name is an error that lists both; a petname settles it."""
     ada = peers.make(folder, "ada", lab[0]).start()
     others = [
         peers.make(folder, name, host, settings={"name": "twin"})
@@ -201,21 +217,17 @@ def test_two_peers_of_one_name_are_told_apart_and_trust_decides_what_runs(lab: L
     for other in others:
         other.start("--join", ada.api.invite(is_spoken=False).line)
     until(lambda: [peer.link for peer in ada.api.peers()] == ["self", "direct", "direct"], "ada is linked to both")
-    names = sorted(peer.name for peer in ada.api.peers() if not peer.is_self)
-    ambiguous = ada.croft("tunnel", "twin:80")
-    ids = {other.api.status().peer: other for other in others}
     one, two = (peer for peer in ada.api.peers() if not peer.is_self)
+    ambiguous = ada.croft("tunnel", "twin:80")
     ada.ok("contacts", "add", one.name, "uno")
-    ada.ok("contacts", "trust", "uno", "none")
-    no_trust = ids[one.peer].begin("run", "--on", "ada", "--", "true")
-    trusted = ids[two.peer].ok("run", "--on", "ada", "--", "echo", "fine")
-    _, why_not = no_trust.communicate()
+    settled = ada.croft("tunnel", "twin:80")
+    names = {peer.name for peer in ada.api.peers()}
 
-    assert len(set(names)) == 2 and all(name.startswith("twin~") for name in names)
+    assert one.name != two.name and all(peer.name.startswith("twin~") for peer in (one, two))
     assert ambiguous.returncode == 2
-    assert all(name in two_lines(ambiguous)[0] for name in names)
-    assert "trusts you with nothing" in why_not and no_trust.returncode != 0
-    assert trusted == "fine\n"
+    assert all(peer.name in two_lines(ambiguous)[0] for peer in (one, two))
+    assert names == {"ada", "uno", "twin"}
+    assert settled.returncode == 5, "it is one peer now, which exposes nothing"
 
 
 # --- A5: several devices, and a lost one revoked ----------------------------------------------------------------------
@@ -257,6 +269,80 @@ def test_a_revoked_device_is_refused_everywhere_within_ten_seconds(lab: Lab, fol
     assert running.returncode != 0
     assert [device["link"] for device in desk.json("device", "list")["devices"]] == ["self", "revoked"]
     assert {peer["name"] for peer in cyd.json("peers")["peers"]} == {"cyd", "desk"}
+
+
+# --- C7: rate limits -------------------------------------------------------------------------------------------------
+
+LIMIT_MBIT = 5.0
+COUNTED_MBIT_MAX = 5.3
+WINDOW_S = 3.0
+SINK = """
+import socket, sys, threading
+service = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    client, _ = service.accept()
+    threading.Thread(target=lambda: [None for _ in iter(lambda: client.recv(65536), b"")], daemon=True).start()
+"""
+POUR = """
+import socket, sys, time
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+began, sent = None, 0
+while True:
+    sent += client.send(bytes(16384))
+    now = time.monotonic()
+    if began is None and sent > 1 << 20:  # what the buffers on the way take does not count
+        began, sent = now, 0
+    if began is not None and now - began > float(sys.argv[2]):
+        print(sent * 8 / 1e6 / (now - began))
+        break
+"""
+
+
+def sent_bytes(host: NamespaceHost) -> int:
+    """What a machine's interface has sent, headers and all."""
+    return int(host.run("cat", "/sys/class/net/eth0/statistics/tx_bytes"))
+
+
+def test_a_limit_holds_on_the_wire_for_all_peers_together_and_own_traffic_goes_first(lab: Lab, folder: Path) -> None:
+    """C7: limit 5 Mbit; 3 peers pull: veth counters <= 5.3 Mbit, fairly shared; then own traffic gets nearly all."""
+    ada, *others = peers.community(folder, ["ada", "bob", "cyd", "dot"], lab.hosts[:4])
+    (folder / "www").mkdir()
+    (folder / "www" / "big").write_bytes(secrets.token_bytes(32 << 20))
+    serve_folder(lab[0], folder / "www", SERVICE_PORT)
+    for other in others:
+        ada.ok("expose", str(SERVICE_PORT), "--name", other.name, "--to", other.name)
+    sink = lab[1].start(sys.executable, "-c", SINK, "9000")
+    assert sink.stdout is not None and sink.stdout.readline() == "ready\n"
+    others[0].ok("expose", "9000", "--to", "ada")
+    ada.ok("limit", "set", f"{LIMIT_MBIT:g}Mbit", "--up")
+    with contextlib.ExitStack() as open_tunnels:
+        pulls = []
+        for other, host in zip(others, lab.hosts[1:4], strict=True):
+            port = open_tunnels.enter_context(tunnel(other, f"ada:{other.name}"))
+            pulls.append(
+                host.start("curl", "--silent", "-o", str(folder / other.name / "got"), f"127.0.0.1:{port}/big")
+            )
+        time.sleep(1.0)
+        before, began = sent_bytes(lab[0]), time.monotonic()
+        time.sleep(WINDOW_S)
+        took_s = time.monotonic() - began
+        mbit = (sent_bytes(lab[0]) - before) * 8 / 1e6 / took_s
+        got = [(folder / other.name / "got").stat().st_size for other in others]
+        port = open_tunnels.enter_context(tunnel(ada, "bob:9000"))
+        own_mbit = float(lab[0].run(sys.executable, "-c", POUR, str(port), str(WINDOW_S)))
+        assert all(pull.poll() is None for pull in pulls), "they are pulling still"
+        for pull in pulls:
+            pull.kill()
+    shown = ada.json("limit", "list")["limits"]
+    ada.ok("limit", "remove", str(shown[0]["number"]))
+
+    assert 0.9 * LIMIT_MBIT <= mbit <= COUNTED_MBIT_MAX
+    assert min(got) > 0.6 * max(got)
+    assert own_mbit > 0.75 * LIMIT_MBIT
+    assert [(one["rate"], one["direction"]) for one in shown] == [(LIMIT_MBIT * 1e6 / 8, "up")]
+    assert ada.api.limits() == []
 
 
 def digest(data: bytes | None) -> str:

@@ -30,6 +30,7 @@ CORES = [
     "overlay/contacts.py",
     "overlay/doorkeeper.py",
     "overlay/exposure.py",
+    "overlay/pacing.py",
     "overlay/socks.py",
     "overlay/address_observation.py",
     "overlay/relay.py",

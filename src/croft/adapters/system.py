@@ -65,3 +65,9 @@ class ThreadOffload:
     def close(self) -> None:
         """Lets the threads end once their work has."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def minute_of_day() -> int:
+    """Minutes since midnight, by the machine's own time zone."""
+    here = time.localtime()
+    return here.tm_hour * 60 + here.tm_min

@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "croft.cli.work:run",
     "map": "croft.cli.map_lines:map_lines",
     "jobs": "croft.cli.work:jobs",
+    "limit": "croft.cli.limit:limit",
     "device": "croft.cli.device:device",
     "contacts": "croft.cli.contacts:contacts",
     "expose": "croft.cli.tunnel:expose",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
+from croft.client.task import Wants, plain
 from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
-from croft.control.quantities import duration_s, size_bytes
 
 if TYPE_CHECKING:
     from croft.control import schema
@@ -28,15 +28,17 @@ class AsyncGrid:
         self._home = Home.find(home)
         self._api = LocalApi(self._home.control_socket)
         self._sessions: set[TaskSession] = set()
-        self._shared: TaskSession | None = None
+        self._shared: dict[Wants, TaskSession] = {}
         self._opening = asyncio.Lock()
 
     async def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> asyncio.Future[R]:
         """Starts `function(*args, **kwargs)` on some peer; returns a future to await. Raises as `Grid.submit`."""
+        wants = Wants.of(function, (), (), 0, 0)
         async with self._opening:
-            if self._shared is None or self._shared.is_ended:
-                self._shared = await self._open_session(Options(label="submit"))
-        return asyncio.wrap_future(self._shared.submit(function, args, kwargs))
+            session = self._shared.get(wants)
+            if session is None or session.is_ended:
+                session = self._shared[wants] = await self._open_session(await self._options("submit", wants))
+        return asyncio.wrap_future(session.submit(plain(function), args, kwargs))
 
     async def map(
         self,
@@ -48,13 +50,28 @@ class AsyncGrid:
         time: str | float = 0,
     ) -> AsyncIterator[R]:
         """Yields the results of `function` on each item, in order; arguments as for `Grid.map`."""
-        only, never = await asyncio.gather(self._peer_ids(on), self._peer_ids(avoid))
+        calls = zip(*iterables, strict=False)
+        async for result in self.starmap(function, calls, on=on, avoid=avoid, memory=memory, time=time):
+            yield result
+
+    async def starmap(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[Iterable[Any]],
+        *,
+        on: Sequence[str] = (),
+        avoid: Sequence[str] = (),
+        memory: str | int = 0,
+        time: str | float = 0,
+    ) -> AsyncIterator[R]:
+        """Like `map`, for arguments that come in tuples already; see `Grid.starmap`."""
+        wants = Wants.of(function, on, avoid, memory, time)
         label = getattr(function, "__qualname__", type(function).__name__)
-        session = await self._open_session(Options(label, only, never, size_bytes(memory), duration_s(time)))
+        session = await self._open_session(await self._options(label, wants))
         ahead: deque[asyncio.Future[R]] = deque()
         try:
-            for call in zip(*iterables, strict=False):
-                ahead.append(asyncio.wrap_future(session.submit(function, call, {})))
+            for call in calls:
+                ahead.append(asyncio.wrap_future(session.submit(plain(function), tuple(call), {})))
                 if len(ahead) >= MAP_AHEAD_TASKS:
                     yield await ahead.popleft()
             while ahead:
@@ -97,9 +114,12 @@ class AsyncGrid:
         self._sessions.add(session)
         return session
 
+    async def _options(self, label: str, wants: Wants) -> Options:
+        on, avoid = await asyncio.gather(self._peer_ids(wants.on), self._peer_ids(wants.avoid))
+        return Options(label, on, avoid, wants.memory_bytes, wants.time_s)
+
     async def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
-        listed = [names] if isinstance(names, str) else names
-        return tuple([(await asyncio.to_thread(self._api.find_peer, name)).peer for name in listed])
+        return tuple([(await asyncio.to_thread(self._api.find_peer, name)).peer for name in names])
 
 
 async def connect_async(home: str | Path | None = None) -> AsyncGrid:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import os
 import threading
 from collections import deque
@@ -13,9 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from croft.client.local_api import LocalApi
+from croft.client.task import Wants, plain
 from croft.client.task_session import Options, TaskFuture, TaskSession
 from croft.control.home import Home
-from croft.control.quantities import duration_s, size_bytes
 from croft.errors import Usage
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ R = TypeVar("R")
 MAP_AHEAD_TASKS = 10_000
 MAP_AHEAD_FIRST = 256
 """Tasks that a map keeps unfinished ahead of the value asked for, whatever the length of its input."""
+REDUCE_FAN_IN = 8
 
 
 class Grid:
@@ -44,7 +46,7 @@ class Grid:
         self._thread.start()
         self._pid = os.getpid()
         self._sessions: set[TaskSession] = set()
-        self._shared: TaskSession | None = None
+        self._shared: dict[Wants, TaskSession] = {}
         self._lock = threading.Lock()
         self._submit_lock = threading.Lock()
         self._is_closed = False
@@ -58,7 +60,8 @@ class Grid:
             Unserialisable, TooLarge: the function or an argument cannot be sent.
             Unreachable: the daemon is not running.
         """
-        return self._shared_session().submit(function, args, kwargs)
+        wants = Wants.of(function, (), (), 0, 0)
+        return self._shared_session(wants).submit(plain(function), args, kwargs)
 
     def map(
         self,
@@ -78,14 +81,24 @@ class Grid:
             memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
             time: limit for one task, in seconds or such as "5m"; 0: none.
         """
-        options = Options(
-            label=label or _name(function),
-            on=self._peer_ids(on),
-            avoid=self._peer_ids(avoid),
-            memory_bytes=size_bytes(memory),
-            time_s=duration_s(time),
-        )
-        return MapResult(self, self._open_session(options), function, zip(*iterables, strict=False))
+        calls = zip(*iterables, strict=False)
+        return self.starmap(function, calls, on=on, avoid=avoid, memory=memory, time=time, label=label)
+
+    def starmap(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[Iterable[Any]],
+        *,
+        on: Sequence[str] = (),
+        avoid: Sequence[str] = (),
+        memory: str | int = 0,
+        time: str | float = 0,
+        label: str = "",
+    ) -> MapResult[R]:
+        """Like `map`, for arguments that come in tuples already: `function(*call)` for each of `calls`."""
+        wants = Wants.of(function, on, avoid, memory, time)
+        session = self._open_session(self._options(label or _name(function), wants))
+        return MapResult(self, session, plain(function), (tuple(call) for call in calls))
 
     def executor(
         self, *, on: Sequence[str] = (), avoid: Sequence[str] = (), memory: str | int = 0, time: str | float = 0
@@ -93,8 +106,8 @@ class Grid:
         """A `concurrent.futures.Executor` over the peers; a job of its own. Arguments as for `map`."""
         from croft.client.executor import GridExecutor
 
-        options = Options("executor", self._peer_ids(on), self._peer_ids(avoid), size_bytes(memory), duration_s(time))
-        return GridExecutor(self, self._open_session(options))
+        wants = Wants.of(None, on, avoid, memory, time)
+        return GridExecutor(self, self._open_session(self._options("executor", wants)))
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -153,14 +166,16 @@ class Grid:
             self._sessions.add(session)
         return session
 
-    def _shared_session(self) -> TaskSession:
+    def _shared_session(self, wants: Wants) -> TaskSession:
         with self._submit_lock:
-            if self._shared is None or self._shared.is_ended:
-                self._shared = self._open_session(Options(label="submit"))
-            return self._shared
+            session = self._shared.get(wants)
+            if session is None or session.is_ended:
+                session = self._shared[wants] = self._open_session(self._options("submit", wants))
+            return session
 
-    def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.api.find_peer(name).peer for name in ([names] if isinstance(names, str) else names))
+    def _options(self, label: str, wants: Wants) -> Options:
+        on, avoid = (tuple(self.api.find_peer(name).peer for name in names) for names in (wants.on, wants.avoid))
+        return Options(label, on, avoid, wants.memory_bytes, wants.time_s)
 
 
 class MapResult(Generic[R]):
@@ -217,15 +232,58 @@ class MapResult(Generic[R]):
                 future.cancel()
             self.cancel()
 
-    def _iterate(self) -> Iterator[R]:
+    def reduce(self, merge: Callable[[R, R], R], *, fan_in: int = REDUCE_FAN_IN) -> R:
+        """All results merged into one, by the peers, as they come; instead of iterating.
+
+        Neighbours are merged, `fan_in` at a time, then what came of that, and so on: a tree. So `merge` must be
+        associative and need not be commutative. What is here at a time grows with the logarithm of their number.
+
+        Raises:
+            Usage: there is nothing to merge, or `fan_in` is below 2. Whatever a task raises.
+        """
+        if fan_in < 2:
+            raise Usage("a merge needs at least two values", remedy="Leave `fan_in` out, or make it 2 or more.")
+        # A partial of the standard library's own: every peer has it.
+        merge_all = functools.partial(functools.reduce, merge)
+        levels: list[deque[R | concurrent.futures.Future[R]]] = []
+
+        def add(value: R | concurrent.futures.Future[R], depth: int) -> None:
+            if depth == len(levels):
+                levels.append(deque())
+            levels[depth].append(value)
+            # Two groups wait before one is merged, so that the peers are busy while this side waits for the first.
+            if len(levels[depth]) >= 2 * fan_in:
+                group = [_value(levels[depth].popleft()) for _ in range(fan_in)]
+                add(self._session.submit(merge_all, (group,), {}), depth + 1)
+
         try:
-            while self._ahead:
-                result = self._ahead.popleft().result()
-                self._taken += 1
-                self._feed()
-                yield result
+            for result in self._take_each():
+                add(result, 0)
+            if not levels:
+                raise Usage("there is nothing to merge", remedy="Map over at least one item.")
+            rest: list[R] = []
+            for level in levels:
+                # Deeper levels hold what came before.
+                rest = [_value(value) for value in level] + rest
+            while len(rest) > 1:
+                groups = [rest[at : at + fan_in] for at in range(0, len(rest), fan_in)]
+                rest = [future.result() for future in [self._session.submit(merge_all, (g,), {}) for g in groups]]
+            return rest[0]
         finally:
             self.cancel()
+
+    def _iterate(self) -> Iterator[R]:
+        try:
+            yield from self._take_each()
+        finally:
+            self.cancel()
+
+    def _take_each(self) -> Iterator[R]:
+        while self._ahead:
+            result = self._ahead.popleft().result()
+            self._taken += 1
+            self._feed()
+            yield result
 
     def _feed(self, elsewhere: int = 0) -> None:
         # Grows with what was taken, so that an endless input of costly items is not read far ahead at once.
@@ -236,6 +294,10 @@ class MapResult(Generic[R]):
             self._ahead.append(self._session.submit(self._function, call, {}))
             if len(self._ahead) + elsewhere >= ahead:
                 break
+
+
+def _value(value: R | concurrent.futures.Future[R]) -> R:
+    return value.result() if isinstance(value, concurrent.futures.Future) else value
 
 
 def _name(function: object) -> str:

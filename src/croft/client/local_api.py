@@ -113,6 +113,18 @@ class LocalApi:
         """Forgets what is noted of a person. Raises NotFound, Usage."""
         return self._ask("DELETE", f"/v1/contacts/{quote(who, safe='')}", schema.Contact)
 
+    def set_limit(self, wanted: schema.LimitWanted) -> schema.Limit:
+        """Sets one more rate limit. Raises Usage, NotFound, Busy."""
+        return self._ask("POST", "/v1/limits", schema.Limit, wanted)
+
+    def limits(self) -> list[schema.Limit]:
+        """The owner's rate limits, in the order in which they were set."""
+        return self._ask("GET", "/v1/limits", list[schema.Limit])
+
+    def remove_limit(self, number: int) -> schema.Limit:
+        """Removes a rate limit. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/limits/{number}", schema.Limit)
+
     def devices(self) -> list[schema.Device]:
         """The owner's devices, this one first; revoked ones last."""
         return self._ask("GET", "/v1/devices", list[schema.Device])

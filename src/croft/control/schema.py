@@ -175,6 +175,27 @@ class ExposureWanted(msgspec.Struct, frozen=True, kw_only=True):
     lifetime_s: float | None = None
 
 
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """A rate limit: `rate` bytes a second each way. An empty field limits whatever there is."""
+
+    number: int
+    rate: float
+    peer: str = ""
+    purpose: str = ""
+    direction: str = ""
+    hours: str = ""
+
+
+class LimitWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit to set. `peer` as people name it; `purpose`: tasks or tunnel; `direction`: up or down; `hours`: 08-18."""
+
+    rate: float
+    peer: str = ""
+    purpose: str = ""
+    direction: str = ""
+    hours: str = ""
+
+
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """A device of this machine's owner. `link` is that of a peer, or `revoked`. `holds_key`: known of this one only."""
 

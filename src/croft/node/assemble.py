@@ -29,6 +29,7 @@ from croft.overlay.passport import Lends, Own
 from croft.overlay.path_messages import MEASURE_PURPOSE
 from croft.overlay.paths import Paths
 from croft.overlay.service import Overlay
+from croft.overlay.shaping import Shaping
 from croft.overlay.tunnel import Tunnels
 from croft.overlay.tunnel_host import TunnelHost
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
@@ -56,7 +57,8 @@ class Plan:
     """What one peer is to be.
 
     `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
-    keeps the certificate by which this machine is a device of another twin from the next start on.
+    keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_day`
+    counts from local midnight.
     """
 
     own: Own
@@ -69,6 +71,7 @@ class Plan:
     disk_bytes: int
     machine_load: Callable[[], tuple[float, float]]
     adopt: Callable[[bytes], None]
+    minute_of_day: Callable[[], int]
     relay_port: int = 0
     labels: tuple[str, ...] = ()
 
@@ -88,6 +91,7 @@ class Parts:
     tunnels: Tunnels
     address_book: AddressBook
     devices: Devices
+    shaping: Shaping
     paths: Paths
     relaying: Relaying
     measurements: Measurements
@@ -98,6 +102,7 @@ class Parts:
         await self.overlay.load()
         await self.admissions.load()
         await self.tunnel_host.load()
+        await self.shaping.load()
         await self.relaying.load()
 
     async def serve(self) -> None:
@@ -108,6 +113,7 @@ class Parts:
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
                 ("tunnels", self.tunnel_host.serve),
+                ("limits", self.shaping.serve),
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
             ):
@@ -157,18 +163,13 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
     )
     admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
-    measurements = Measurements()
-    overlay.links.on_stream(MEASURE_PURPOSE, measurements.serve)
-    overlay.links.accept_other = admissions.accept
-    overlay.links.on_stream(TASKS_PURPOSE, lender.serve_tasks)
-    overlay.links.on_stream(COMMAND_PURPOSE, lender.serve_command, lasts=True)
     jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
+    shaping = Shaping(ports.database, plan.minute_of_day)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
-    overlay.links.on_stream(TUNNEL_PURPOSE, tunnel_host.serve_tunnel, lasts=True)
     tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
     address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
-    return Parts(
+    parts = Parts(
         plan,
         ports,
         health,
@@ -180,7 +181,21 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         tunnels,
         address_book,
         devices,
+        shaping,
         paths,
         relaying,
-        measurements,
+        Measurements(),
     )
+    _answer_others(parts)
+    return parts
+
+
+def _answer_others(parts: Parts) -> None:
+    """Says who serves what other peers ask for."""
+    links = parts.overlay.links
+    links.accept_other = parts.admissions.accept
+    links.shape = parts.shaping.shape
+    links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
+    links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
+    links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)

@@ -28,7 +28,7 @@ from croft.adapters.machine_load import MachineLoad
 from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.sqlite_database import SqliteDatabase
-from croft.adapters.system import SystemClock, SystemEntropy
+from croft.adapters.system import SystemClock, SystemEntropy, minute_of_day
 from croft.control.app import create_app
 from croft.control.config import Config, load
 from croft.control.home import Home
@@ -167,6 +167,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         labels=config["labels"],
         machine_load=lambda: (load_of_machine.cpu(), load_of_machine.disk()),
         adopt=lambda certificate: adopt(home, certificate),
+        minute_of_day=minute_of_day,
         relay_port=config["relay.port"],
     )
 

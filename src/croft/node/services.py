@@ -12,6 +12,8 @@ from croft.control.tunnels import OnProblem
 from croft.errors import NotFound, Usage
 from croft.model.ids import PeerId, TwinId
 from croft.overlay.exposure import Exposure, Grantee, GranteeKind, TunnelProtocol, default_name
+from croft.overlay.pacing import Direction, Limit, parse_hours, show_hours
+from croft.overlay.shaping import PURPOSES
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
@@ -99,6 +101,44 @@ class ServiceDesk:
                 return overlay.name_of(PeerId(grantee.id))
             case GranteeKind.TWIN:
                 return self._parts.plan.contacts.get(TwinId(grantee.id)).petname or grantee.id[:10]
+
+    # --- limits ------------------------------------------------------------------------------------------------------
+
+    async def set_limit(self, wanted: schema.LimitWanted) -> schema.Limit:
+        """One more limit. Raises Usage, NotFound, Busy."""
+        if wanted.purpose == "relay":
+            raise Usage("relaying has limits of its own", remedy="Set them where you offer it: croft offer relay RATE")
+        if wanted.purpose not in ("", *PURPOSES.values()):
+            raise Usage(f"`{wanted.purpose}` is no purpose", remedy="The purposes are tasks and tunnel.")
+        if wanted.direction not in ("", *Direction):
+            raise Usage(f"`{wanted.direction}` is no direction", remedy="The directions are up and down.")
+        limit = Limit(
+            number=0,
+            rate=wanted.rate,
+            peer=self._find(wanted.peer) if wanted.peer else None,
+            purpose=wanted.purpose or None,
+            direction=Direction(wanted.direction) if wanted.direction else None,
+            hours=parse_hours(wanted.hours) if wanted.hours else None,
+        )
+        return self._limit(await self._parts.shaping.add(limit))
+
+    def limits(self) -> list[schema.Limit]:
+        """All limits, in the order in which they were set."""
+        return [self._limit(limit) for limit in self._parts.shaping.limits()]
+
+    async def remove_limit(self, number: int) -> schema.Limit:
+        """Removes a limit. Raises NotFound."""
+        return self._limit(await self._parts.shaping.remove(number))
+
+    def _limit(self, limit: Limit) -> schema.Limit:
+        return schema.Limit(
+            number=limit.number,
+            rate=limit.rate,
+            peer=self._parts.overlay.name_of(limit.peer) if limit.peer else "",
+            purpose=limit.purpose or "",
+            direction=limit.direction.value if limit.direction else "",
+            hours=show_hours(limit.hours) if limit.hours else "",
+        )
 
     # --- reaching ----------------------------------------------------------------------------------------------------
 

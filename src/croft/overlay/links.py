@@ -92,13 +92,15 @@ class _Ways:
 class Links:
     """All live links. `serve` runs them; register handlers before.
 
-    `accept_other` takes connections of other protocols than that of members.
+    `accept_other` takes connections of other protocols than that of members; `shape` holds streams to limits, given the
+    peer, the purpose, and whether this side opened it.
     """
 
     def __init__(self, transport: Transport, passport: Passport) -> None:
         self._transport = transport
         self._passport = passport
         self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
+        self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
         self._links: dict[PeerId, Link] = {}
         self._dialling: dict[PeerId, tuple[asyncio.Task[Link | CroftError], _Ways]] = {}
         self._calls: dict[str, CallHandler] = {CALL_ALIVE: _alive}
@@ -196,12 +198,12 @@ class Links:
         link.used()
         try:
             if again is not None and purpose in self._lasting_purposes:
-                return await self._lasting.open(link, purpose, again)
+                return self.shape(await self._lasting.open(link, purpose, again), peer, purpose, True)
             stream = await link.connection.open_stream()
             await send_alone(stream, StreamHeader(purpose))
         except ConnectionLost as lost:
             raise Unreachable(f"the link to {link.greeted.name} ended: {lost}") from None
-        return stream
+        return self.shape(stream, peer, purpose, True)
 
     def _open_own_stream(self, purpose: str) -> Stream:
         """A stream to this very peer: its own handlers serve it like anybody's."""
@@ -408,9 +410,9 @@ class Links:
             header, handler = await self._purpose(link, stream)
             if handler is not None and header.lasting and header.purpose in self._lasting_purposes:
                 is_kept = True
-                self._lasting.accept(link, header, stream, handler)
+                self._lasting.accept(link, header, stream, self._shaped(handler, header.purpose))
             elif handler is not None:
-                await handler(link.greeted, stream)
+                await self._shaped(handler, header.purpose)(link.greeted, stream)
             link.used()
         except (ConnectionLost, TimeoutError):
             pass
@@ -420,6 +422,9 @@ class Links:
             link.streams_served -= 1
             if not is_kept:
                 stream.abort()
+
+    def _shaped(self, handler: StreamHandler, purpose: str) -> StreamHandler:
+        return lambda greeted, stream: handler(greeted, self.shape(stream, greeted.peer, purpose, False))
 
     async def _purpose(self, link: Link, stream: Stream) -> tuple[StreamHeader, StreamHandler | None]:
         """What the stream says it is for, and who serves that. Raises ConnectionLost, PeerMisbehaved."""

@@ -83,6 +83,10 @@ class Machine:
             return open_certificate(self.certificate, step="own certificate").twin
         return TwinId(self.twin_key.public)
 
+    def minute_of_day(self) -> int:
+        """By its own clock."""
+        return int(self.clock.now() // 60) % 1_440
+
     def adopt(self, certificate: bytes) -> None:
         """From the next start on, this is a device of the twin that signed."""
         self.certificate = certificate
@@ -161,6 +165,7 @@ class World:
             disk_bytes=DISK_BYTES,
             machine_load=lambda: (0.0, 0.0),
             adopt=machine.adopt,
+            minute_of_day=machine.minute_of_day,
         )
         ports = Ports(
             transport,

@@ -1,0 +1,78 @@
+"""Functions that carry how they are to run on the peers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, ParamSpec, TypeVar
+
+from croft.control.quantities import duration_s, size_bytes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """Where and within which limits a function is to run; what is empty or 0 is left to the peers.
+
+    Attributes:
+        on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
+    """
+
+    on: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    time_s: float = 0.0
+
+    @staticmethod
+    def of(
+        function: Callable[..., R] | None,
+        on: Sequence[str],
+        avoid: Sequence[str],
+        memory: str | int,
+        time: str | float,
+    ) -> Wants:
+        """What is wanted of a function: by the call, else by its own decorator. Raises Usage."""
+        own = function.wants if isinstance(function, Task) else Wants()
+        return Wants(
+            _names(on) or own.on,
+            _names(avoid) or own.avoid,
+            size_bytes(memory) or own.memory_bytes,
+            duration_s(time) or own.time_s,
+        )
+
+
+class Task(Generic[P, R]):
+    """A function with wants, made by `croft.task`. Called directly, it runs here like any function."""
+
+    def __init__(self, function: Callable[P, R], wants: Wants) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.wants = wants
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the function in this program."""
+        return self.function(*args, **kwargs)
+
+
+def task(
+    *, on: Sequence[str] = (), avoid: Sequence[str] = (), memory: str | int = 0, time: str | float = 0
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Decorates a function with how it is to run whenever it is given to a grid. Arguments as for `Grid.map`.
+
+    Raises:
+        Usage: a size or a time that is none.
+    """
+    wants = Wants(_names(on), _names(avoid), size_bytes(memory), duration_s(time))
+    return lambda function: Task(function, wants)
+
+
+def plain(function: Callable[..., R]) -> Callable[..., R]:
+    """The function itself, without its wants: what travels."""
+    return function.function if isinstance(function, Task) else function
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
