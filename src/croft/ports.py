@@ -231,7 +231,11 @@ class RelayHost(Protocol):
 
 
 class Discovery(Protocol):
-    """Finds, on this LAN, whoever has an invitation with a spoken code open. Proves nothing: the code does."""
+    """Says things to everybody on this LAN, and hears what they say. Proves nothing.
+
+    Two things are said: that an invitation with a spoken code is open, in clear; and beacons, of which only members
+    understand anything.
+    """
 
     async def publish(self, nameplate: int, peer: PeerId, addresses: Sequence[str]) -> None:
         """Announces an invitation's number until it is withdrawn. Raises Failed if this network cannot carry it."""
@@ -243,6 +247,14 @@ class Discovery(Protocol):
 
     async def find(self, nameplate: int, timeout_s: float) -> Sequence[tuple[PeerId, Sequence[str]]]:
         """Who announces that number: peers and their addresses, a bounded number of them; empty if nobody does."""
+        ...
+
+    async def announce(self, beacons: Sequence[tuple[str, bytes]]) -> None:
+        """Shows these beacons, each a name and some bytes, in the place of those shown before. Raises Failed."""
+        ...
+
+    async def hear(self, is_wanted: Callable[[str], bool]) -> tuple[str, bytes]:
+        """The next beacon whose name is wanted, own ones too; others cost nothing but the question. Raises Failed."""
         ...
 
     async def close(self) -> None:

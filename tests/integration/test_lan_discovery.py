@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from croft.adapters.lan_discovery import LanDiscovery, is_socket_address
+from croft.ports import Discovery
+from croft.sim.discovery import SimulatedDiscovery, SimulatedLan
 from support.joining import ALICE, BOB
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -104,3 +109,47 @@ def test_what_is_no_address_is_not_passed_on() -> None:
     bad = ["", "example.org:80", "192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:²", "a b:1"]
 
     assert [text for text in good + bad if is_socket_address(text)] == good
+
+
+# --- beacons: the real network and the simulated one pass the same tests ----------------------------------------------
+
+
+def discoveries(kind: str) -> list[Discovery]:
+    lan = SimulatedLan()
+    return [LanDiscovery() if kind == "real" else SimulatedDiscovery(SimulatedLan(), lan) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["real", "simulated"])
+def test_beacons_are_heard_whole_and_only_those_wanted(kind: str) -> None:
+    async def scenario() -> None:
+        one, two = discoveries(kind)
+        wanted, other = secrets.token_hex(16), secrets.token_hex(16)
+        sealed = secrets.token_bytes(540)
+        try:
+            async with asyncio.timeout(20):
+                await one.announce([(other, b"noise"), (wanted, sealed)])
+                assert await two.hear(lambda name: name == wanted) == (wanted, sealed)
+
+                later = secrets.token_hex(16)
+                hearing = asyncio.create_task(two.hear(lambda name: name == later))
+                await one.announce([(later, sealed[::-1])])
+                assert await hearing == (later, sealed[::-1])
+        finally:
+            await one.close()
+            await two.close()
+            await two.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_of_loopback_alone_shows_and_hears_nothing() -> None:
+    async def scenario() -> None:
+        quiet = LanDiscovery(shows_beacons=False)
+        await quiet.announce([(secrets.token_hex(16), b"sealed")])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await quiet.hear(lambda _: True)
+        assert quiet._network is None
+        await quiet.close()
+
+    asyncio.run(scenario())

@@ -345,6 +345,49 @@ def test_a_limit_holds_on_the_wire_for_all_peers_together_and_own_traffic_goes_f
     assert ada.api.limits() == []
 
 
+# --- B3: found on the local network ----------------------------------------------------------------------------------
+
+FOUND_S_MAX = 5.0
+
+
+def move(host: NamespaceHost, address: str) -> None:
+    """Gives a machine another address in the place of its own."""
+    host.run("ip", "address", "flush", "dev", "eth0", "scope", "global")
+    host.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+
+
+def test_members_find_each_other_on_a_lan_although_both_have_moved_and_a_stranger_reads_nothing(folder: Path) -> None:
+    """B3: two netns on one bridge, no default route, no address right: found <= 5 s; a stranger there reads nothing."""
+    with bridged(3) as lan:
+        ada, bob = peers.community(folder, ["ada-lovelace", "bob-beamon"], lan.hosts[:2])
+        eve = peers.make(folder, "eve", lan[2]).start()
+        told = [ada.api.status(), bob.api.status()]
+        ada.stop()
+        bob.stop()
+        for number, host in enumerate(lan.hosts[:2], 1):
+            move(host, f"10.98.7.{number}")
+        with lan.capture(lan[2]) as seen:
+            ada.start()
+            bob.start()
+            began = time.monotonic()
+            peers.await_links([ada, bob])
+            took_s = time.monotonic() - began
+            time.sleep(1.0)
+        known_to_eve = eve.api.peers()
+
+    assert took_s < FOUND_S_MAX
+    assert "on the local network" in ada.log() + bob.log()
+    assert b"_croft" in seen, "what is said to everybody was captured"
+    secrets_of_both = [
+        word
+        for status in told
+        for word in (status.name, status.peer, status.twin, status.communities[0].community, status.communities[0].name)
+    ]
+    assert [word for word in secrets_of_both if word.encode() in seen] == []
+    assert [word for word in secrets_of_both if len(word) == 64 and bytes.fromhex(word) in seen] == []
+    assert [peer.name for peer in known_to_eve] == ["eve"]
+
+
 def digest(data: bytes | None) -> str:
     assert data is not None
     return hashlib.sha256(data).hexdigest()

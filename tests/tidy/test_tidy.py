@@ -31,6 +31,7 @@ CORES = [
     "overlay/doorkeeper.py",
     "overlay/exposure.py",
     "overlay/pacing.py",
+    "overlay/lan_beacon.py",
     "overlay/socks.py",
     "overlay/address_observation.py",
     "overlay/relay.py",

@@ -66,6 +66,12 @@ def _grade(text: str) -> Grade:
     return Grade(text.upper())
 
 
+def _on_or_off(text: str) -> str:
+    if text not in ("on", "off"):
+        raise Usage(f"`{text}` is neither on nor off")
+    return text
+
+
 def _level(text: str) -> str:
     if text not in ("debug", "info", "warning", "error"):
         raise Usage(f"`{text}` is not a log level", remedy="Write debug, info, warning or error.")
@@ -91,6 +97,7 @@ KEYS: Mapping[str, Key] = {
         _port,
         "The TCP port of the relay that this peer offers; 0 picks a free one at the first start and keeps it.",
     ),
+    "lan": Key("on", _on_or_off, "Whether members on the same local network find each other by themselves: on or off."),
     "lend.cpus": Key("half", _cpus, "Processors lent to members: a number, `half` or `all`; 0 lends none."),
     "lend.memory": Key("half", _memory, "Memory that the work of others may use in all."),
     "lend.disk": Key("10G", size_bytes, "Disk that the work of others may use in all."),

@@ -23,6 +23,7 @@ from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
 from croft.overlay.contacts import ContactBook
 from croft.overlay.devices import Devices
+from croft.overlay.lan import LanPresence
 from croft.overlay.measurement import Measurements
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
@@ -95,6 +96,7 @@ class Parts:
     paths: Paths
     relaying: Relaying
     measurements: Measurements
+    lan: LanPresence
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -116,6 +118,7 @@ class Parts:
                 ("limits", self.shaping.serve),
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
+                ("lan", self.lan.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -185,6 +188,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         paths,
         relaying,
         Measurements(),
+        LanPresence(overlay, ports.discovery, ports.entropy),
     )
     _answer_others(parts)
     return parts

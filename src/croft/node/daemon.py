@@ -27,6 +27,7 @@ from croft.adapters.local_services import LoopbackServices
 from croft.adapters.machine_load import MachineLoad
 from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
+from croft.adapters.socket_addresses import SocketAddress
 from croft.adapters.sqlite_database import SqliteDatabase
 from croft.adapters.system import SystemClock, SystemEntropy, minute_of_day
 from croft.control.app import create_app
@@ -90,7 +91,14 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
         sandbox = await asyncio.to_thread(best_sandbox, allows_unconfined=_allows_unconfined(config))
         relays = RelayProcesses(config["bind"])
         ports = Ports(
-            transport, SystemClock(), SystemEntropy(), database, sandbox, LanDiscovery(), LoopbackServices(), relays
+            transport,
+            SystemClock(),
+            SystemEntropy(),
+            database,
+            sandbox,
+            LanDiscovery(shows_beacons=_is_on_a_network(config)),
+            LoopbackServices(),
+            relays,
         )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
@@ -170,6 +178,12 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         minute_of_day=minute_of_day,
         relay_port=config["relay.port"],
     )
+
+
+def _is_on_a_network(config: Config) -> bool:
+    """Whether others on the local network are to find this peer, and it them."""
+    address = SocketAddress.parse(f"{config['bind']}:0")
+    return config["lan"] == "on" and not (address is not None and address.host.is_loopback)
 
 
 def _allows_unconfined(config: Config) -> bool:

@@ -190,6 +190,12 @@ class Overlay:
             self.liveness.unreachable(peer)
             raise
 
+    async def link_at(self, peer: PeerId, addresses: Sequence[str]) -> Link:
+        """The link to a peer that was found at these addresses. Raises Unreachable, Refused."""
+        if (twin := self.twin_of(peer)) is not None:
+            self.door.seek(peer, twin, self.name_of(peer))
+        return await self.links.ensure(peer, addresses)
+
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
         """A stream to a member's handler, over a link that is made if there is none. Raises Unreachable."""
         is_fresh = peer == self.own.peer

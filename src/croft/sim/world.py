@@ -25,7 +25,7 @@ from croft.overlay.messages import PROTOCOL
 from croft.overlay.neighbours import NEIGHBOURS_MAX, NEIGHBOURS_WANTED
 from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
-from croft.sim.discovery import SimulatedDiscovery
+from croft.sim.discovery import SimulatedDiscovery, SimulatedLan
 from croft.sim.jobs import SimulatedJob
 from croft.sim.local_services import SimulatedServices
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
@@ -55,7 +55,10 @@ class Run:
 
 @dataclass
 class Machine:
-    """A computer of the world: what outlives its peer. `run` is None while the peer is down."""
+    """A computer of the world: what outlives its peer. `run` is None while the peer is down.
+
+    `lan`: which local network it is on; empty for one of its own.
+    """
 
     name: str
     host: str
@@ -70,6 +73,7 @@ class Machine:
     relays: SimulatedRelayHost | None = None
     chain: tuple[bytes, ...] = ()
     certificate: bytes | None = None
+    lan: str = ""
     starts: int = 0
     run: Run | None = None
 
@@ -117,7 +121,8 @@ class World:
         self.community = CommunityId("")
         self.errors: list[str] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._board: dict[tuple[int, PeerId], Sequence[str]] = {}
+        self.lans: dict[str, SimulatedLan] = {}
+        self._board = SimulatedLan()
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -173,7 +178,7 @@ class World:
             entropy,
             machine.disk.open_database(),
             machine.sandbox,
-            SimulatedDiscovery(self._board),
+            SimulatedDiscovery(self._board, self.lans.setdefault(machine.lan or machine.name, SimulatedLan())),
             machine.local,
             machine.relays_of(self.network),
         )
