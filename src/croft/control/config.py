@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from croft.control.home import Home
-from croft.control.quantities import size_bytes
+from croft.control.quantities import hours_of_day, size_bytes
 from croft.errors import Usage
-from croft.model.hours import Hours, parse_hours
+from croft.model.hours import Hours
 from croft.model.isolation import Grade
 
 CPUS_MAX = 4096
@@ -74,7 +74,7 @@ def _on_or_off(text: str) -> str:
 
 
 def _hours(text: str) -> Hours | None:
-    return parse_hours(text) if text else None
+    return hours_of_day(text) if text else None
 
 
 def _level(text: str) -> str:

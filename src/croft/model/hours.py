@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from croft.errors import Usage
-
 MINUTES_PER_DAY = 1_440
 
 
@@ -23,11 +21,11 @@ class Hours:
 
 
 def parse_hours(text: str) -> Hours:
-    """The hours of "08-18" or "22:30-06:00". Raises Usage."""
+    """The hours of "08-18" or "22:30-06:00". Raises ValueError."""
     start, dash, end = text.partition("-")
     minutes = [_minute(start), _minute(end)]
     if not dash or minutes[0] is None or minutes[1] is None or minutes[0] == minutes[1]:
-        raise Usage(f"{text!r} are no hours of the day", remedy="Write them like `08-18` or `22:30-06:00`.")
+        raise ValueError(f"{text!r} are no hours of the day")
     return Hours(minutes[0], minutes[1])
 
 
