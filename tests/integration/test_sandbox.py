@@ -165,6 +165,40 @@ def test_usage_counts_processor_time_and_memory(sandbox: ProcessSandbox, tmp_pat
     asyncio.run(run())
 
 
+def test_the_owners_own_work_comes_first_and_what_it_leaves_is_lent(sandbox: ProcessSandbox, tmp_path: Path) -> None:
+    """H8: while the owner keeps every processor busy, a box gets under a tenth; before and after, what is free."""
+
+    def burn(until: float) -> None:
+        while time.time() < until:
+            sum(range(1000))
+
+    async def used_share(peer: Peer, seconds: float) -> float:
+        before, began = peer.box.usage().cpu_s, time.monotonic()
+        await asyncio.sleep(seconds)
+        return (peer.box.usage().cpu_s - before) / (time.monotonic() - began) / (os.cpu_count() or 1)
+
+    async def run() -> None:
+        async with open_peer(sandbox, tmp_path) as peer:
+            burning = asyncio.create_task(peer.run(burn, [arguments(time.time() + 600)]))
+            while await used_share(peer, 0.5) == 0:
+                continue
+            own = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+            try:
+                await asyncio.sleep(0.5)
+                under_load = await used_share(peer, 3.0)
+            finally:
+                for process in own:
+                    process.kill()
+                    process.wait()
+            assert under_load < 0.1
+            while await used_share(peer, 1.0) < 2 * under_load + 0.01:
+                continue
+            await peer.box.close()
+            await burning
+
+    asyncio.run(run())
+
+
 def test_after_close_nothing_of_the_box_lives(sandbox: ProcessSandbox, tmp_path: Path) -> None:
     marker = f"31{os.getpid()}.{time.monotonic_ns() % 10**9}"
 

@@ -15,6 +15,7 @@ import resource
 import select
 import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 if __name__ == "__main__":
@@ -27,6 +28,7 @@ from croft.adapters.seccomp import install_filter
 
 CANNOT_START_CODE = 125
 SIGNAL_CODE_BASE = 128
+YIELD_TRIES_MAX, YIELD_PAUSE_S = 5, 0.03
 
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_SET_CHILD_SUBREAPER, _PR_CAP_AMBIENT = 1, 8, 36, 47
 _CAP_AMBIENT_RAISE = 2
@@ -45,7 +47,7 @@ are closed to that user; read_only, writable: paths, or both None for no Landloc
 
 def confine(plan: Plan) -> None:
     """Gives up, for ever, what the plan says. Raises OSError."""
-    os.setsid()
+    os.setpgid(0, 0)
     for path in plan["join"]:
         descriptor = os.open(path, os.O_WRONLY)
         os.write(descriptor, b"0")
@@ -64,6 +66,23 @@ def confine(plan: Plan) -> None:
         restrict_paths(plan["read_only"], plan["writable"])
     if plan["filter"]:
         install_filter(bytes.fromhex(plan["filter"]))
+
+
+def yield_session(niceness: int) -> None:
+    """Lets everything else on the machine go before this session, as far as a process without rights can.
+
+    Where the kernel divides processors between sessions (sched(7), autogroup), a nice value counts only within one
+    session, and the session has one of its own. It can be set a few times a second on the whole machine.
+    """
+    for _ in range(YIELD_TRIES_MAX):
+        try:
+            with open("/proc/self/autogroup", "w", encoding="ascii") as autogroup:
+                autogroup.write(str(niceness))
+            return
+        except BlockingIOError:
+            time.sleep(YIELD_PAUSE_S)
+        except OSError:
+            return
 
 
 def _become(user: int, reads_hidden: bool) -> None:
@@ -144,6 +163,7 @@ def main() -> int:
     """Runs the plan; returns the program's exit code, or 128 and the signal that killed it."""
     with os.fdopen(int(sys.argv[1])) as file:
         plan: Plan = json.load(file)
+    yield_session(plan["niceness"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     program = os.fork()

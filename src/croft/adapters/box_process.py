@@ -42,7 +42,7 @@ LAUNCH_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"
 BOX_FOLDER_PREFIX = "croft-box-"
 OPEN_FILES_MAX = 1024
 LOCKED_MEMORY_BYTES_MAX = 64 << 10
-NICENESS = 10
+NICENESS = 19
 
 
 @dataclass(slots=True)
@@ -173,6 +173,7 @@ class ProcessSandbox(abc.ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=error_end,
                 stderr=error_end,
+                start_new_session=True,
             )
             launch.watch = self._watchdog.watch(self._watch(spec, launch))
         except (OSError, ValueError, subprocess.SubprocessError) as error:

@@ -29,6 +29,7 @@ Environment=CROFT_HOME={home.state}
 Restart=always
 RestartSec=2
 Delegate=yes
+CPUWeight=20
 KillMode=mixed
 TimeoutStopSec=15
 

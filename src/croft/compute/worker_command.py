@@ -62,7 +62,7 @@ class Commands:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**os.environ, **message.environment},
-                start_new_session=True,
+                process_group=0,
                 preexec_fn=_become_command,  # safe: this process has one thread
             )
         except (OSError, ValueError, IndexError) as error:

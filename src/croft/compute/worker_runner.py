@@ -164,8 +164,10 @@ class Runner:
         self._size_kib = 0
 
     def prepare(self, keep: Iterable[int]) -> None:
-        """Makes the fresh fork a process of its own: session, streams, no descriptors but `keep`."""
-        os.setsid()
+        """Makes the fresh fork a process of its own: group, streams, no descriptors but `keep`."""
+        # A group of its own, but the worker's session: a new one would count as one more user of the machine, see
+        # `yield_to_owner`.
+        os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         become_subreaper()
         set_dumpable(True)
