@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from croft.errors import Busy, NotFound, Usage
+from croft.model.hours import Hours, parse_hours, show_hours
 from croft.model.ids import PeerId
 from croft.overlay.pacing import (
     LIMITS_MAX,
     OVERHEAD,
     Direction,
     Flow,
-    Hours,
     Limit,
     Pacer,
     Pass,
@@ -22,8 +22,6 @@ from croft.overlay.pacing import (
     Wake,
     Wanted,
     Withdrawn,
-    parse_hours,
-    show_hours,
 )
 
 ADA, BOB, CYD = (PeerId(name) for name in ("ada", "bob", "cyd"))

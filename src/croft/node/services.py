@@ -10,9 +10,10 @@ from croft.control import schema
 from croft.control.naming import find_peer
 from croft.control.tunnels import OnProblem
 from croft.errors import NotFound, Usage
+from croft.model.hours import parse_hours, show_hours
 from croft.model.ids import PeerId, TwinId
 from croft.overlay.exposure import Exposure, Grantee, GranteeKind, TunnelProtocol, default_name
-from croft.overlay.pacing import Direction, Limit, parse_hours, show_hours
+from croft.overlay.pacing import Direction, Limit
 from croft.overlay.shaping import PURPOSES
 
 if TYPE_CHECKING:
