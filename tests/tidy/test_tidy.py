@@ -43,6 +43,7 @@ CORES = [
     "compute/splitter.py",
     "compute/lenders.py",
     "compute/admission.py",
+    "compute/lending_time.py",
     "wire/frames.py",
     "adapters/arrivals.py",
 ]

@@ -41,7 +41,7 @@ def with_neighbours(count: int) -> Neighbours:
     made = Neighbours(SELF, Random(1))
     for peer in peers(count):
         made.handle(LinkUp(peer, 0.0))
-        made.handle(Said(peer, Word.ASK, 0.0))
+        made.handle(Said(peer, Word.ASK))
     assert len(made.neighbours()) == count
     return made
 
@@ -69,50 +69,48 @@ def test_a_link_that_was_wanted_is_asked_to_be_a_neighbourhood_and_another_one_i
     made, others = Neighbours(SELF, Random(1)), peers(2)
     look(made, others[:1])
 
-    assert made.handle(LinkUp(others[0], 0.0)) == [Say(others[0], Word.ASK_URGENTLY)]
-    made.handle(Said(others[0], Word.ACCEPT, 0.0))
+    assert made.handle(LinkUp(others[0], 0.0)) == [Say(others[0], Word.ASK)]
+    made.handle(Said(others[0], Word.ACCEPT))
     assert made.handle(LinkUp(others[1], 0.0)) == []
     assert made.neighbours() == [others[0]]
 
 
-def test_whoever_is_full_refuses_unless_the_other_has_nobody() -> None:
-    made = with_neighbours(NEIGHBOURS_MAX)
-    late, lonely = PeerId("late"), PeerId("lonely")
-    for peer in (late, lonely):
-        made.handle(LinkUp(peer, 0.0))
+def test_whoever_is_full_parts_with_one_that_came_by_itself_for_one_that_has_too_few() -> None:
+    made, others = Neighbours(SELF, Random(1)), peers(40)
+    look(made, others)
+    sought = [peer for peer in others if made.handle(LinkUp(peer, 0.0))]
+    for peer in others:
+        made.handle(Said(peer, Word.ACCEPT if peer in sought else Word.ASK))
 
-    assert made.handle(Said(late, Word.ASK, 0.0)) == [Say(late, Word.REFUSE)]
-    leave, accept = made.handle(Said(lonely, Word.ASK_URGENTLY, 0.0))
-    assert isinstance(leave, Say) and leave.word is Word.LEAVE and not made.is_neighbour(leave.peer)
-    assert accept == Say(lonely, Word.ACCEPT)
     assert len(made.neighbours()) == NEIGHBOURS_MAX
+    assert sought and all(made.is_neighbour(peer) for peer in sought), "the crowd does not displace who was chosen"
 
 
-def test_a_refusal_is_respected_for_a_while() -> None:
-    made, others = with_neighbours(3), peers(NEIGHBOURS_MAX + 1)
-    for peer in others[3:]:
-        made.handle(LinkUp(peer, 0.0))
-        made.handle(Said(peer, Word.REFUSE, 0.0))
+def test_who_came_last_of_a_full_house_is_told() -> None:
+    made, late = with_neighbours(NEIGHBOURS_MAX), PeerId("late")
+    made.handle(LinkUp(late, 0.0))
 
-    assert look(made, others, 1.0) == []
-    assert len(look(made, others, 100.0)) > 0
+    leave, accept = made.handle(Said(late, Word.ASK))
+
+    assert isinstance(leave, Say) and leave.word is Word.LEAVE and not made.is_neighbour(leave.peer)
+    assert accept == Say(late, Word.ACCEPT)
 
 
 def test_an_unasked_acceptance_is_declined_and_an_unanswered_question_asked_again() -> None:
     made, [peer] = Neighbours(SELF, Random(1)), peers(1)
     made.handle(LinkUp(peer, 0.0))
 
-    assert made.handle(Said(peer, Word.ACCEPT, 0.0)) == [Say(peer, Word.LEAVE)]
-    assert look(made, [peer], 0.0) == [Say(peer, Word.ASK_URGENTLY)]
+    assert made.handle(Said(peer, Word.ACCEPT)) == [Say(peer, Word.LEAVE)]
+    assert look(made, [peer], 0.0) == [Say(peer, Word.ASK)]
     assert look(made, [peer], ANSWER_S_MAX - 1) == []
-    assert look(made, [peer], ANSWER_S_MAX + 1) == [Say(peer, Word.ASK_URGENTLY)]
+    assert look(made, [peer], ANSWER_S_MAX + 1) == [Say(peer, Word.ASK)]
 
 
 def test_a_neighbour_that_started_anew_is_asked_anew() -> None:
     made = with_neighbours(2)
 
     assert made.handle(LinkUp(PeerId("p0"), 5.0)) == [Say(PeerId("p0"), Word.ASK)]
-    made.handle(Said(PeerId("p0"), Word.ACCEPT, 5.0))
+    made.handle(Said(PeerId("p0"), Word.ACCEPT))
     assert made.is_neighbour(PeerId("p0"))
 
 
@@ -120,7 +118,7 @@ def test_a_neighbour_whose_link_ends_or_who_leaves_is_replaced() -> None:
     made, others = with_neighbours(NEIGHBOURS_WANTED), peers(40)
     assert look(made, others, 1.0) == []
     made.handle(LinkDown(others[0], 1.0))
-    made.handle(Said(others[1], Word.LEAVE, 1.0))
+    made.handle(Said(others[1], Word.LEAVE))
 
     assert len(look(made, others, 2.0)) == 2
 

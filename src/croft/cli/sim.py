@@ -14,11 +14,14 @@ from croft.cli.output import say
 from croft.errors import Failed
 
 PROGRAM = "croft.sim.drill"
+OVERLAY_PROGRAM = "croft.sim.overlay_report"
 PEERS_MAX = 50
+VIRTUAL_PEERS_MIN, VIRTUAL_PEERS_MAX = 20, 200_000
 MINUTES_MAX = 1_440
 
 
-@click.command()
+@click.group(invoke_without_command=True)
+@click.pass_context
 @click.option("--peers", type=click.IntRange(2, PEERS_MAX), default=5, show_default=True, help="How many peers.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same run.")
 @click.option(
@@ -28,16 +31,43 @@ MINUTES_MAX = 1_440
     show_default=True,
     help="Virtual minutes of faults; they take seconds.",
 )
-def sim(peers: int, seed: int, minutes: float) -> None:
+def sim(context: click.Context, peers: int, seed: int, minutes: float) -> None:
     """Rehearse faults: simulated peers crash, are cut off and come back while they work on a job.
 
     Whole peers run in one process on virtual time. After the faults they must find each other again, and every task
     of the job must have been recorded exactly once.
     """
+    if context.invoked_subcommand is not None:
+        return
     say(f"Simulating {peers} peers for {minutes:g} minutes of faults, seed {seed}.")
     command = [sys.executable, "-m", PROGRAM, str(peers), str(seed), f"{minutes:g}"]
     if subprocess.run(command, check=False).returncode:
         raise Failed(
             "the simulation found a fault; it is described above",
             remedy=f"To repeat it: croft sim --peers {peers} --seed {seed} --minutes {minutes:g}",
+        )
+
+
+@sim.command()
+@click.option(
+    "--peers",
+    type=click.IntRange(VIRTUAL_PEERS_MIN, VIRTUAL_PEERS_MAX),
+    default=1_000,
+    show_default=True,
+    help="How many virtual peers.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same figures.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def overlay(peers: int, seed: int, as_json: bool) -> None:
+    """Measure membership, failure detection, gossip and lookups among thousands of virtual peers.
+
+    They consist of the overlay's decisions alone, on virtual time. The report says how fast news and deaths get around,
+    what an idle peer sends, who is held for dead wrongly, and how lookups fare when many die at once.
+    """
+    say(f"Simulating the overlay of {peers:,} peers, seed {seed}.")
+    command = [sys.executable, "-m", OVERLAY_PROGRAM, str(peers), str(seed), *(["--json"] if as_json else [])]
+    if subprocess.run(command, check=False).returncode:
+        raise Failed(
+            "the simulation found a fault; it is described above",
+            remedy=f"To repeat it: croft sim overlay --peers {peers} --seed {seed}",
         )

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 HELPERS = 3
 """How many others are asked whether they reach a peer."""
-PROBE_S = 2.0
+PROBE_S = 1.5
 SUSPICION_S = 3.0
 """How long a suspected peer has to object; its objection needs to get around twice."""
 SUSPICIONS_PER_TICK_MAX = 256

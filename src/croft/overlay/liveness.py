@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 NOTICE_SUSPICION = "suspicion"
 CALL_PROBE = "probe"
-PROBE_DEADLINE_S = 1.8
+PROBE_DEADLINE_S = 1.4
 PROBES_AT_ONCE_MAX = 16
 HEARD_LATELY_S = 5.0
 

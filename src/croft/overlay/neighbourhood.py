@@ -85,7 +85,7 @@ class Neighbourhood:
             link.is_resting = True
             link.close(CLOSE_NORMAL, "neither side needs the link")
             return
-        self._perform(self._core.handle(core.Said(link.peer, word, self._clock.now())))
+        self._perform(self._core.handle(core.Said(link.peer, word)))
 
     def _say(self, peer: PeerId, word: Word) -> None:
         if link := self._links.get(peer):

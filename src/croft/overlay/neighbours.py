@@ -1,8 +1,9 @@
 """Decides to whom to keep links: to everybody while they are few, to a bounded random choice of them above that.
 
-The choice is the active view of HyParView (Leitão et al. 2007): both ends of a link agree to be neighbours; whoever has
-too few asks more, and one that has none is let in by whoever it asks. Its passive view is the list of members. Links
-that are no neighbourhood are made when needed, and closed once neither end needs them. Sans-IO.
+The choice is like the active view of HyParView (Leitão et al. 2007): both ends of a link agree to be neighbours;
+whoever has too few asks more, and is let in; whoever has too many then parts with one that came by itself, so that a
+crowd cannot displace those whom it chose. Its passive view is the list of members. Links that are no neighbourhood are
+made when needed, and closed once neither end needs them. Sans-IO.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ REDIAL_FIRST_S = 1.0
 REDIAL_MAX_S = 30.0
 HEAL_EVERY_S = 20.0
 """How often somebody who is held for dead is dialled all the same: the other half of a split may be back."""
-REFUSED_S = 60.0
 ANSWER_S_MAX = 5.0
 
 
@@ -32,11 +32,9 @@ class Word(enum.IntEnum):
     """What ends of a link say to each other about it."""
 
     ASK = 1
-    ASK_URGENTLY = 2
-    ACCEPT = 3
-    REFUSE = 4
-    LEAVE = 5
-    REST = 6
+    ACCEPT = 2
+    LEAVE = 3
+    REST = 4
     """The sender does not need this link at present."""
 
 
@@ -80,7 +78,6 @@ class Said:
 
     peer: PeerId
     word: Word
-    now: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ class Neighbours:
         self._linked: dict[PeerId, None] = {}
         self._active: dict[PeerId, None] = {}
         self._asked: dict[PeerId, float] = {}
-        self._refused: dict[PeerId, float] = {}
+        self._sought: dict[PeerId, None] = {}
         self._wanted: dict[PeerId, None] = {}
         self._redials: dict[PeerId, _Redial] = {}
         self._heal_at = HEAL_EVERY_S
@@ -157,7 +154,7 @@ class Neighbours:
                     table.pop(peer, None)
                 return self._ask(peer, now) if is_wanted else []
             case LinkDown(peer, now):
-                for table in (self._linked, self._active, self._asked):
+                for table in (self._linked, self._active, self._asked, self._sought):
                     table.pop(peer, None)
                 self._redials[peer] = _Redial(after=now)
                 return []
@@ -175,8 +172,8 @@ class Neighbours:
                     return [Dial(peer)] if peer not in self._linked else []
                 self._redials.pop(peer, None)
                 return []
-            case Said(peer, word, now):
-                return self._said(peer, word, now) if peer in self._linked else []
+            case Said(peer, word):
+                return self._said(peer, word) if peer in self._linked else []
             case Tick(members, dead, now):
                 return self._look(members, dead, now)
             case _:
@@ -186,53 +183,44 @@ class Neighbours:
 
     def _ask(self, peer: PeerId, now: float) -> list[Effect]:
         self._asked[peer] = now
-        return [Say(peer, Word.ASK if self._active else Word.ASK_URGENTLY)]
+        self._sought[peer] = None
+        return [Say(peer, Word.ASK)]
 
-    def _said(self, peer: PeerId, word: Word, now: float) -> Sequence[Effect]:
+    def _said(self, peer: PeerId, word: Word) -> Sequence[Effect]:
         match word:
-            case Word.ASK | Word.ASK_URGENTLY:
-                return self._answer(peer, is_urgent=word is Word.ASK_URGENTLY)
+            case Word.ASK:
+                return [*self._admit(peer), Say(peer, Word.ACCEPT)]
             case Word.ACCEPT:
-                was_asked = self._asked.pop(peer, None) is not None
-                is_full = len(self._active) >= NEIGHBOURS_MAX
-                if peer not in self._active and (is_full or not was_asked):
-                    return [Say(peer, Word.LEAVE)]
-                self._active[peer] = None
-                return []
-            case Word.REFUSE:
-                self._asked.pop(peer, None)
-                self._refused[peer] = now + REFUSED_S
-                return []
+                if peer in self._active:
+                    self._asked.pop(peer, None)
+                    return []
+                return self._admit(peer) if peer in self._asked else [Say(peer, Word.LEAVE)]
             case Word.LEAVE:
-                self._active.pop(peer, None)
-                self._asked.pop(peer, None)
+                for table in (self._active, self._asked, self._sought):
+                    table.pop(peer, None)
                 return []
             case Word.REST:
                 return []
             case _:
                 assert_never(word)
 
-    def _answer(self, peer: PeerId, *, is_urgent: bool) -> list[Effect]:
-        if peer in self._active:
-            return [Say(peer, Word.ACCEPT)]
-        effects: list[Effect] = []
-        if len(self._active) >= NEIGHBOURS_MAX:
-            if not is_urgent:
-                return [Say(peer, Word.REFUSE)]
-            [victim] = self._chance.sample(list(self._active), 1)
-            del self._active[victim]
-            effects.append(Say(victim, Word.LEAVE))
+    def _admit(self, peer: PeerId) -> list[Effect]:
         self._asked.pop(peer, None)
+        effects: list[Effect] = []
+        if peer not in self._active and len(self._active) >= NEIGHBOURS_MAX:
+            came = [other for other in self._active if other not in self._sought]
+            [victim] = self._chance.sample(came or list(self._active), 1)
+            del self._active[victim]
+            self._sought.pop(victim, None)
+            effects.append(Say(victim, Word.LEAVE))
         self._active[peer] = None
-        return [*effects, Say(peer, Word.ACCEPT)]
+        return effects
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def _look(
         self, members: Mapping[CommunityId, Sequence[PeerId]], dead: frozenset[PeerId], now: float
     ) -> Sequence[Effect]:
-        for peer in [peer for peer, until in self._refused.items() if until <= now]:
-            del self._refused[peer]
         for peer in [peer for peer, at in self._asked.items() if now - at > ANSWER_S_MAX]:
             del self._asked[peer]
         effects: list[Effect] = []
@@ -256,7 +244,7 @@ class Neighbours:
         return effects
 
     def _is_free(self, peer: PeerId, now: float) -> bool:
-        if peer in self._active or peer in self._asked or peer in self._refused or peer == self._own:
+        if peer in self._active or peer in self._asked or peer == self._own:
             return False
         redial = self._redials.get(peer)
         return redial is None or (not redial.is_under_way and redial.after <= now)

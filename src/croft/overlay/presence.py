@@ -17,8 +17,10 @@ from croft.overlay.records import CLOCK_AHEAD_S_MAX, Claim
 from croft.wire.envelope import open_signed, sign
 
 PRESENCE_KIND = "presence"
-LIFETIME_S = 3 * 3_600.0
+LIFETIME_S = 48 * 3_600.0
 RENEW_AFTER_S = 3_600.0
+RENEW_S_PER_MEMBER = 18.0
+RENEW_AFTER_S_MAX = 24 * 3_600.0
 STEP_CPU = 0.2
 STEP_DISK = 0.05
 PACE_S_MIN = 2.0
@@ -57,12 +59,17 @@ def open_presence(community: CommunityId, record: bytes) -> Claim:
     return Claim(peer, peer, said.sequence, expires_at, Present(peer, load))
 
 
+def renew_after_s(members: int) -> float:
+    """After how long a presence is said anew although nothing has changed."""
+    return min(max(RENEW_AFTER_S, RENEW_S_PER_MEMBER * members), RENEW_AFTER_S_MAX)
+
+
 class Pace:
     """When to say anew how busy this peer is."""
 
     def __init__(self) -> None:
         self._said: Load | None = None
-        self._said_at = -RENEW_AFTER_S
+        self._said_at = -RENEW_AFTER_S_MAX
         self._refutes = -1
 
     def refute(self, sequence: int) -> None:
@@ -78,7 +85,7 @@ class Pace:
         rounded = Load(load.slots_busy, round(load.cpu, 1), round(load.disk, 2))
         pace_s = min(max(PACE_S_MIN, PACE_S_PER_MEMBER * members), PACE_S_MAX)
         is_news = since >= pace_s and self._differs(rounded)
-        if not is_news and not (is_doubted and since >= PACE_S_MIN) and since < RENEW_AFTER_S:
+        if not is_news and not (is_doubted and since >= PACE_S_MIN) and since < renew_after_s(members):
             return None
         self._said, self._said_at = rounded, now
         return rounded
@@ -93,4 +100,4 @@ class Pace:
         )
 
 
-assert LIFETIME_S > RENEW_AFTER_S + CLOCK_AHEAD_S_MAX, "renewed before it expires, also by a slow clock"
+assert LIFETIME_S > RENEW_AFTER_S_MAX + CLOCK_AHEAD_S_MAX, "renewed before it expires, also by a slow clock"
