@@ -35,6 +35,8 @@ CORES = [
     "overlay/socks.py",
     "overlay/address_observation.py",
     "overlay/relay.py",
+    "overlay/resumption.py",
+    "overlay/traffic.py",
     "overlay/relay_choice.py",
     "overlay/relay_rates.py",
     "compute/job.py",

@@ -208,6 +208,6 @@ def _answer_others(parts: Parts) -> None:
     links.accept_other = parts.admissions.accept
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
-    links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command)
-    links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel)
+    links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
