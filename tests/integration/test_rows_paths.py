@@ -6,8 +6,13 @@ A test's docstring names its row.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import secrets
+import signal
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +37,10 @@ RELAY_BYTES_PER_S_MAX = 2.1e6 / 8
 MARKER_BYTES = 32
 MARKER_TIMES = 16_000
 RATE_WINDOW_S = 3.0
+LINES = 50_000
+COPY_S_MAX = 60.0
+DIRECT_GAP_S_MAX = 6.0
+RELAY_GAP_S_MAX = 3.0
 ETHER_IP, ETHER_ARP, ETHER_IPV6 = 0x0800, 0x0806, 0x86DD
 SSDP = "239.255.255.250"
 IGMP = {"224.0.0.22", "224.0.0.2", SSDP}
@@ -182,8 +191,8 @@ def test_a_relay_keeps_its_rate_reads_nothing_and_counts_right(net: Net) -> None
         port = int(urlsplit(place).port or 0)
         before = usage_of(net.cleo, anna)
         with net.lab.capture(net.lab[0]) as seen:
-            answer, bytes_per_s = fastest_second(
-                left[0], lambda: anna.croft("run", "--on", bert.name, "--", *echo(marker))
+            answer, bytes_per_s = fastest_seconds(
+                net.routers[0], port, lambda: anna.croft("run", "--on", bert.name, "--", *echo(marker))
             )
             assert answer.stdout.count(marker) == MARKER_TIMES, answer.stderr
             time.sleep(REPORT_S)
@@ -242,13 +251,18 @@ def moved(host: NamespaceHost) -> int:
     return counter(host, "rx_bytes") + counter(host, "tx_bytes")
 
 
-def fastest_second(host: NamespaceHost, work: Callable[[], T]) -> tuple[T, float]:
-    """What `work` returns, and the most bytes a second that went in and out of a host over any three seconds of it."""
+def fastest_seconds(router: NamespaceHost, port: int, work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` returns, and the most bytes a second that a router passed from and to a TCP port, over any three."""
     samples: list[tuple[float, int]] = []
+    router.rules(
+        "table ip relayed {\n counter both {}\n chain through {\ntype filter hook forward priority -60\n"
+        f"tcp dport {port} counter name both\ntcp sport {port} counter name both\n}}\n}}\n"
+    )
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
         while not working.done():
-            samples.append((time.monotonic(), moved(host)))
+            listed = router.run("nft", "list", "counter", "ip", "relayed", "both")
+            samples.append((time.monotonic(), int(listed.partition("bytes")[2].split()[0])))
             time.sleep(0.25)
     spans = [(b[1] - a[1]) / (b[0] - a[0]) for a in samples for b in samples if b[0] - a[0] >= RATE_WINDOW_S]
     assert spans, f"it took some seconds: {samples}"
@@ -297,6 +311,106 @@ def _frames_of(segments: dict[int, bytes]) -> int:
             total += size - 34
         position = at + size
     return total
+
+
+# --- C4: healing -----------------------------------------------------------------------------------------------------
+
+
+class Copy:
+    """A command on `lender` that prints numbered lines for some seconds; what comes of it is watched."""
+
+    def __init__(self, consumer: RealPeer, lender: RealPeer, parts: int) -> None:
+        script = f"for i in $(seq 0 {parts - 1}); do seq $((i*{LINES})) $((i*{LINES}+{LINES - 1})); sleep 0.1; done"
+        command = consumer.command("run", "--on", lender.name, "--", "sh", "-c", script)
+        self._parts = parts
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=consumer.variables())
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.gap_s = 0.0
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        last = None
+        while part := os.read(self._process.stdout.fileno(), 1 << 20):
+            now = time.monotonic()
+            if last is not None:
+                self.gap_s = max(self.gap_s, now - last)
+            last = now
+            self._digest.update(part)
+            self.size += len(part)
+
+    def end(self) -> None:
+        """Waits for its end. Asserts that every byte came once, in order."""
+        assert self._process.wait(COPY_S_MAX) == 0
+        self._reading.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        expected = hashlib.sha256()
+        for part in range(self._parts):
+            expected.update("".join(f"{line}\n" for line in range(part * LINES, (part + 1) * LINES)).encode())
+        assert self._digest.digest() == expected.digest()
+
+
+@contextlib.contextmanager
+def no_packets_between(net: Net) -> Iterator[None]:
+    """Nothing passes from one router to the other; both still reach everybody else."""
+    one, other = net.routers
+    for router, far in ((one, other), (other, one)):
+        router.rules(
+            "table ip cut {\n chain through {\ntype filter hook forward priority -50\n"
+            f"ip daddr {far.address} drop\nip saddr {far.address} drop\n}}\n}}\n"
+        )
+    try:
+        yield
+    finally:
+        for router in net.routers:
+            router.run("nft", "delete", "table", "ip", "cut")
+
+
+def test_a_copy_goes_on_by_a_relay_when_the_direct_path_dies_and_returns_to_it(net: Net) -> None:
+    """C4: the direct path is cut in a copy: a gap of few seconds, no byte lost or twice, direct again later."""
+    with (
+        behind(net.routers[0]) as left,
+        behind(net.routers[1]) as right,
+        net.pair(left[0], right[0]) as (anna, bert),
+    ):
+        until(lambda: link(anna, bert) == link(bert, anna) == "direct", "the way is direct", DIRECT_S_MAX)
+        copy = Copy(anna, bert, parts=90)
+        until(lambda: copy.size > 2_000_000, "the copy is under way")
+        with no_packets_between(net):
+            passed_on = relayed_bytes(net)
+            until(lambda: relayed_bytes(net) > passed_on + 2_000_000, "it goes on by the relay")
+        copy.end()
+        until(lambda: link(anna, bert) == link(bert, anna) == "direct", "the way is direct again", DIRECT_S_MAX)
+
+    assert 1.0 < copy.gap_s < DIRECT_GAP_S_MAX
+
+
+def test_a_copy_goes_on_by_another_relay_when_the_one_in_use_is_killed(net: Net) -> None:
+    """C4, C3: the relay is killed in a copy: another one takes over within three seconds; it is started anew."""
+    net.dora.ok("offer", "relay", "800Mbit")
+    with (
+        behind(net.routers[0], Nat.SYMMETRIC) as left,
+        behind(net.routers[1], Nat.SYMMETRIC) as right,
+        net.pair(left[0], right[0]) as (anna, bert),
+    ):
+        until(lambda: len(anna.api.net().relays) == len(bert.api.net().relays) == 2, "both know two relays")
+        until(lambda: link(anna, bert) == "relayed", "the way is relayed", DIRECT_S_MAX)
+        [used] = [peer for peer in (net.cleo, net.dora) if peer.name == way(anna, bert).relay_by]
+        copy = Copy(anna, bert, parts=50)
+        until(lambda: copy.size > 1_000_000, "the copy is under way")
+        killed = relay_process(used)
+        os.kill(killed, signal.SIGKILL)
+        copy.end()
+        until(lambda: relay_process(used) not in (0, killed), "the relay was started anew")
+        assert (
+            any(warning.code == "service.relay" for warning in used.api.status().health) or "relay failed" in used.log()
+        )
+    net.dora.ok("offer", "withdraw", "relay")
+
+    assert copy.gap_s < RELAY_GAP_S_MAX
 
 
 # --- C8: reports -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from support import peers
 from support.peers import RealPeer, two_lines, until
 
 SERVICE_PORT = 8000
-DATAGRAM_PORT = 5353
+DATAGRAM_PORT = 5300
 ECHO_DATAGRAMS = """
 import socket, sys
 service = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from croft.control.quantities import hours_of_day
 from croft.errors import Busy, NotFound, Usage
+from croft.model.hours import Hours, parse_hours, show_hours
 from croft.model.ids import PeerId
 from croft.overlay.pacing import (
     LIMITS_MAX,
     OVERHEAD,
     Direction,
     Flow,
-    Hours,
     Limit,
     Pacer,
     Pass,
@@ -22,8 +23,6 @@ from croft.overlay.pacing import (
     Wake,
     Wanted,
     Withdrawn,
-    parse_hours,
-    show_hours,
 )
 
 ADA, BOB, CYD = (PeerId(name) for name in ("ada", "bob", "cyd"))
@@ -151,8 +150,10 @@ def test_hours_are_those_of_the_day_also_over_midnight() -> None:
 
 @pytest.mark.parametrize("text", ["", "8", "8-", "-8", "8-8", "25-3", "8:60-9", "a-b", "8-18-20", "²-3"])
 def test_what_are_no_hours_is_refused(text: str) -> None:
-    with pytest.raises(Usage):
+    with pytest.raises(ValueError):
         parse_hours(text)
+    with pytest.raises(Usage, match="no hours"):
+        hours_of_day(text)
 
 
 def test_removing_a_limit_lets_pass_what_waits() -> None:

@@ -40,9 +40,10 @@ class Paths:
             relayed_sent_bytes=sum(sent for is_relay, sent, _ in counted if is_relay),
             relayed_received_bytes=sum(received for is_relay, _, received in counted if is_relay),
         )
-        for path in open_paths:
-            if path.is_selected:
-                kind = RouteKind.RELAYED if path.is_relay else RouteKind.DIRECT
-                address = path.remote_addr.rstrip("/") if path.is_relay else path.remote_addr
-                return replace(unknown, kind=kind, address=address, round_trip_s=path.rtt_ms / 1_000)
-        return unknown
+        # The side that was dialled selects none while it still holds a dead one of an earlier connection for the best.
+        path = next((path for path in open_paths if path.is_selected), open_paths[0] if open_paths else None)
+        if path is None:
+            return unknown
+        kind = RouteKind.RELAYED if path.is_relay else RouteKind.DIRECT
+        address = path.remote_addr.rstrip("/") if path.is_relay else path.remote_addr
+        return replace(unknown, kind=kind, address=address, round_trip_s=path.rtt_ms / 1_000)

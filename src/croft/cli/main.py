@@ -27,6 +27,8 @@ COMMANDS = {
     "run": "croft.cli.work:run",
     "map": "croft.cli.map_lines:map_lines",
     "jobs": "croft.cli.work:jobs",
+    "pause": "croft.cli.lending:pause",
+    "resume": "croft.cli.lending:resume",
     "limit": "croft.cli.limit:limit",
     "device": "croft.cli.device:device",
     "contacts": "croft.cli.contacts:contacts",

@@ -143,6 +143,8 @@ def _setting(text: str) -> tuple[str, str]:
 def _lending(lending: schema.Lending) -> str:
     if lending.slots == 0:
         return "no processors"
+    if lending.slots_now == 0:
+        return f"nothing now: {lending.reason}"
     cores = f"{lending.slots} core{'s' if lending.slots != 1 else ''}"
     return f"{cores} · {show_size(lending.memory_bytes)} memory · {show_size(lending.disk_bytes)} disk"
 

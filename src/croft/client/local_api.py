@@ -181,6 +181,14 @@ class LocalApi:
         """Takes an offer back. Raises NotFound."""
         return self._ask("DELETE", f"/v1/offers/{what}", schema.Offer)
 
+    def pause(self, for_s: float | None) -> schema.Lending:
+        """Lends nothing for so many seconds, or until `resume`."""
+        return self._ask("POST", "/v1/pause", schema.Lending, schema.PauseWanted(for_s=for_s))
+
+    def resume(self) -> schema.Lending:
+        """Lends again."""
+        return self._ask("DELETE", "/v1/pause", schema.Lending)
+
     def stop(self) -> None:
         """Asks the daemon to end."""
         self._ask("POST", "/v1/stop", dict[str, str])

@@ -86,6 +86,7 @@ class _Session:
     box: TaskBox
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Lender:
@@ -100,6 +101,21 @@ class Lender:
         self._sessions: dict[int, _Session] = {}
         self._commands: dict[int, asyncio.Event] = {}
         self.tasks_done: dict[PeerId, int] = {}
+        self._reason = "no processors are lent"
+        """Why nothing is lent, while nothing is."""
+
+    def lend(self, slots: int, reason: str = "") -> None:
+        """Lends so many slots from now on; if none, ends the sessions of tasks, which then go elsewhere.
+
+        A command that runs goes on: nobody else could take it over midway.
+        """
+        self._reason = reason
+        if slots == self._admission.slots:
+            return
+        self._perform(self._admission.handle(admission.SlotsChanged(slots)))
+        if slots == 0:
+            for session in self._sessions.values():
+                session.is_over.set()
 
     @property
     def slots(self) -> int:
@@ -131,17 +147,19 @@ class Lender:
             self._perform(self._admission.handle(admission.SessionOpened(number)))
             listening = asyncio.create_task(self._listen(consumer, number, session), name="tasks.listen")
             ended = asyncio.create_task(box.ended.wait(), name="tasks.box_ended")
+            over = asyncio.create_task(session.is_over.wait(), name="tasks.over")
             try:
-                await asyncio.wait({listening, ended}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({listening, ended, over}, return_when=asyncio.FIRST_COMPLETED)
                 if listening.done():
                     listening.result()
                     return
-                # The consumer is told by the end of the session, and may ask again for a new box.
+                # The consumer is told by the end of the session, and may ask again, here or elsewhere.
                 await _stopped(listening)
                 await _finish(messages, stream)
             finally:
                 await _stopped(listening)
                 await _stopped(ended)
+                await _stopped(over)
                 del self._sessions[number]
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
@@ -170,7 +188,7 @@ class Lender:
 
     def _check(self, consumer: Consumer) -> None:
         if self._admission.slots == 0:
-            raise Refused("this peer lends no processor time", remedy="Its owner sets `lend.cpus`.")
+            raise Refused(f"this peer lends nothing now: {self._reason}", remedy="Ask its owner, or use others.")
         self._policy.check(consumer.twin)
         if self._admission.is_full:
             raise Busy("too many sessions are open on this peer", remedy="Try again later.")

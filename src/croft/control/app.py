@@ -35,6 +35,10 @@ class Node(Protocol):
 
     def settings(self) -> list[schema.Setting]: ...
 
+    async def pause(self, wanted: schema.PauseWanted) -> schema.Lending: ...
+
+    async def resume(self) -> schema.Lending: ...
+
     def stop(self) -> None: ...
 
 
@@ -65,6 +69,12 @@ def create_app(node: Node, services: Services, people: People, network: Network,
     async def settings(_: Request) -> object:
         return node.settings()
 
+    async def pause(request: Request) -> object:
+        return await node.pause(await body(request, schema.PauseWanted))
+
+    async def resume(_: Request) -> object:
+        return await node.resume()
+
     async def stop(_: Request) -> object:
         node.stop()
         return {}
@@ -79,6 +89,8 @@ def create_app(node: Node, services: Services, people: People, network: Network,
             Route("/v1/join", answer(join), methods=["POST"]),
             Route("/v1/jobs", answer(jobs), methods=["GET"]),
             Route("/v1/settings", answer(settings), methods=["GET"]),
+            Route("/v1/pause", answer(pause), methods=["POST"]),
+            Route("/v1/pause", answer(resume), methods=["DELETE"]),
             Route("/v1/stop", answer(stop), methods=["POST"]),
             *service_routes(services),
             *network_routes(network),

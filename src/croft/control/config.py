@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from croft.control.home import Home
-from croft.control.quantities import size_bytes
+from croft.control.quantities import hours_of_day, size_bytes
 from croft.errors import Usage
+from croft.model.hours import Hours
 from croft.model.isolation import Grade
 
 CPUS_MAX = 4096
@@ -72,6 +73,10 @@ def _on_or_off(text: str) -> str:
     return text
 
 
+def _hours(text: str) -> Hours | None:
+    return hours_of_day(text) if text else None
+
+
 def _level(text: str) -> str:
     if text not in ("debug", "info", "warning", "error"):
         raise Usage(f"`{text}` is not a log level", remedy="Write debug, info, warning or error.")
@@ -101,6 +106,7 @@ KEYS: Mapping[str, Key] = {
     "lend.cpus": Key("half", _cpus, "Processors lent to members: a number, `half` or `all`; 0 lends none."),
     "lend.memory": Key("half", _memory, "Memory that the work of others may use in all."),
     "lend.disk": Key("10G", size_bytes, "Disk that the work of others may use in all."),
+    "lend.when": Key("", _hours, "Processors are lent only in these hours of the day, like `20-08`; else always."),
     "labels": Key("", _labels, "Words for what is special here, like `gpu, quiet`; others find peers by them."),
     "sandbox.required_grade": Key(
         "B", _grade, "Code of others runs here only at this isolation grade or a better one."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from croft.errors import Usage
+from croft.model.hours import Hours, parse_hours
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?[bB])?\s*")
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -70,3 +71,11 @@ def show_duration(seconds: float) -> str:
             value = seconds / divisor
             return f"{value:.1f} {unit}" if value < 10 and unit == "s" else f"{value:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"
+
+
+def hours_of_day(text: str) -> Hours:
+    """The hours of "08-18" or "22:30-06:00". Raises Usage."""
+    try:
+        return parse_hours(text)
+    except ValueError as error:
+        raise Usage(str(error), remedy="Write them like `08-18` or `22:30-06:00`.") from None

@@ -30,7 +30,11 @@ class HealthWarning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lending(msgspec.Struct, frozen=True, kw_only=True):
-    """What this peer lends, and how much of it is in use."""
+    """What this peer lends, and how much of it is in use.
+
+    `slots_now` are lent at this moment; if none, `reason` says why. `paused_until` in Unix seconds; 0 for a pause
+    without end, None if lending is not paused.
+    """
 
     slots: int
     slots_busy: int
@@ -38,6 +42,15 @@ class Lending(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int
     grade: str
     grade_reason: str = ""
+    slots_now: int = 0
+    reason: str = ""
+    paused_until: float | None = None
+
+
+class PauseWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A pause of lending: for so many seconds, or until it is resumed."""
+
+    for_s: float | None = None
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,10 @@ from importlib.metadata import version
 from croft.compute.lender import Lender, Policy
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
 from croft.identity.keys import SecretKey
+from croft.model.hours import Hours
 from croft.node.health import Health
 from croft.node.jobs import JobBook
+from croft.node.lending import LendingHours
 from croft.node.relaying import Relaying
 from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
@@ -74,6 +76,7 @@ class Plan:
     adopt: Callable[[bytes], None]
     minute_of_day: Callable[[], int]
     relay_port: int = 0
+    lending_hours: Hours | None = None
     labels: tuple[str, ...] = ()
 
 
@@ -87,6 +90,7 @@ class Parts:
     overlay: Overlay
     admissions: Admissions
     lender: Lender
+    lending: LendingHours
     jobs: JobBook
     tunnel_host: TunnelHost
     tunnels: Tunnels
@@ -106,16 +110,19 @@ class Parts:
         await self.tunnel_host.load()
         await self.shaping.load()
         await self.relaying.load()
+        await self.lending.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for name, service in (
                 ("lending", self.lender.serve),
+                ("lending hours", self.lending.serve),
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
                 ("tunnels", self.tunnel_host.serve),
                 ("limits", self.shaping.serve),
+                ("devices", self.devices.serve),
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
                 ("lan", self.lan.serve),
@@ -147,6 +154,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         return Load(lender.slots_busy, cpu, disk)
 
     lender = Lender(ports.sandbox, plan.policy, plan.slots)
+    lending = LendingHours(lender, ports.database, ports.clock, plan.slots, plan.lending_hours, plan.minute_of_day)
     overlay = Overlay(
         plan.own,
         ports.transport,
@@ -179,6 +187,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         overlay,
         admissions,
         lender,
+        lending,
         jobs,
         tunnel_host,
         tunnels,
@@ -200,6 +209,6 @@ def _answer_others(parts: Parts) -> None:
     links.accept_other = parts.admissions.accept
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
-    links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command)
-    links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel)
+    links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)

@@ -177,6 +177,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         adopt=lambda certificate: adopt(home, certificate),
         minute_of_day=minute_of_day,
         relay_port=config["relay.port"],
+        lending_hours=config["lend.when"],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import platform
 
@@ -28,8 +29,7 @@ class LocalPeer:
 
     def status(self) -> schema.Status:
         """Who this peer is, who is here, what is wrong, what next."""
-        overlay, lender, plan = self._parts.overlay, self._parts.lender, self._parts.plan
-        isolation = self._parts.ports.sandbox.isolation()
+        overlay = self._parts.overlay
         peers = self.peers()
         return schema.Status(
             peer=overlay.own.peer,
@@ -41,14 +41,7 @@ class LocalPeer:
             process=os.getpid(),
             started_at=self._started_at,
             addresses=list(self._parts.ports.transport.addresses()),
-            lending=schema.Lending(
-                slots=lender.slots,
-                slots_busy=lender.slots_busy,
-                memory_bytes=plan.memory_bytes,
-                disk_bytes=plan.disk_bytes,
-                grade=isolation.grade,
-                grade_reason=isolation.reason,
-            ),
+            lending=self.lending(),
             communities=[
                 schema.Community(
                     community=membership.community,
@@ -61,6 +54,33 @@ class LocalPeer:
             health=self._parts.health.warnings(),
             next_step="" if len(peers) > 1 else "Nobody else is here yet. Invite someone: `croft invite`",
         )
+
+    def lending(self) -> schema.Lending:
+        """What is lent, and how much of it is in use."""
+        lender, plan, hours = self._parts.lender, self._parts.plan, self._parts.lending
+        isolation = self._parts.ports.sandbox.isolation()
+        until = hours.paused_until
+        return schema.Lending(
+            slots=plan.slots,
+            slots_busy=lender.slots_busy,
+            memory_bytes=plan.memory_bytes,
+            disk_bytes=plan.disk_bytes,
+            grade=isolation.grade,
+            grade_reason=isolation.reason,
+            slots_now=hours.now.slots,
+            reason=hours.now.reason,
+            paused_until=0.0 if until is not None and math.isinf(until) else until,
+        )
+
+    async def pause(self, wanted: schema.PauseWanted) -> schema.Lending:
+        """Lends nothing for a time, or until `resume`."""
+        await self._parts.lending.pause(wanted.for_s)
+        return self.lending()
+
+    async def resume(self) -> schema.Lending:
+        """Lends again."""
+        await self._parts.lending.resume()
+        return self.lending()
 
     def peers(self) -> list[schema.Peer]:
         """Every known member, this peer first."""
@@ -85,6 +105,8 @@ class LocalPeer:
         if arrival.is_to_start_anew:
             self.is_to_start_anew = True
             self.stopping.set()
+        else:
+            self._parts.devices.tell()
         return schema.Joined(
             community=arrival.membership.community,
             name=arrival.membership.name,

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from croft.control import schema
 from croft.control.naming import find_peer
+from croft.control.quantities import hours_of_day
 from croft.control.tunnels import OnProblem
 from croft.errors import NotFound, Usage
+from croft.model.hours import show_hours
 from croft.model.ids import PeerId, TwinId
 from croft.overlay.exposure import Exposure, Grantee, GranteeKind, TunnelProtocol, default_name
-from croft.overlay.pacing import Direction, Limit, parse_hours, show_hours
+from croft.overlay.pacing import Direction, Limit
 from croft.overlay.shaping import PURPOSES
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ class ServiceDesk:
             peer=self._find(wanted.peer) if wanted.peer else None,
             purpose=wanted.purpose or None,
             direction=Direction(wanted.direction) if wanted.direction else None,
-            hours=parse_hours(wanted.hours) if wanted.hours else None,
+            hours=hours_of_day(wanted.hours) if wanted.hours else None,
         )
         return self._limit(await self._parts.shaping.add(limit))
 

@@ -26,7 +26,9 @@ async def supervise(name: str, serve: Callable[[], Awaitable[None]], health: Hea
     while True:
         started = loop.time()
         try:
-            await serve()
+            # A task of its own: a TaskGroup in it cancels the task that it runs in when a part fails, and until
+            # Python 3.13 leaves it looking as if somebody had asked for the end.
+            await asyncio.ensure_future(serve())
             return
         except Exception as error:
             if _is_bug(error):

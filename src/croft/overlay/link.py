@@ -31,6 +31,23 @@ UNREAD_BYTES_MAX = 8 << 20
 """What may wait to be sent; a peer that has more sent to it than it reads is dropped."""
 DEADLINE_S_MAX = 3_600.0
 
+CALL_ALIVE = "link.alive"
+ALIVE_S_MAX = 2.0
+NO_ANSWER = "nothing comes back"
+REPLACED = "replaced by a newer connection"
+DOUBLE_DIAL = "both dialled; the other connection stays"
+PATH_ENDED = (
+    NO_ANSWER,
+    DOUBLE_DIAL,
+    REPLACED,
+    "timed out",
+    "reset by peer",
+    "nothing heard",
+    "relay does not answer",
+    "replaced by a new connection",
+)
+"""Words of reasons after which another connection may take the place of one that ended."""
+
 CLOSE_NORMAL = 0
 CLOSE_MISBEHAVED = 1
 CLOSE_SILENT = 2
@@ -75,9 +92,11 @@ class Link:
         self._core = core.ControlStream(self._loop.time())
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
-        self._used_at = self._loop.time()
+        self._used_at = self._began_at = self._loop.time()
         self.streams_served = 0
         self.is_closed = False
+        self.ended = asyncio.Event()
+        self.end_reason = ""
         self.is_resting = False
         """Whether this side has said that it does not need the link at present."""
 
@@ -85,6 +104,11 @@ class Link:
     def peer(self) -> PeerId:
         """Who is on the other side."""
         return self.greeted.peer
+
+    @property
+    def age_s(self) -> float:
+        """How long it has been there."""
+        return self._loop.time() - self._began_at
 
     @property
     def silence_s(self) -> float:
@@ -158,12 +182,35 @@ class Link:
         if self.is_closed:
             return
         self.is_closed = True
+        self.end_reason = reason
+        self.ended.set()
         self.connection.close(code, reason[:500])
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(ConnectionLost(reason))
         for serving in self._serving.values():
             serving.cancel()
+
+    async def is_alive(self) -> bool:
+        """Whether the other side answers; asks it, and waits for a moment."""
+        try:
+            await self.call(CALL_ALIVE, b"", deadline_s=ALIVE_S_MAX)
+        except TimedOut:
+            return self.silence_s < ALIVE_S_MAX
+        except Unreachable:
+            return False
+        except CroftError:
+            return True  # it answers, if only that it does not know the question
+        return True
+
+    def give_up(self) -> None:
+        """Nothing comes back: perhaps another connection finds another way."""
+        self.close(CLOSE_SILENT, NO_ANSWER)
+
+    @property
+    def may_be_replaced(self) -> bool:
+        """Whether it ended for a reason that lies in the path, and not in one of the two sides."""
+        return any(why in self.end_reason for why in PATH_ENDED)
 
     async def end(self, code: int, reason: str) -> None:
         """Closes the link, and frees what `run` frees, for a link that never ran."""

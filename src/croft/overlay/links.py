@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, Unreachable
 from croft.model.ids import CommunityId, PeerId, short
-from croft.overlay.link import CLOSE_NORMAL, CLOSE_REJECTED, CLOSE_REPLACED, CallHandler, Greeted, Link, NoticeHandler
+from croft.overlay.lasting_streams import Again, LastingStreams
+from croft.overlay.link import (
+    CALL_ALIVE,
+    CLOSE_NORMAL,
+    CLOSE_REJECTED,
+    CLOSE_REPLACED,
+    DOUBLE_DIAL,
+    REPLACED,
+    CallHandler,
+    Greeted,
+    Link,
+    NoticeHandler,
+)
 from croft.overlay.loopback import pipe
 from croft.overlay.messages import (
     CONTROL_FRAME_BYTES_MAX,
@@ -41,7 +53,7 @@ COMPLAINT_EVERY_S = 10.0
 COMPLAINTS_MAX = 8
 """Different complaints about one peer that are told within that time: its faults must not fill our disk."""
 
-DOUBLE_DIAL = "both dialled; the other connection stays"
+DOUBLE_DIAL_S_MAX = 10.0
 
 StreamHandler = Callable[[Greeted, "Stream"], Awaitable[None]]
 
@@ -91,9 +103,11 @@ class Links:
         self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
         self._links: dict[PeerId, Link] = {}
         self._dialling: dict[PeerId, tuple[asyncio.Task[Link | CroftError], _Ways]] = {}
-        self._calls: dict[str, CallHandler] = {}
+        self._calls: dict[str, CallHandler] = {CALL_ALIVE: _alive}
         self._notices: dict[str, NoticeHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
+        self._lasting_purposes: set[str] = set()
+        self._lasting = LastingStreams(passport.own().instance, self._start)
         self._on_up: list[Callable[[Link], None]] = []
         self._on_down: list[Callable[[Link, str], None]] = []
         self._complaints: dict[PeerId, dict[str, float]] = {}
@@ -112,10 +126,15 @@ class Links:
         assert topic not in self._notices, f"two handlers for {topic}"
         self._notices[topic] = handler
 
-    def on_stream(self, purpose: str, handler: StreamHandler) -> None:
-        """Hands streams of `purpose` to `handler`; the stream is aborted when it returns."""
+    def on_stream(self, purpose: str, handler: StreamHandler, *, lasts: bool = False) -> None:
+        """Hands streams of `purpose` to `handler`; the stream is aborted when it returns.
+
+        One that `lasts` outlives the connection under it, at the price of a copy of what is under way.
+        """
         assert purpose not in self._streams, f"two handlers for {purpose}"
         self._streams[purpose] = handler
+        if lasts:
+            self._lasting_purposes.add(purpose)
 
     def on_up(self, handler: Callable[[Link], None]) -> None:
         """Tells `handler` of each new link."""
@@ -166,8 +185,11 @@ class Links:
         dialling.add_done_callback(forget)
         return dialling
 
-    async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
-        """A new stream to `peer`'s handler of `purpose`. Raises Unreachable if there is no live link."""
+    async def open_stream(self, peer: PeerId, purpose: str, again: Again | None = None) -> Stream:
+        """A new stream to `peer`'s handler of `purpose`. Raises Unreachable if there is no live link.
+
+        `again` makes the link anew for streams of a purpose that lasts.
+        """
         if peer == self._transport.peer_id:
             return self._open_own_stream(purpose)
         link = self._links.get(peer)
@@ -175,6 +197,8 @@ class Links:
             raise Unreachable(f"no link to peer {short(peer)}", remedy="See who is here: `croft peers`.")
         link.used()
         try:
+            if again is not None and purpose in self._lasting_purposes:
+                return self.shape(await self._lasting.open(link, purpose, again), peer, purpose, True)
             stream = await link.connection.open_stream()
             await send_alone(stream, StreamHeader(purpose))
         except ConnectionLost as lost:
@@ -193,6 +217,12 @@ class Links:
         if self._tasks is None:
             raise Unreachable("this peer is not running, or shutting down", remedy="Start it with `croft up`.")
         return self._tasks
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            self._serving().create_task(work, name=name)
+        except Unreachable:
+            work.close()
 
     async def _serve_own(self, purpose: str, stream: Stream) -> None:
         handler = self._streams.get(purpose)
@@ -329,11 +359,13 @@ class Links:
         if existing is not None and not existing.is_closed:
             is_restart = existing.greeted.instance != link.greeted.instance
             is_double_dial = existing.connection.is_dialler != link.connection.is_dialler
+            # Whoever dials long after the other did has lost its end of the connection, and ours is worth nothing.
+            is_double_dial = is_double_dial and existing.age_s < DOUBLE_DIAL_S_MAX
             if is_double_dial and not is_restart and self._dialler(existing) < self._dialler(link):
                 return False
         self._links[link.peer] = link
         if existing is not None:
-            existing.close(CLOSE_REPLACED, "replaced by a newer connection")
+            existing.close(CLOSE_REPLACED, REPLACED)
         return True
 
     def _dialler(self, link: Link) -> PeerId:
@@ -342,7 +374,7 @@ class Links:
     async def _run(self, link: Link) -> None:
         if self._links.get(link.peer) is not link:
             # Replaced before it began: nobody is to be told of it.
-            await link.end(CLOSE_REPLACED, "replaced by a newer connection")
+            await link.end(CLOSE_REPLACED, REPLACED)
             return
         for handler in self._on_up:
             handler(link)
@@ -373,31 +405,39 @@ class Links:
 
     async def _serve_stream(self, link: Link, stream: Stream) -> None:
         link.streams_served += 1
+        is_kept = False
         try:
-            purpose, handler = await self._purpose(link, stream)
-            if handler is not None:
-                await handler(link.greeted, self.shape(stream, link.peer, purpose, False))
-                link.used()
+            header, handler = await self._purpose(link, stream)
+            if handler is not None and header.lasting and header.purpose in self._lasting_purposes:
+                is_kept = True
+                self._lasting.accept(link, header, stream, self._shaped(handler, header.purpose))
+            elif handler is not None:
+                await self._shaped(handler, header.purpose)(link.greeted, stream)
+            link.used()
         except (ConnectionLost, TimeoutError):
             pass
         except PeerMisbehaved as fault:
             self._complain(link, str(fault))
         finally:
             link.streams_served -= 1
-            stream.abort()
+            if not is_kept:
+                stream.abort()
 
-    async def _purpose(self, link: Link, stream: Stream) -> tuple[str, StreamHandler | None]:
+    def _shaped(self, handler: StreamHandler, purpose: str) -> StreamHandler:
+        return lambda greeted, stream: handler(greeted, self.shape(stream, greeted.peer, purpose, False))
+
+    async def _purpose(self, link: Link, stream: Stream) -> tuple[StreamHeader, StreamHandler | None]:
         """What the stream says it is for, and who serves that. Raises ConnectionLost, PeerMisbehaved."""
         try:
             async with asyncio.timeout(STREAM_HEADER_TIMEOUT_S):
-                header = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
+                payload = await receive_alone(stream, step=HEADER_STEP, frame_bytes_max=HEADER_BYTES_MAX)
         except TimeoutError:
             raise PeerMisbehaved(f"none for {STREAM_HEADER_TIMEOUT_S:g} s", step=HEADER_STEP) from None
-        purpose = decode(header, StreamHeader, step=HEADER_STEP).purpose
-        handler = self._streams.get(purpose)
+        header = decode(payload, StreamHeader, step=HEADER_STEP)
+        handler = self._streams.get(header.purpose)
         if handler is None:
             self._complain(link, "a stream for a purpose that is not served here; it is dropped")
-        return purpose, handler
+        return header, handler
 
     def _complain(self, link: Link, what: str) -> None:
         """Names in the log what a member did that no peer of ours does, but not each time it does it again."""
@@ -408,6 +448,10 @@ class Links:
         if what not in complaints and len(complaints) < COMPLAINTS_MAX:
             complaints[what] = now
             log.warning("peer %s (%s): %s", link.greeted.name, short(link.peer), what)
+
+
+async def _alive(_: Link, body: bytes) -> bytes:
+    return b""
 
 
 async def _receive_greeting(control: MessageStream) -> Greeting:

@@ -101,9 +101,15 @@ OnControlStream = Call | Answer | Failure | CancelCall | Notice | Heartbeat | He
 
 
 class StreamHeader(Message, frozen=True, tag=20):
-    """First frame of a stream: what it is for."""
+    """First frame of a stream: what it is for.
+
+    `lasting` numbers one that outlives its connections, `received` says that it is put under one that did, which has
+    received so many bytes here; -1 for a new one.
+    """
 
     purpose: str
+    lasting: bytes = b""
+    received: int = -1
 
 
 # --- membership ------------------------------------------------------------------------------------------------------

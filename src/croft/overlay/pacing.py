@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from croft.errors import Busy, NotFound, Usage
+from croft.model.hours import Hours
 from croft.model.ids import PeerId
 
 LIMITS_MAX = 64
@@ -27,7 +28,6 @@ OVERHEAD = 1.07
 BURST_S = 0.05
 PIECE_BYTES_MIN = 1_400
 PIECE_BYTES_MAX = 16 << 10
-MINUTES_PER_DAY = 1_440
 
 
 class Direction(enum.StrEnum):
@@ -35,19 +35,6 @@ class Direction(enum.StrEnum):
 
     UP = "up"
     DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True)
-class Hours:
-    """A part of every day, in minutes after local midnight; it may go over midnight."""
-
-    start: int
-    end: int
-
-    def __contains__(self, minute: int) -> bool:
-        if self.start <= self.end:
-            return self.start <= minute < self.end
-        return minute >= self.start or minute < self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,28 +244,6 @@ class Pacer:
             del self._queues[flow]
         if not self._queues:
             self._served.clear()
-
-
-def parse_hours(text: str) -> Hours:
-    """The hours of "08-18" or "22:30-06:00". Raises Usage."""
-    start, dash, end = text.partition("-")
-    minutes = [_minute(start), _minute(end)]
-    if not dash or minutes[0] is None or minutes[1] is None or minutes[0] == minutes[1]:
-        raise Usage(f"{text!r} are no hours of the day", remedy="Write them like `08-18` or `22:30-06:00`.")
-    return Hours(minutes[0], minutes[1])
-
-
-def show_hours(hours: Hours) -> str:
-    """ "08:00-18:00": for people, and for the disk."""
-    return "-".join(f"{minute // 60:02}:{minute % 60:02}" for minute in (hours.start, hours.end))
-
-
-def _minute(text: str) -> int | None:
-    hour, _, minute = text.strip().partition(":")
-    if not (hour.isascii() and hour.isdigit() and (minute or "0").isascii() and (minute or "0").isdigit()):
-        return None
-    value = int(hour) * 60 + int(minute or 0)
-    return value % MINUTES_PER_DAY if int(minute or 0) < 60 and value <= MINUTES_PER_DAY else None
 
 
 def numbers_of(limits: Iterable[Limit]) -> int:

@@ -209,7 +209,7 @@ class Overlay:
                 if not is_fresh:
                     is_fresh = self.links.get(peer) is None
                     await self.link_to(peer)
-                return await self.links.open_stream(peer, purpose)
+                return await self.links.open_stream(peer, purpose, lambda: self.link_to(peer))
             except Refused:
                 raise
             except CroftError as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import ConnectionLost
+from croft.model.hours import parse_hours, show_hours
 from croft.model.ids import PeerId
 from croft.overlay.pacing import (
     Direction,
@@ -22,8 +23,6 @@ from croft.overlay.pacing import (
     Wanted,
     Withdrawn,
     numbers_of,
-    parse_hours,
-    show_hours,
 )
 
 if TYPE_CHECKING:
