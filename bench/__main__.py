@@ -27,6 +27,11 @@ TO_REACH = {
     "join to first result s": "≤ 10 s",
     "idle peer, share of a core": "≤ 0.01",
     "idle peer, resident MB": "≤ 90 MB",
+    "a joiner sees everybody s": "≤ 3 s",
+    "idle, bytes/s sent by each peer": "≤ 2,000",
+    "idle, resident MB": "≤ 90 MB",
+    "a key is found s": "≤ 2 s",
+    "a death is known to all s": "≤ 15 s",
 }
 
 
@@ -77,6 +82,7 @@ def main() -> None:
     tasks = run("bench.tasks", "--rounds", rounds)
     transport = run("bench.transport", "--rounds", rounds)
     tunnel = run("bench.tunnel", "--rounds", rounds)
+    overlay = run("bench.overlay")
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
     PLACE.write_text(
@@ -109,7 +115,13 @@ encrypts in user space and copies more. To reach: bulk at least 150 MB/s.
 `python -m bench.tunnel`: a TCP service of one peer, used from another, and the same service through `ssh -L`. To reach:
 at least 0.7 of the throughput of one stream of Croft's own, at most 1.5 ms added to a round trip.
 
-{transport_text(tunnel)}""",
+{transport_text(tunnel)}
+## A community of fifty
+
+`python -m bench.overlay`: fifty daemons on this machine, in a network namespace of their own; one run. What far more peers
+would do: [overlay](overlay.md).
+
+{daemon_text(overlay)}""",
         encoding="utf-8",
     )
     print(f"written: {PLACE}")
