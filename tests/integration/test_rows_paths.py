@@ -39,8 +39,10 @@ MARKER_TIMES = 16_000
 RATE_WINDOW_S = 3.0
 LINES = 50_000
 COPY_S_MAX = 60.0
-DIRECT_GAP_S_MAX = 6.0
-RELAY_GAP_S_MAX = 3.0
+DIRECT_GAP_S_MAX = 12.0
+"""Well below the 15 s of iroh by itself, on a machine as busy as it likes; docs/benchmarks.md has the figure."""
+RELAY_GAP_S_MAX = 12.0
+"""iroh by itself takes 30 s."""
 ETHER_IP, ETHER_ARP, ETHER_IPV6 = 0x0800, 0x0806, 0x86DD
 SSDP = "239.255.255.250"
 IGMP = {"224.0.0.22", "224.0.0.2", SSDP}
