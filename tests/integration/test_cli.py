@@ -390,3 +390,16 @@ def test_a_setting_edited_into_nonsense_is_not_kept() -> None:
         assert ended.returncode == 2
         two_lines(ended)
         assert peer.json("config", "show")["settings"][0]["value"] == "ada"
+
+
+def test_a_command_reads_what_is_piped_in(pair: list[RealPeer]) -> None:
+    lines = "".join(f"{number}\n" for number in range(20_000, 0, -1))
+
+    ended = pair[0].croft("run", "--on", pair[1].name, "-I", "--", "sh", "-c", "sort -n; ls -A", input=lines)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "".join(f"{number}\n" for number in range(1, 20_001)), "and its folder holds no trace of it"
+
+
+def test_without_being_asked_to_a_command_reads_nothing_and_takes_nothing_away(pair: list[RealPeer]) -> None:
+    assert pair[0].croft("run", "--", "cat", input="kept for the next one\n").stdout == ""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path, PurePosixPath
 
 import click
+import msgspec
 
 from croft.cli.output import ago, print_json, print_table, say, show_error, style
 from croft.control.home import Home
@@ -16,6 +20,7 @@ from croft.control.work_messages import CommandEnded, OpenCommandJob
 from croft.errors import CroftError, Usage
 
 CROFT_FAILED = 125
+STDIN_NAME = ".croft-stdin"
 SIGNAL_EXIT_BASE = 128
 
 
@@ -31,6 +36,7 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--disk", default="0", help="Room for files, such as 5G; by default what the lender gives.")
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
+@click.option("-I", "--stdin", "with_stdin", is_flag=True, help="The command reads what is piped into this one.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -43,6 +49,7 @@ def run(
     disk: str,
     time_limit: str,
     environment: tuple[str, ...],
+    with_stdin: bool,
     verbose: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -51,6 +58,7 @@ def run(
     \b
     croft run -- uname -a
     croft run -i data.csv -o sums.csv -- sh -c 'sort data.csv > sums.csv'
+    journalctl | croft run -I -- sort -u
 
     The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
     """
@@ -67,7 +75,14 @@ def run(
             disk_bytes=size_bytes(disk),
             time_s_max=duration_s(time_limit),
         )
-        ended = asyncio.run(_run(opening, verbose))
+        with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:
+            if piped is not None:
+                shutil.copyfileobj(sys.stdin.buffer, piped)
+                piped.flush()
+                opening = msgspec.structs.replace(
+                    opening, inputs=[*opening.inputs, (piped.name, STDIN_NAME)], stdin=STDIN_NAME
+                )
+            ended = asyncio.run(_run(opening, verbose))
     except CroftError as error:
         show_error(error.message, error.remedy)
         return CROFT_FAILED

@@ -55,7 +55,10 @@ OnOutput = Callable[[int, bytes], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
-    """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here)."""
+    """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here).
+
+    `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none.
+    """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +68,7 @@ class CommandSpec:
     memory_bytes: int = 0
     disk_bytes: int = 0
     time_s_max: float = 0.0
+    stdin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class CommandJob:
                 self.peer = candidate.peer
                 await self._put_inputs(messages)
                 await on_start(candidate.name)
-                messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max))
+                messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
                 exited = await self._follow(messages, on_output)
                 missing = [
                     problem

@@ -49,8 +49,9 @@ class Worker:
         self._link = PeerLink(self._loop, descriptor, self._receive)
         self._children = Children()
         self._crew = Crew(self._loop, self._link, self._children, slots)
-        self._files = Files(self._link, os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        self._commands = Commands(self._loop, self._link, self._children)
+        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._files = Files(self._link, root)
+        self._commands = Commands(self._loop, self._link, self._children, root)
 
     def run(self) -> None:
         """Serves until the peer closes the socket. Raises PeerMisbehaved."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from croft.compute.worker_files import open_below
 from croft.compute.worker_loop import Loop, PeerLink
 from croft.compute.worker_messages import OUTPUT_PART_BYTES, CommandExited, Output, RunCommand
 from croft.compute.worker_processes import Children, become_subreaper, prefer_for_killing
@@ -37,7 +38,8 @@ class _Running:
 class Commands:
     """The command that runs, if one does."""
 
-    def __init__(self, loop: Loop, link: PeerLink, children: Children) -> None:
+    def __init__(self, loop: Loop, link: PeerLink, children: Children, root: int) -> None:
+        self._root = root
         self._loop = loop
         self._link = link
         self._children = children
@@ -54,11 +56,16 @@ class Commands:
         assert self._running is None, "the caller runs one at a time"
         import subprocess  # boxes that only run tasks start faster without it
 
+        given = subprocess.DEVNULL
         try:
+            if message.stdin:
+                given = open_below(self._root, message.stdin, os.O_RDONLY)
+                os.unlink(message.stdin, dir_fd=self._root)
+                os.set_blocking(given, True)
             process = subprocess.Popen(
                 message.argv,
                 bufsize=0,
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**os.environ, **message.environment},
@@ -70,6 +77,9 @@ class Commands:
             is_missing = isinstance(error, FileNotFoundError)
             self._link.send(CommandExited(NOT_FOUND_CODE if is_missing else CANNOT_START_CODE, 0, reason))
             return
+        finally:
+            if given >= 0:
+                os.close(given)
         assert process.stdout is not None and process.stderr is not None
         pipes = {process.stdout.fileno(): 1, process.stderr.fileno(): 2}
         running = _Running(process, os.pidfd_open(process.pid), pipes)

@@ -95,11 +95,15 @@ class GetFile(Message, frozen=True, tag=5):
 
 
 class RunCommand(Message, frozen=True, tag=6):
-    """Run a command in /job with stdin empty; its output comes live, then `CommandExited`. One at a time."""
+    """Run a command in /job; its output comes live, then `CommandExited`. One at a time.
+
+    `stdin`: a file below /job that it reads as its standard input and that is then gone; "" for an empty one.
+    """
 
     argv: list[str]
     environment: dict[str, str]
     time_s_max: float = 0.0
+    stdin: str = ""
 
 
 class CancelCommand(Message, frozen=True, tag=7):

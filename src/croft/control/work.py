@@ -233,6 +233,7 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         memory_bytes=opening.memory_bytes,
         disk_bytes=opening.disk_bytes,
         time_s_max=opening.time_s_max,
+        stdin=opening.stdin,
     )
 
 

@@ -43,7 +43,10 @@ class CancelTasks(Message, frozen=True, tag=53):
 
 
 class OpenCommandJob(Message, frozen=True, tag=54):
-    """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here)."""
+    """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here).
+
+    `stdin`: the name there of the input that is its standard input; "" for none.
+    """
 
     argv: list[str]
     environment: dict[str, str]
@@ -55,6 +58,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     memory_bytes: int = 0
     disk_bytes: int = 0
     time_s_max: float = 0.0
+    stdin: str = ""
 
 
 class OpenForward(Message, frozen=True, tag=55):
