@@ -119,8 +119,8 @@ at least 0.7 of the throughput of one stream of Croft's own, at most 1.5 ms adde
 {transport_text(tunnel)}
 ## Paths
 
-`python -m bench.paths`, as root: real daemons in network namespaces with real NAT. A relayed copy runs between two hosts
-that cannot reach each other. The relay is a process of Python.
+`python -m bench.paths`, as root: real daemons in network namespaces with real NAT. A relayed copy runs between two
+hosts that cannot reach each other. The relay is a process of Python.
 
 {daemon_text(paths)}""",
         encoding="utf-8",
