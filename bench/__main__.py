@@ -27,6 +27,12 @@ TO_REACH = {
     "join to first result s": "≤ 10 s",
     "idle peer, share of a core": "≤ 0.01",
     "idle peer, resident MB": "≤ 90 MB",
+    "relayed MB/s": "≥ 40 MB/s",
+    "the direct path dies: gap s": "≤ 6 s",
+    "the relay dies: gap s": "≤ 3 s",
+    "port-restricted to port-restricted: direct after `croft up`, s": "≤ 1 s",
+    "full cone to symmetric: direct after `croft up`, s": "≤ 1 s",
+    "full cone to full cone: direct after `croft up`, s": "≤ 1 s",
 }
 
 
@@ -77,6 +83,7 @@ def main() -> None:
     tasks = run("bench.tasks", "--rounds", rounds)
     transport = run("bench.transport", "--rounds", rounds)
     tunnel = run("bench.tunnel", "--rounds", rounds)
+    paths = run("bench.paths", "--rounds", rounds)
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
     PLACE.write_text(
@@ -109,7 +116,13 @@ encrypts in user space and copies more. To reach: bulk at least 150 MB/s.
 `python -m bench.tunnel`: a TCP service of one peer, used from another, and the same service through `ssh -L`. To reach:
 at least 0.7 of the throughput of one stream of Croft's own, at most 1.5 ms added to a round trip.
 
-{transport_text(tunnel)}""",
+{transport_text(tunnel)}
+## Paths
+
+`python -m bench.paths`, as root: real daemons in network namespaces with real NAT. A relayed copy runs between two
+hosts that cannot reach each other. The relay is a process of Python.
+
+{daemon_text(paths)}""",
         encoding="utf-8",
     )
     print(f"written: {PLACE}")
