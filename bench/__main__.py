@@ -32,6 +32,12 @@ TO_REACH = {
     "idle, resident MB": "≤ 90 MB",
     "a key is found s": "≤ 2 s",
     "a death is known to all s": "≤ 15 s",
+    "relayed MB/s": "≥ 40 MB/s",
+    "the direct path dies: gap s": "≤ 6 s",
+    "the relay dies: gap s": "≤ 3 s",
+    "port-restricted to port-restricted: direct after `croft up`, s": "≤ 1 s",
+    "full cone to symmetric: direct after `croft up`, s": "≤ 1 s",
+    "full cone to full cone: direct after `croft up`, s": "≤ 1 s",
 }
 
 
@@ -83,6 +89,7 @@ def main() -> None:
     transport = run("bench.transport", "--rounds", rounds)
     tunnel = run("bench.tunnel", "--rounds", rounds)
     overlay = run("bench.overlay")
+    paths = run("bench.paths", "--rounds", rounds)
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
     PLACE.write_text(
@@ -116,10 +123,16 @@ encrypts in user space and copies more. To reach: bulk at least 150 MB/s.
 at least 0.7 of the throughput of one stream of Croft's own, at most 1.5 ms added to a round trip.
 
 {transport_text(tunnel)}
+## Paths
+
+`python -m bench.paths`, as root: real daemons in network namespaces with real NAT. A relayed copy runs between two
+hosts that cannot reach each other. The relay is a process of Python.
+
+{daemon_text(paths)}
 ## A community of fifty
 
-`python -m bench.overlay`: fifty daemons on this machine, in a network namespace of their own; one run. What far more peers
-would do: [overlay](overlay.md).
+`python -m bench.overlay`: fifty daemons on this machine, in a network namespace of their own; one run. What far more
+peers would do: [overlay](overlay.md).
 
 {daemon_text(overlay)}""",
         encoding="utf-8",
