@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from croft.sim.overlay_report import Report, measure, memory_per_peer
 from croft.sim.population import Population, search_many
+from croft.sim.world import World, simulate
 from support.worlds import IS_CAMPAIGN
 
 BASELINE = Path(__file__).parent / "overlay_baseline.json"
@@ -88,3 +90,21 @@ def test_the_command_prints_its_report_for_people_and_for_programs() -> None:
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert (report["schema"], report["peers"], report["seed"]) == (1, 20, 3)
+
+
+def test_many_whole_peers_agree_know_a_death_in_time_and_find_a_key() -> None:
+    """Peers as the daemon assembles them, with real signatures and grants: two hundred in a campaign."""
+    count = 200 if IS_CAMPAIGN else 20
+
+    async def story(world: World) -> None:
+        names = await world.unite(count)
+        await asyncio.sleep(20)
+        await world[names[3]].parts.overlay.finder.provide("blob:x")
+        await world.crash(names[7])
+        await world.until(lambda: world.misjudged([names[7]]), within_s=15)
+        found = await world[names[-1]].parts.overlay.finder.locate("blob:x")
+        assert found.providers == [world[names[3]].peer]
+        await asyncio.sleep(60)
+        assert world.misjudged([names[7]]) == ""
+
+    simulate(story, seed=SEED, repeat="pytest tests/simulation/test_overlay_scale.py", latency_s=(0.04, 0.06))

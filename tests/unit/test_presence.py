@@ -10,6 +10,7 @@ from croft.overlay.messages import Load, Presence
 from croft.overlay.passport import SEQUENCE_MAX
 from croft.overlay.presence import (
     COMMUNITY_DIGITS,
+    MACHINE_PACE_S_PER_MEMBER,
     PACE_S_MAX,
     PACE_S_MIN,
     PACE_S_PER_MEMBER,
@@ -61,6 +62,15 @@ def test_only_what_changed_much_is_said_and_at_a_pace_that_falls_with_the_size()
     assert pace.due(Load(2, 0.1, 0.5), 100, 1, at - 1) is None
     assert pace.due(Load(2, 0.1, 0.5), 100, 1, at) == Load(2, 0.1, 0.5)
     assert pace.due(Load(9, 0.1, 0.5), 1_000_000, 1, at + PACE_S_MAX) == Load(9, 0.1, 0.5)
+
+
+def test_a_machine_that_is_busy_by_itself_is_told_of_more_rarely() -> None:
+    pace = Pace()
+    pace.due(Load(0, 0.1, 0.5), 50, 0, 0.0)
+    at = MACHINE_PACE_S_PER_MEMBER * 50
+
+    assert pace.due(Load(0, 0.9, 0.5), 50, 1, at - 1) is None
+    assert pace.due(Load(0, 0.9, 0.5), 50, 1, at) == Load(0, 0.9, 0.5)
 
 
 def test_whoever_says_nothing_new_still_says_so_now_and_then() -> None:

@@ -25,6 +25,9 @@ STEP_CPU = 0.2
 STEP_DISK = 0.05
 PACE_S_MIN = 2.0
 PACE_S_PER_MEMBER = 0.2
+"""For slots: by these others choose."""
+MACHINE_PACE_S_PER_MEMBER = 2.0
+"""For processors and disk, which change also while nobody works for anybody, and are for people to look at."""
 PACE_S_MAX = 600.0
 COMMUNITY_DIGITS = 16
 """So much of the community's id is signed with each presence."""
@@ -83,21 +86,24 @@ class Pace:
             self._said_at, since = now, 0.0  # the clock was set back
         is_doubted = self._refutes >= sequence
         rounded = Load(load.slots_busy, round(load.cpu, 1), round(load.disk, 2))
-        pace_s = min(max(PACE_S_MIN, PACE_S_PER_MEMBER * members), PACE_S_MAX)
-        is_news = since >= pace_s and self._differs(rounded)
+        is_news = (since >= _pace_s(PACE_S_PER_MEMBER, members) and self._has_other_slots(rounded)) or (
+            since >= _pace_s(MACHINE_PACE_S_PER_MEMBER, members) and self._is_other_machine_load(rounded)
+        )
         if not is_news and not (is_doubted and since >= PACE_S_MIN) and since < renew_after_s(members):
             return None
         self._said, self._said_at = rounded, now
         return rounded
 
-    def _differs(self, load: Load) -> bool:
+    def _has_other_slots(self, load: Load) -> bool:
+        return self._said is None or self._said.slots_busy != load.slots_busy
+
+    def _is_other_machine_load(self, load: Load) -> bool:
         said = self._said
-        return (
-            said is None
-            or said.slots_busy != load.slots_busy
-            or abs(said.cpu - load.cpu) >= STEP_CPU
-            or abs(said.disk - load.disk) >= STEP_DISK
-        )
+        return said is None or abs(said.cpu - load.cpu) >= STEP_CPU or abs(said.disk - load.disk) >= STEP_DISK
+
+
+def _pace_s(per_member_s: float, members: int) -> float:
+    return min(max(PACE_S_MIN, per_member_s * members), PACE_S_MAX)
 
 
 assert LIFETIME_S > RENEW_AFTER_S_MAX + CLOCK_AHEAD_S_MAX, "renewed before it expires, also by a slow clock"
