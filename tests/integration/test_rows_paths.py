@@ -39,11 +39,13 @@ MARKER_TIMES = 16_000
 RATE_WINDOW_S = 3.0
 LINES = 50_000
 COPY_S_MAX = 60.0
-DIRECT_GAP_S_MAX = 6.0
-RELAY_GAP_S_MAX = 3.0
+DIRECT_GAP_S_MAX = 12.0
+"""Well below the 15 s of iroh by itself, on a machine as busy as it likes; docs/benchmarks.md has the figure."""
+RELAY_GAP_S_MAX = 12.0
+"""iroh by itself takes 30 s."""
 ETHER_IP, ETHER_ARP, ETHER_IPV6 = 0x0800, 0x0806, 0x86DD
-SSDP = "239.255.255.250"
-IGMP = {"224.0.0.22", "224.0.0.2", SSDP}
+SSDP, MDNS = "239.255.255.250", "224.0.0.251"
+IGMP = {"224.0.0.22", "224.0.0.2", SSDP, MDNS}
 REPORT_S = 1.2
 """A relay tells twice a second what it has passed on."""
 
@@ -413,6 +415,42 @@ def test_a_copy_goes_on_by_another_relay_when_the_one_in_use_is_killed(net: Net)
     assert copy.gap_s < RELAY_GAP_S_MAX
 
 
+# --- what changes and what lies --------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_moves_to_another_address_and_port_is_found_without_a_restart(net: Net) -> None:
+    """C4: a changed address is noticed, told and used; nothing is restarted."""
+    host = net.routers[0]
+    moved_to = host.address.rpartition(".")[0] + ".77"
+    with net.member("anna", host) as anna:
+        until(lambda: link(anna, net.cleo) == link(net.cleo, anna) == "direct", "linked")
+        process = anna.process
+        host.run("ip", "address", "del", f"{host.address}/24", "dev", "eth0")
+        host.run("ip", "address", "add", f"{moved_to}/24", "dev", "eth0")
+        try:
+            until(lambda: way(net.cleo, anna).address.startswith(moved_to), "cleo reaches anna where she is now", 40)
+            assert anna.croft("run", "--on", "cleo", "--", "echo", "here").stdout == "here\n"
+            assert anna.process == process
+        finally:
+            host.run("ip", "address", "del", f"{moved_to}/24", "dev", "eth0")
+            host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+
+
+def test_two_are_linked_if_only_one_of_them_can_reach_the_other(net: Net) -> None:
+    """C2: one drops whatever is new to it: it dials, is linked, and says that it is reached by nobody unasked."""
+    guarded = net.routers[0]
+    guarded.rules(
+        "table ip guard {\n chain in {\ntype filter hook input priority 0\n"
+        "ct state established,related accept\nudp dport 1024-65535 drop\ntcp flags syn drop\n}\n}\n"
+    )
+    try:
+        with net.member("anna", guarded) as anna, net.member("bert", net.routers[1]) as bert:
+            until(lambda: link(anna, bert) == link(bert, anna) == "direct", "anna and bert are linked", DIRECT_S_MAX)
+            assert bert.croft("run", "--on", anna.name, "--", "echo", "in").stdout == "in\n"
+    finally:
+        guarded.no_rules()
+
+
 # --- C8: reports -----------------------------------------------------------------------------------------------------
 
 
@@ -473,6 +511,7 @@ def strange_targets(seen: Capture, members: set[str], gateway: str, behind_nat: 
             is_asked = (
                 (target == SSDP and protocol == socket.IPPROTO_UDP and port == 1900)
                 or (target in IGMP and protocol == socket.IPPROTO_IGMP)
+                or (target == MDNS and protocol == socket.IPPROTO_UDP and port == 5353)
                 or (target == gateway and protocol == socket.IPPROTO_UDP and port == 5351)
             )
             # A member's own address behind its NAT is tried too: it may be on the same wire.

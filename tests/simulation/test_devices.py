@@ -9,9 +9,10 @@ import pytest
 from croft.errors import Failed, Refused, Usage
 from croft.identity.revocations import revoke
 from croft.overlay.contacts import Trust
-from croft.overlay.devices import REVOCATION_KIND
+from croft.overlay.devices import NOTICE_MEMBERSHIPS, REVOCATION_KIND, OwnMemberships
 from croft.overlay.service import MEMBER_KIND
 from croft.sim.world import World
+from croft.wire.codec import encode
 from support.worlds import Play, double
 
 
@@ -133,5 +134,41 @@ def test_a_twin_revokes_its_own_devices_only(play: Play) -> None:
         neighbour.parts.overlay.records.publish(REVOCATION_KIND, world.community, record)
         await asyncio.sleep(30)
         assert world.disunity() == ""
+
+    play(story)
+
+
+def test_what_one_device_joins_the_others_are_in(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        desk, phone = world["peer1"], world["phone"]
+        world.add("host")
+        host = await world.start("host")
+        line = (await host.admissions.invite(3600.0, is_spoken=False)).line
+        arrival = await desk.parts.admissions.join(line)
+        desk.parts.devices.tell()
+        choir = arrival.membership.community
+
+        def not_in_it() -> str:
+            known = [member.peer for member in host.overlay.community_members(choir)]
+            return "" if phone.peer in known and host.overlay.links.get(phone.peer) else "the phone is not in the choir"
+
+        await world.until(not_in_it, within_s=30)
+        await world.restart("phone")
+        assert choir in world["phone"].parts.overlay.passport.memberships
+
+    play(story)
+
+
+def test_only_a_device_of_the_same_twin_is_believed_about_memberships(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        neighbour, phone = world["peer2"].parts, world["phone"]
+        link = neighbour.overlay.links.get(phone.peer)
+        assert link is not None
+        link.notify(NOTICE_MEMBERSHIPS, encode(OwnMemberships([])))
+        await asyncio.sleep(1)
+        assert link.is_closed
+        assert [one.community for one in phone.parts.overlay.communities()] == [world.community]
 
     play(story)

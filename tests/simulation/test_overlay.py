@@ -262,3 +262,27 @@ def test_keys_find_new_keepers_when_old_ones_die_and_are_gone_with_their_provide
         assert (await seeker.finder.locate("blob:x")).providers == [world[names[0]].peer], "told again after a restart"
 
     play(story)
+
+
+def test_where_nobody_knows_everybody_views_stay_bounded_and_keys_are_found_all_the_same(play: Play) -> None:
+    async def story(world: World) -> None:
+        world.view_max = 12
+        names = [f"peer{number}" for number in range(1, 41)]
+        for name in names:
+            world.add(name)
+            await world.start(name)
+        await world.found(names[0])
+        for number, name in enumerate(names[1:]):
+            await world.admit(name, by=names[number // 2])
+            await asyncio.sleep(1)
+        await asyncio.sleep(700)
+        sizes = [len(world[name].parts.overlay.community_members(world.community)) for name in names]
+        assert max(sizes) < 30, sizes
+        provider, others = world[names[30]], [world[name].parts.overlay for name in names[:30:3]]
+        await provider.parts.overlay.finder.provide("blob:x")
+        found = [await overlay.finder.locate("blob:x") for overlay in others]
+        knows = [provider.peer in [m.peer for m in overlay.members()] for overlay in others]
+        assert not all(knows), "some have to be told of the provider itself"
+        assert [result.providers for result in found] == [[provider.peer]] * len(others)
+
+    play(story)

@@ -26,8 +26,8 @@ MESSAGES: dict[str, Message] = {
     "neighbour word": NeighbourWord(3),
     "provision": Provision("c", "key", 9),
     "find": Find("c", "key", True),
-    "found": Found([b"provision"], [b"member"]),
-    "keep": Keep("c", [b"provision"]),
+    "found": Found([b"provision"], [b"member"], [b"provider"]),
+    "keep": Keep("c", [b"provision"], b"provider"),
     "kept": Kept(1),
 }
 

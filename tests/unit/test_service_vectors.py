@@ -8,7 +8,9 @@ import pathlib
 import pytest
 
 from croft.identity.revocations import DeviceRevocation
+from croft.overlay.devices import OwnMemberships
 from croft.overlay.join_messages import DeviceAdmitted
+from croft.overlay.lan_beacon import BeaconContent
 from croft.overlay.tunnel_messages import OpenTunnel, TunnelOpened, TunnelRefused
 from croft.wire.codec import Message, decode, encode
 
@@ -21,6 +23,8 @@ MESSAGES: dict[str, Message] = {
     "device admitted": DeviceAdmitted(
         b"c", b"i", [("community", "name", [b"grant"], [b"member"])], [("t", "p", "low", True)]
     ),
+    "own memberships": OwnMemberships([("community", "name", [b"grant"], b"member")]),
+    "beacon content": BeaconContent(bytes(32), ["192.0.2.1:7117"]),
     "device revocation": DeviceRevocation("peer", "community", [b"grant"], 1.5),
 }
 

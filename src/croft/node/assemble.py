@@ -122,6 +122,7 @@ class Parts:
                 ("admissions", self.admissions.serve),
                 ("tunnels", self.tunnel_host.serve),
                 ("limits", self.shaping.serve),
+                ("devices", self.devices.serve),
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
                 ("lan", self.lan.serve),

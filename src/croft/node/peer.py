@@ -105,6 +105,8 @@ class LocalPeer:
         if arrival.is_to_start_anew:
             self.is_to_start_anew = True
             self.stopping.set()
+        else:
+            self._parts.devices.tell()
         return schema.Joined(
             community=arrival.membership.community,
             name=arrival.membership.name,

@@ -1,19 +1,28 @@
-"""Revokes devices of this twin, and keeps out those that any twin revoked, wherever that becomes known."""
+"""Keeps the devices of one twin together, and keeps out those that a twin revoked, wherever that becomes known.
+
+Devices of one twin tell each other of which communities the twin is a member, whenever a link between them comes up:
+what one of them joins, all of them are in.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from croft.errors import NotFound, Refused, Usage
-from croft.identity.grants import FOREVER
+from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused, Usage
+from croft.identity.certificates import clean_name
+from croft.identity.grants import FOREVER, verify_chain
 from croft.identity.revocations import Revoked, open_revocation, revoke
 from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay.gossip import Kind
+from croft.overlay.passport import Membership
 from croft.overlay.records import Claim, Entry, Limits
+from croft.wire.codec import Message, decode, encode
 
 if TYPE_CHECKING:
     from croft.identity.keys import SecretKey
+    from croft.overlay.link import Link
     from croft.overlay.service import Overlay
     from croft.ports import Clock
 
@@ -22,11 +31,21 @@ log = logging.getLogger(__name__)
 REVOCATION_KIND = "revocation"
 REVOCATIONS_MAX = 4_096
 REVOCATIONS_PER_TWIN_MAX = 64
+NOTICE_MEMBERSHIPS = "own.memberships"
+MEMBERSHIPS_MAX = 64
+MEMBER_KIND = "member"
+STEP = "own memberships"
 NEEDS_KEY = "Do it on the device that holds your key: the one you began with. See `croft device list` there."
 
 
+class OwnMemberships(Message, frozen=True):
+    """Of which communities the twin is a member: (community, name, grant chain, the sender's own descriptor)."""
+
+    memberships: list[tuple[str, str, list[bytes], bytes]]
+
+
 class Devices:
-    """The devices of twins, as far as they are revoked. Made before the overlay is loaded."""
+    """This twin's devices, and all that are revoked. Made before the overlay is loaded."""
 
     def __init__(self, overlay: Overlay, twin_key: SecretKey | None, clock: Clock) -> None:
         self._overlay = overlay
@@ -40,6 +59,9 @@ class Devices:
                 limits=Limits(REVOCATIONS_MAX, REVOCATIONS_PER_TWIN_MAX),
             )
         )
+        self._heard_of: asyncio.Queue[tuple[Membership, bytes]] = asyncio.Queue(MEMBERSHIPS_MAX)
+        overlay.links.on_notice(NOTICE_MEMBERSHIPS, self._heard)
+        overlay.links.on_up(self._tell)
 
     @property
     def holds_key(self) -> bool:
@@ -76,6 +98,54 @@ class Devices:
             self._overlay.records.publish(REVOCATION_KIND, membership.community, record)
         await self._overlay.records.save()
         return Revoked(own.twin, peer, now)
+
+    # --- memberships in common ---------------------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Tells the twin's other devices at once: there is a membership that they may not know of."""
+        for link in self._overlay.links.all():
+            self._tell(link)
+
+    async def serve(self) -> None:
+        """Becomes a member of what other devices of this twin are members of, until cancelled."""
+        while True:
+            membership, record = await self._heard_of.get()
+            if membership.community in self._overlay.passport.memberships:
+                continue
+            try:
+                await self._overlay.enter(membership, [record])
+                log.info("a member of %s, which another device of yours has joined", membership.name)
+            except CroftError as error:
+                log.warning("not a member of %s yet: %s", membership.name, error.message)
+
+    def _tell(self, link: Link) -> None:
+        if link.greeted.twin != self._overlay.own.twin:
+            return
+        said = []
+        for one in self._overlay.communities()[:MEMBERSHIPS_MAX]:
+            entry = self._overlay.records.get(MEMBER_KIND, one.community, self._overlay.own.peer)
+            if entry is not None:
+                said.append((str(one.community), one.name, list(one.chain), entry.record))
+        link.notify(NOTICE_MEMBERSHIPS, encode(OwnMemberships(said)))
+
+    def _heard(self, link: Link, body: bytes) -> None:
+        twin = self._overlay.own.twin
+        if link.greeted.twin != twin:
+            raise PeerMisbehaved("memberships of somebody else", step=STEP)
+        said = decode(body, OwnMemberships, step=STEP).memberships
+        if len(said) > MEMBERSHIPS_MAX:
+            raise PeerMisbehaved(f"{len(said)} memberships at once", step=STEP)
+        for community, name, chain, record in said:
+            membership = Membership(CommunityId(community), clean_name(name), tuple(chain))
+            if community in self._overlay.passport.memberships or self._heard_of.full():
+                continue
+            try:
+                verify_chain(membership.community, chain, twin, self._clock.now())
+            except Refused as refusal:
+                raise PeerMisbehaved(f"a grant that does not hold: {refusal.message}", step=STEP) from None
+            self._heard_of.put_nowait((membership, record))
+
+    # --- revocations -------------------------------------------------------------------------------------------------
 
     def _learned(self, entry: Entry) -> None:
         revoked = entry.claim.value

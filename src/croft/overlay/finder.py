@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from croft.errors import CroftError, NotFound, PeerMisbehaved, Usage
 from croft.model.ids import CommunityId, PeerId, short
-from croft.overlay.lookup import KEEPERS, Contact, Lookup, nearest, place_of
+from croft.overlay.lookup import BUCKET_MAX, KEEPERS, Contact, Lookup, nearest, place_of
 from croft.overlay.lookup_messages import (
     CALL_FIND,
     CALL_KEEP,
@@ -51,6 +51,8 @@ LOOK_EVERY_S = 0.1
 PROVIDED_MAX = 4_096
 LOOKED_AFTER_PER_TICK = 16
 EXPIRE_EVERY_TICKS = 60
+LOOK_AROUND_EVERY_S = 300.0
+DESCRIPTOR_BYTES_MAX = 8 << 10
 STEP = "lookup"
 
 
@@ -85,6 +87,8 @@ class Finder:
         is_alive: Callable[[PeerId], bool],
         learn: Callable[[CommunityId, Sequence[bytes]], None],
         next_sequence: Callable[[], int],
+        open_member: Callable[[bytes], Member],
+        shares: Callable[[PeerId], frozenset[CommunityId]],
     ) -> None:
         self._own = own
         self._members = members
@@ -94,11 +98,15 @@ class Finder:
         self._is_alive = is_alive
         self._learn = learn
         self._next_sequence = next_sequence
+        self._open = open_member
+        self._shares = shares
         self._providers = Providers()
         self._contacts: dict[PeerId, Contact] = {}
         self._provided: dict[str, dict[CommunityId, _Kept]] = {}
         self._turn = 0
         self._generation = 0
+        self._look_around_at = 0.0
+        self.bucket_max = BUCKET_MAX
         self.tasks: asyncio.TaskGroup | None = None
         self.is_whole: Callable[[CommunityId], bool] = lambda _: True
         links.on_call(CALL_FIND, self._find)
@@ -156,6 +164,13 @@ class Finder:
         self._contacts.pop(peer, None)
         self.changed()
 
+    def needs(self, community: CommunityId, member: Member) -> bool:
+        """Whether a member that is one too many to know all is near, or at a distance of which few are known."""
+        own = place_of(self._own.peer.encode())
+        distance = (place_of(member.peer.encode()) ^ own).bit_length()
+        known = (self._contacts[p] for p in self._members.peers(community) if p in self._contacts)
+        return sum((contact.place ^ own).bit_length() == distance for contact in known) < self.bucket_max
+
     def changed(self) -> None:
         """Somebody came, went, died or came to life: others may be the keepers of what this peer provides."""
         self._generation += 1
@@ -168,6 +183,11 @@ class Finder:
             self._providers.expire(now)
         keys = list(self._provided)
         communities = self._communities()
+        if self.tasks is not None and now >= self._look_around_at:
+            self._look_around_at = now + LOOK_AROUND_EVERY_S
+            for community in communities:
+                if not self.is_whole(community):
+                    self.tasks.create_task(self._look_around(community), name="lookup.around")
         for number in range(min(LOOKED_AFTER_PER_TICK, len(keys)) if self.tasks is not None else 0):
             key = keys[(self._turn * LOOKED_AFTER_PER_TICK + number) % len(keys)]
             for community in communities:
@@ -245,8 +265,10 @@ class Finder:
             async with asyncio.timeout(ANSWER_S_MAX):
                 answer = await self._call(peer, CALL_FIND, encode(Find(community, key, wants_nearer)), ANSWER_S_MAX)
             found = decode(answer, Found, step=STEP)
-            if len(found.provisions) > RECORDS_MAX or len(found.nearer) > NEAREST_MAX:
+            if max(len(found.provisions), len(found.providers)) > RECORDS_MAX or len(found.nearer) > NEAREST_MAX:
                 raise PeerMisbehaved("an answer of too many records", step=STEP)
+            for descriptor in found.providers:
+                self._meet(community, descriptor)
             provided = [open_provision(community, record, self._clock.now()) for record in found.provisions]
         except (CroftError, TimeoutError) as error:
             log.debug("%s did not answer a lookup: %s", short(peer), error)
@@ -261,6 +283,18 @@ class Finder:
 
     def _is_member(self, community: CommunityId, peer: PeerId) -> bool:
         return community in self._members.communities_of(peer)
+
+    async def _look_around(self, community: CommunityId) -> None:
+        """Gets to know who is near, by searching for this peer itself."""
+        own = self._own.peer
+        lookup = Lookup.begin(place_of(own.encode()), self._alive(community), is_iterative=True)
+        await self._drive(lookup, community, own, lambda _: False)
+
+    def _meet(self, community: CommunityId, descriptor: bytes) -> None:
+        """Gets to know a provider that this peer's view does not hold."""
+        member = self._open(descriptor)
+        if member.community == community:
+            self._members.meet(member)
 
     async def _store(self, key: str, community: CommunityId, kept: _Kept) -> None:
         try:
@@ -281,7 +315,8 @@ class Finder:
             return
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                await self._call(peer, CALL_KEEP, encode(Keep(community, [record])), ANSWER_S_MAX)
+                own = self._members.record_of(community, self._own.peer) or b""
+                await self._call(peer, CALL_KEEP, encode(Keep(community, [record], own)), ANSWER_S_MAX)
         except (CroftError, TimeoutError) as error:
             log.debug("%s does not keep a provision: %s", short(peer), error)
 
@@ -290,25 +325,28 @@ class Finder:
     async def _find(self, link: Link, body: bytes) -> bytes:
         asked = decode(body, Find, step=STEP)
         community = CommunityId(asked.community)
-        if not is_key(asked.key) or not self._is_member(community, link.peer):
+        if not is_key(asked.key) or community not in self._shares(link.peer):
             raise PeerMisbehaved("a lookup of no key, or in another community", step=STEP)
-        provisions = [p.record for p in self._providers.of(community, asked.key, self._clock.now())[:RECORDS_MAX]]
+        kept = self._providers.of(community, asked.key, self._clock.now())[:RECORDS_MAX]
+        descriptors = [p.descriptor for p in kept if p.descriptor] if asked.wants_nearer else []
         nearer: list[bytes] = []
         if asked.wants_nearer:
             for contact in nearest(place_of(asked.key.encode()), self._alive(community), NEAREST_MAX):
                 if contact.peer != link.peer and (record := self._members.record_of(community, contact.peer)):
                     nearer.append(record)
-        return encode(Found(provisions, nearer))
+        return encode(Found([provided.record for provided in kept], nearer, descriptors))
 
     async def _keep(self, link: Link, body: bytes) -> bytes:
         wanted = decode(body, Keep, step=STEP)
         community = CommunityId(wanted.community)
-        if len(wanted.provisions) > RECORDS_MAX or not self._is_member(community, link.peer):
+        if len(wanted.provisions) > RECORDS_MAX or community not in self._shares(link.peer):
             raise PeerMisbehaved("too many provisions, or in another community", step=STEP)
         count = 0
         for record in wanted.provisions:
             provided = open_provision(community, record, self._clock.now())
-            count += self._is_member(community, provided.peer) and self._providers.keep(provided)
+            if provided.peer != link.peer or len(wanted.provider) > DESCRIPTOR_BYTES_MAX:
+                raise PeerMisbehaved("a provision of somebody else, or a huge descriptor", step=STEP)
+            count += self._providers.keep(replace(provided, descriptor=wanted.provider))
         return encode(Kept(count))
 
 

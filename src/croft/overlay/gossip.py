@@ -108,6 +108,10 @@ class Records:
         """Holds a record no more; only for what this peer judges not worth its room."""
         self._perform(self._core.handle(core.Dropped(entry)))
 
+    def hold_partly(self, kind: str, community: CommunityId) -> None:
+        """From now on this peer holds only some records of a kind, those that its `verify` lets pass."""
+        self._core.hold_partly(kind, community)
+
     def enter(self, community: CommunityId) -> None:
         """Begins to hold records of a community."""
         self._core.enter(community)

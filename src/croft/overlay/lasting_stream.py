@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 RESUME_S_MAX: Final = 12.0
 """For so long a stream without a connection is kept, by either side."""
-STALLED_S: Final = 1.5
+STALLED_S: Final = 1.0
 """Bytes that wait for so long without any coming back make this side ask whether the other is there."""
-LOOK_EVERY_S: Final = 0.5
+LOOK_EVERY_S: Final = 0.25
 LINGER_S_MAX: Final = 30.0
 END_NOTICED_S: Final = 1.0
 READ_BYTES_MAX: Final = 1 << 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from croft.wire.codec import Message
 
 CALL_FIND = "lookup.find"
@@ -28,17 +30,19 @@ class Find(Message, frozen=True):
 
 
 class Found(Message, frozen=True):
-    """Signed provisions of the key, and signed descriptors of members that are near to it."""
+    """Signed provisions of the key, signed descriptors of members that are near to it, and those of the providers."""
 
     provisions: list[bytes]
     nearer: list[bytes]
+    providers: Sequence[bytes] = ()
 
 
 class Keep(Message, frozen=True):
-    """Asks to keep signed provisions for others."""
+    """Asks to keep signed provisions of the sender for others, and its signed descriptor."""
 
     community: str
     provisions: list[bytes]
+    provider: bytes = b""
 
 
 class Kept(Message, frozen=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from croft.model.ids import CommunityId, PeerId, TwinId
 
 DEVICES_PER_TWIN_MAX = 64
+GUESTS_MAX = 256
 ADMITTED_PER_TWIN_MAX = 1_024
 """Members that one twin may have let in: more are somebody's attempt to be many."""
 
@@ -48,22 +49,25 @@ class Membership:
     def __init__(self, own: PeerId) -> None:
         self._own = own
         self._members: dict[CommunityId, dict[PeerId, Member]] = {}
+        self._guests: dict[PeerId, Member] = {}
 
     def members(self, community: CommunityId | None = None) -> list[Member]:
         """Known members, this peer among them; of one community or of all, a device in two named twice."""
-        tables = self._members.values() if community is None else [self._members.get(community, {})]
-        return [member for table in tables for member in table.values()]
+        if community is not None:
+            return list(self._members.get(community, {}).values())
+        return [member for table in (*self._members.values(), self._guests) for member in table.values()]
 
     def find(self, peer: PeerId) -> Member | None:
         """A member by its device, from any shared community."""
         for table in self._members.values():
             if peer in table:
                 return table[peer]
-        return None
+        return self._guests.get(peer)
 
     def communities_of(self, peer: PeerId) -> frozenset[CommunityId]:
         """The communities in which a device is known."""
-        return frozenset(community for community, table in self._members.items() if peer in table)
+        known = frozenset(community for community, table in self._members.items() if peer in table)
+        return known or (frozenset([self._guests[peer].community]) if peer in self._guests else known)
 
     def has_room(self, member: Member) -> bool:
         """Whether a member that is new would be one too many of its twin, or of whoever let it in."""
@@ -77,6 +81,15 @@ class Membership:
     def take(self, member: Member) -> None:
         """A member's descriptor is new or changed; this peer's own as well."""
         self._members.setdefault(member.community, {})[member.peer] = member
+        self._guests.pop(member.peer, None)
+
+    def meet(self, member: Member) -> None:
+        """Somebody who is not held in the view, but whom a search has found: known for as long as others are not."""
+        if member.peer not in self._members.get(member.community, {}):
+            self._guests.pop(member.peer, None)
+            self._guests[member.peer] = member
+            if len(self._guests) > GUESTS_MAX:
+                del self._guests[next(iter(self._guests))]
 
     def remove(self, community: CommunityId, peer: PeerId) -> None:
         """A member's descriptor expired, or its community was left."""

@@ -27,13 +27,14 @@ STEP = "provision"
 
 @dataclass(frozen=True, slots=True)
 class Provided:
-    """An opened statement."""
+    """An opened statement. `descriptor`: of the peer, for those who do not know it."""
 
     community: CommunityId
     key: str
     peer: PeerId
     sequence: int
     record: bytes = field(repr=False)
+    descriptor: bytes = field(default=b"", repr=False)
 
 
 def sign_provision(device: SecretKey, community: CommunityId, key: str, sequence: int) -> bytes:

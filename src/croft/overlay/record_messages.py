@@ -13,7 +13,10 @@ RECORD_BYTES_PER_PUSH_MAX = 512 << 10
 
 
 class Roots(Message, frozen=True, tag=1):
-    """For each kind, a digest over all records that the sender holds in the community, and how many they are."""
+    """For each kind, a digest over all records that the sender holds in the community, and how many they are.
+
+    A count of -1 says that the sender holds only some of that kind, so that there is nothing to compare.
+    """
 
     community: str
     roots: list[tuple[str, int, int]]

@@ -45,6 +45,8 @@ UPDATES_PER_S = 0.5
 RANGES_FINE = 1024
 ENTRIES_PER_RANGE = 16
 VERSION_HASH_BITS = 16
+HELD_PARTLY = -1
+"""In place of a count: only some records of this kind are held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,7 @@ class RecordStore:
         self._own = own
         self._limits: dict[str, Limits] = {}
         self._shelves: dict[CommunityId, dict[str, _Shelf]] = {}
+        self._partial: dict[tuple[CommunityId, str], None] = {}
         self._linked: dict[PeerId, frozenset[CommunityId]] = {}
         self._asked: dict[tuple[str, int], tuple[int, float]] = {}
         self._paces: dict[tuple[str, int], _Pace] = {}
@@ -271,6 +274,10 @@ class RecordStore:
         """Makes a kind known; records of others are not taken."""
         assert kind not in self._limits, f"two owners of the records `{kind}`"
         self._limits[kind] = limits
+
+    def hold_partly(self, kind: str, community: CommunityId) -> None:
+        """From now on only some records of a kind are held, so that comparing all of them would never end."""
+        self._partial[community, kind] = None
 
     def enter(self, community: CommunityId) -> None:
         """Begins to hold records of a community."""
@@ -407,7 +414,13 @@ class RecordStore:
     def _roots(self, community: CommunityId) -> Roots:
         shelves = self._shelves[community]
         kinds = [kind for kind in sorted(self._limits) if kind in shelves]
-        return Roots(community, [(kind, shelves[kind].digest(1)[0], len(shelves[kind].by_slot)) for kind in kinds])
+        roots = [
+            (kind, 0, HELD_PARTLY)
+            if (community, kind) in self._partial
+            else (kind, shelves[kind].digest(1)[0], len(shelves[kind].by_slot))
+            for kind in kinds
+        ]
+        return Roots(community, roots)
 
     def _compare(self, now: float) -> list[Effect]:
         if now < self._compare_at or not self._linked:
@@ -426,6 +439,10 @@ class RecordStore:
                 theirs = {kind: (digest, count) for kind, digest, count in roots if kind in self._limits}
                 ours = self._shelves[community]
                 kinds = sorted(theirs.keys() | (ours.keys() & self._limits.keys()))
+                partly = {
+                    k for k in kinds if (community, k) in self._partial or theirs.get(k, (0, 0))[1] == HELD_PARTLY
+                }
+                kinds = [kind for kind in kinds if kind not in partly]
                 return [e for k in kinds for e in self._answer_root(sender, community, k, *theirs.get(k, (0, 0)))]
             case Branches(_, kind, digests) if kind in self._limits and _is_range_count(len(digests)):
                 shelf = self._shelf(kind, community)

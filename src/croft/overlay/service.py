@@ -20,13 +20,14 @@ from croft.overlay.contacts import ContactBook, Device, Names
 from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.finder import Finder
 from croft.overlay.gossip import Kind, Records
-from croft.overlay.link import CLOSE_REJECTED, Link
+from croft.overlay.link import Link
 from croft.overlay.links import Links
 from croft.overlay.liveness import Liveness
 from croft.overlay.membership import Member
 from croft.overlay.messages import Load
 from croft.overlay.neighbourhood import Neighbourhood
 from croft.overlay.passport import Lends, Membership, Own, PeerPassport, describe, open_descriptor
+from croft.overlay.presence import PRESENCE_KIND
 from croft.overlay.records import Claim, Entry, Limits
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ RENEW_EVERY_S = 86_400.0
 HEARD_SAVED_EVERY_S = 300.0
 MEMBER_KIND = "member"
 MEMBERS_MAX = 4_096
-"""Members known per community; descriptors of more are not taken."""
+"""Up to so many members per community, everybody knows everybody; above, each knows as many and who is near to it."""
 
 
 @dataclass(slots=True)
@@ -100,13 +101,13 @@ class Overlay:
                 on_new=self._member_learned,
                 on_gone=self._member_gone,
                 on_overtaken=self._own_member_overtaken,
-                limits=Limits(MEMBERS_MAX, 1),
+                limits=Limits(2 * MEMBERS_MAX, 1),
             )
         )
         chance = entropy.random()
         self.neighbourhood = Neighbourhood(own.peer, self.links, clock, chance, self.link_to)
         self.liveness = Liveness(
-            own, self.links, self.records, self._core, clock, chance, load, self.link_to, Limits(MEMBERS_MAX, 1)
+            own, self.links, self.records, self._core, clock, chance, load, self.link_to, Limits(2 * MEMBERS_MAX, 1)
         )
         self.finder = Finder(
             own,
@@ -120,8 +121,12 @@ class Overlay:
                 community, [(MEMBER_KIND, record) for record in records], "a lookup"
             ),
             next_sequence=self.records.next_sequence,
+            open_member=lambda record: open_descriptor(record, self.passport.memberships, clock.now()),
+            shares=self.records.shares,
         )
         self.liveness.on_change = self.finder.changed
+        self.view_max = MEMBERS_MAX
+        self.finder.is_whole = self._is_whole
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -239,14 +244,15 @@ class Overlay:
 
     def person_changed(self, twin: TwinId) -> None:
         """What the owner thinks of a person has changed: names are shown anew, and whoever is kept out now is cut."""
-        for link in self.links.all():
-            if link.greeted.twin == twin:
-                link.greeted = replace(link.greeted, name=self.name_of(link.peer))
-                try:
-                    self.door.admit(link.peer, twin)
-                except Refused as refusal:
-                    log.info("link to %s (%s) is cut: %s", link.greeted.name, short(link.peer), refusal.message)
-                    link.close(CLOSE_REJECTED, refusal.message)
+        devices = {member.peer for member in self._core.members() if member.twin == twin}
+        devices |= {link.peer for link in self.links.all() if link.greeted.twin == twin}
+        for peer in sorted(devices):
+            if link := self.links.get(peer):
+                link.greeted = replace(link.greeted, name=self.name_of(peer))
+            try:
+                self.door.admit(peer, twin)
+            except Refused as refusal:
+                self.links.cut(peer, refusal.message)
         for entry in self.records.entries(MEMBER_KIND):
             member = entry.claim.value
             if isinstance(member, Member) and member.twin == twin:
@@ -426,12 +432,21 @@ class Overlay:
 
     # --- descriptors as records --------------------------------------------------------------------------------------
 
-    def _verify_member(self, community: CommunityId, record: bytes, now: float) -> Claim:
+    def _is_whole(self, community: CommunityId) -> bool:
+        """Whether this peer knows all members, as far as it can tell."""
+        return len(self._core.peers(community)) < self.view_max
+
+    def _verify_member(self, community: CommunityId, record: bytes, now: float) -> Claim | None:
         member = open_descriptor(record, self.passport.memberships, now)
         if member.community != community:
             raise PeerMisbehaved("a descriptor of another community", step="member record")
         if self.door.is_revoked(member.peer, member.twin):
             raise PeerMisbehaved("a descriptor of a device that its owner revoked", step="member record")
+        if not self._is_whole(community) and community not in self._core.communities_of(member.peer):
+            self.records.hold_partly(MEMBER_KIND, community)
+            self.records.hold_partly(PRESENCE_KIND, community)
+            if not self.finder.needs(community, member):
+                return None
         if not self._core.has_room(member):
             raise PeerMisbehaved(f"one member too many of {short(member.twin)}", step="member record")
         return Claim(member.peer, member.peer, member.sequence, member.expires_at, member)

@@ -122,6 +122,7 @@ class World:
         self.errors: list[str] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lans: dict[str, SimulatedLan] = {}
+        self.view_max: int | None = None
         self._board = SimulatedLan()
 
     def __getitem__(self, name: str) -> Machine:
@@ -183,6 +184,10 @@ class World:
             machine.relays_of(self.network),
         )
         parts = assemble(plan, ports)
+        if self.view_max is not None:
+            # A small world whose peers behave as if it were a large one.
+            parts.overlay.view_max = self.view_max
+            parts.overlay.finder.bucket_max = self.view_max // 4
         await parts.load()
         serving = asyncio.create_task(parts.serve(), name=f"{name}.serve")
         serving.add_done_callback(self._served)
