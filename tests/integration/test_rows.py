@@ -405,11 +405,25 @@ def test_every_command_prints_what_the_python_api_returns(five: list[RealPeer], 
             (["jobs"], "jobs", grid.jobs),
             (["invite", "list"], "invitations", grid.api.invitations),
             (["config", "show"], "settings", grid.api.settings),
+            (["contacts"], "contacts", grid.api.contacts),
+            (["expose", "list"], "exposures", grid.api.exposures),
+            (["limit", "list"], "limits", grid.api.limits),
+            (["device", "list"], "devices", grid.api.devices),
         ]
+        changes: list[tuple[list[str], Callable[[], list[object]]]] = [
+            (["contacts", "add", "bob", "robert"], grid.api.contacts),
+            (["expose", "8000", "--to", "robert"], grid.api.exposures),
+            (["limit", "set", "5Mbit", "--peer", "cyd"], grid.api.limits),
+        ]
+        for command, ask_for_all in changes:
+            assert steady(ada.json(*command)) == {"schema": 1, **built(ask_for_all()[0])}, command
         for command, name, ask in questions:
             asked = built(ask())
             expected = {"schema": 1, name: asked} if name else {"schema": 1, **asked}
             assert steady(ada.json(*command)) == expected, command
+        undone = [["limit", "remove", "1"], ["expose", "remove", "8000"], ["contacts", "remove", "robert"]]
+        assert [ada.json(*command)["schema"] for command in undone] == [1, 1, 1]
+        assert [grid.api.contacts(), grid.api.exposures(), grid.api.limits()] == [[], [], []]
         twin = ada.json("init")
         status = grid.status()
         assert (twin["schema"], twin["twin"], twin["peer"], twin["is_new"]) == (1, status.twin, status.peer, False)

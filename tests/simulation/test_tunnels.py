@@ -11,8 +11,11 @@ import pytest
 from croft.errors import ConnectionLost, CroftError, Refused, Unreachable
 from croft.overlay.exposure import Exposure, Grantee, GranteeKind, TunnelProtocol
 from croft.overlay.splice import FLOW_IDLE_S_MAX
+from croft.overlay.tunnel_messages import TUNNEL_PURPOSE, TunnelOpened
 from croft.ports import Stream
 from croft.sim.world import World
+from croft.wire.codec import encode
+from croft.wire.frames import frame
 from support.worlds import Play
 
 TCP, UDP = TunnelProtocol.TCP, TunnelProtocol.UDP
@@ -183,5 +186,56 @@ def test_a_lost_link_cuts_the_tunnel_and_the_local_program_sees_it(play: Play) -
                 await world.crash("peer2")
                 with pytest.raises(ConnectionLost):
                     await said(near)
+
+    play(story)
+
+
+HOSTILE = {
+    "noise": b"\x00\x00\x00\x05noise",
+    "another message": frame(encode(TunnelOpened("wiki"))),
+    "a frame too large": (1 << 30).to_bytes(4, "big"),
+    "an empty frame": bytes(4),
+    "half a frame": b"\x00\x00\x00\x40half",
+}
+
+
+def test_openings_that_are_none_end_their_stream_alone_and_are_bounded_in_time(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(2)
+        await expose(world, "peer2", to="peer1")
+        async with echoing(world, "peer2"):
+            host, overlay = world["peer2"], world["peer1"].parts.overlay
+            for what, sent in HOSTILE.items():
+                stream = await overlay.open_stream(host.peer, TUNNEL_PURPOSE)
+                await stream.write(sent)
+                with pytest.raises(ConnectionLost):
+                    async with asyncio.timeout(30):
+                        assert await stream.read(100) == b"", what
+                        await asyncio.sleep(1)
+                        await stream.write(b"still there?")
+                        await asyncio.sleep(1)
+                        await stream.read(100)
+                        raise ConnectionLost("ended")
+            honest = await world["peer1"].parts.tunnels.open(host.peer, "echo")
+            await honest.write(b"all is well")
+            await honest.finish()
+            assert await said(honest) == b"all is well"
+
+    play(story)
+
+
+def test_a_flow_of_what_are_no_datagrams_ends_alone(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(2)
+        await expose(world, "peer2", to="peer1", protocol=UDP)
+        stream = await world["peer1"].parts.tunnels.open(world["peer2"].peer, "echo", UDP)
+        await stream.write((1 << 20).to_bytes(4, "big") + b"more than a datagram")
+        with pytest.raises(ConnectionLost):
+            await stream.read(100)
+            raise ConnectionLost("ended")
+        await asyncio.sleep(1)
+        [(_, count)] = world["peer2"].parts.tunnel_host.exposures()
+        assert count == 0
+        assert world.missing_link() == ""
 
     play(story)

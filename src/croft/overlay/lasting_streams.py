@@ -29,11 +29,14 @@ Start = Callable[[Coroutine[Any, Any, None], str], None]
 
 
 class LastingStreams:
-    """`start` runs a coroutine for as long as this peer runs; `instance` tells this run of the peer from others."""
+    """`start` runs a coroutine for as long as this peer runs; `instance` tells this run of the peer from others;
+    `complain` names what a peer did that it should not.
+    """
 
-    def __init__(self, instance: bytes, start: Start) -> None:
+    def __init__(self, instance: bytes, start: Start, complain: Callable[[Link, str], None]) -> None:
         self._instance = instance
         self._start = start
+        self._complain = complain
         self._opened = 0
         self._accepted: dict[tuple[PeerId, bytes], LastingStream] = {}
 
@@ -80,16 +83,24 @@ class LastingStreams:
             stream.abort()
             raise PeerMisbehaved("a lasting stream that is open already, or one too many", step=STEP)
         lasting = self._accepted[key] = LastingStream(link, stream)
-        self._start(self._serve(key, link.greeted, lasting, handler), f"stream.{link.peer[:10]}")
+        self._start(self._serve(key, link, lasting, handler), f"stream.{link.peer[:10]}")
+
+    def drop(self, peer: PeerId) -> None:
+        """Ends what a peer is served: it is not to go on, although it may come back."""
+        for (other, _), stream in list(self._accepted.items()):
+            if other == peer:
+                stream.abort()
 
     async def _serve(
-        self, key: tuple[PeerId, bytes], greeted: Greeted, stream: LastingStream, handler: StreamHandler
+        self, key: tuple[PeerId, bytes], link: Link, stream: LastingStream, handler: StreamHandler
     ) -> None:
         carrying = asyncio.create_task(stream.carry(), name="stream.carry")
         try:
-            await handler(greeted, stream)
-        except ConnectionLost:
+            await handler(link.greeted, stream)
+        except (ConnectionLost, TimeoutError):
             pass
+        except PeerMisbehaved as fault:
+            self._complain(link, str(fault))
         finally:
             stream.abort()
             try:

@@ -107,7 +107,7 @@ class Links:
         self._notices: dict[str, NoticeHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
         self._lasting_purposes: set[str] = set()
-        self._lasting = LastingStreams(passport.own().instance, self._start)
+        self._lasting = LastingStreams(passport.own().instance, self._start, self._complain)
         self._on_up: list[Callable[[Link], None]] = []
         self._on_down: list[Callable[[Link, str], None]] = []
         self._complaints: dict[PeerId, dict[str, float]] = {}
@@ -151,6 +151,13 @@ class Links:
     def all(self) -> list[Link]:
         """Every live link."""
         return list(self._links.values())
+
+    def cut(self, peer: PeerId, reason: str) -> None:
+        """Ends the link to a peer, if there is one, and all that the peer is served: nothing waits for another link."""
+        if link := self._links.get(peer):
+            log.info("link to %s (%s) is cut: %s", link.greeted.name, short(peer), reason)
+            link.close(CLOSE_REJECTED, reason)
+        self._lasting.drop(peer)
 
     async def ensure(self, peer: PeerId, addresses: Iterable[str], relays: Sequence[RelayAccess] = ()) -> Link:
         """The live link to `peer`, dialled if there is none. Raises Unreachable, Refused."""

@@ -20,7 +20,7 @@ from croft.overlay.contacts import ContactBook, Device, Names
 from croft.overlay.doorkeeper import Doorkeeper
 from croft.overlay.finder import Finder
 from croft.overlay.gossip import Kind, Records
-from croft.overlay.link import CLOSE_REJECTED, Link
+from croft.overlay.link import Link
 from croft.overlay.links import Links
 from croft.overlay.liveness import Liveness
 from croft.overlay.membership import Member
@@ -244,14 +244,15 @@ class Overlay:
 
     def person_changed(self, twin: TwinId) -> None:
         """What the owner thinks of a person has changed: names are shown anew, and whoever is kept out now is cut."""
-        for link in self.links.all():
-            if link.greeted.twin == twin:
-                link.greeted = replace(link.greeted, name=self.name_of(link.peer))
-                try:
-                    self.door.admit(link.peer, twin)
-                except Refused as refusal:
-                    log.info("link to %s (%s) is cut: %s", link.greeted.name, short(link.peer), refusal.message)
-                    link.close(CLOSE_REJECTED, refusal.message)
+        devices = {member.peer for member in self._core.members() if member.twin == twin}
+        devices |= {link.peer for link in self.links.all() if link.greeted.twin == twin}
+        for peer in sorted(devices):
+            if link := self.links.get(peer):
+                link.greeted = replace(link.greeted, name=self.name_of(peer))
+            try:
+                self.door.admit(peer, twin)
+            except Refused as refusal:
+                self.links.cut(peer, refusal.message)
         for entry in self.records.entries(MEMBER_KIND):
             member = entry.claim.value
             if isinstance(member, Member) and member.twin == twin:
