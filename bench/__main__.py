@@ -27,6 +27,11 @@ TO_REACH = {
     "join to first result s": "≤ 10 s",
     "idle peer, share of a core": "≤ 0.01",
     "idle peer, resident MB": "≤ 90 MB",
+    "a joiner sees everybody s": "≤ 3 s",
+    "idle, bytes/s sent by each peer": "≤ 2,000",
+    "idle, resident MB": "≤ 90 MB",
+    "a key is found s": "≤ 2 s",
+    "a death is known to all s": "≤ 15 s",
     "relayed MB/s": "≥ 40 MB/s",
     "the direct path dies: gap s": "≤ 6 s",
     "the relay dies: gap s": "≤ 3 s",
@@ -83,6 +88,7 @@ def main() -> None:
     tasks = run("bench.tasks", "--rounds", rounds)
     transport = run("bench.transport", "--rounds", rounds)
     tunnel = run("bench.tunnel", "--rounds", rounds)
+    overlay = run("bench.overlay")
     paths = run("bench.paths", "--rounds", rounds)
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
@@ -122,7 +128,13 @@ at least 0.7 of the throughput of one stream of Croft's own, at most 1.5 ms adde
 `python -m bench.paths`, as root: real daemons in network namespaces with real NAT. A relayed copy runs between two
 hosts that cannot reach each other. The relay is a process of Python.
 
-{daemon_text(paths)}""",
+{daemon_text(paths)}
+## A community of fifty
+
+`python -m bench.overlay`: fifty daemons on this machine, in a network namespace of their own; one run. What far more
+peers would do: [overlay](overlay.md).
+
+{daemon_text(overlay)}""",
         encoding="utf-8",
     )
     print(f"written: {PLACE}")

@@ -24,11 +24,16 @@ from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE, OpenCommand, 
 from croft.compute.worker_messages import (
     ChunkDone,
     ChunkResults,
+    CommandExited,
     FileBytes,
+    FileEnd,
+    FileList,
     GetFile,
+    ListFiles,
     LoadFunction,
     PutFile,
     RunChunk,
+    RunCommand,
 )
 from croft.errors import ConnectionLost
 from croft.model.ids import PeerId
@@ -56,10 +61,9 @@ from croft.overlay.record_messages import (
     Roots,
     Wanted,
 )
-from croft.ports import Stream
 from croft.wire.codec import Message, decode_union, encode
 from croft.wire.frames import frame
-from croft.wire.message_stream import MessageStream
+from croft.wire.message_stream import ByteStream, MessageStream
 from support import peers
 from support.evil_member import EvilMember, Greeted, evil_member
 from support.peers import RealPeer, until
@@ -380,8 +384,8 @@ def test_a_stream_for_an_unknown_purpose_is_dropped(scene: Scene) -> None:
 def test_a_header_of_a_megabyte_is_refused(scene: Scene) -> None:
     async def story(_: EvilMember, greeted: Greeted) -> None:
         stream = await greeted.connection.open_stream()
-        await stream.write(frame(encode(StreamHeader("x" * (1 << 20)))))
         with pytest.raises(ConnectionLost):
+            await stream.write(frame(encode(StreamHeader("x" * (1 << 20)))))
             while await stream.read(100):
                 continue
 
@@ -524,9 +528,9 @@ def test_a_lender_that_lies_about_results_costs_no_honest_result(scene: Scene, l
 
     asked: list[int] = []
 
-    async def serve(stream: Stream) -> None:
+    async def serve(stream: ByteStream) -> None:
         async with MessageStream(stream, step="evil") as messages:
-            if await messages.receive() is None or await messages.receive() is None:
+            if await messages.receive() is None:
                 return
             messages.post(Opened(2, []))
             while (payload := await messages.receive()) is not None:
@@ -543,8 +547,7 @@ def test_a_lender_that_lies_about_results_costs_no_honest_result(scene: Scene, l
 
         async def accept() -> None:
             while True:
-                stream = await greeted.connection.accept_stream()
-                serving.add(asyncio.create_task(serve(stream)))
+                serving.add(asyncio.create_task(serve(await greeted.lend())))
 
         accepting = asyncio.create_task(accept())
 
@@ -568,3 +571,48 @@ def test_a_lender_that_lies_about_results_costs_no_honest_result(scene: Scene, l
             assert result == number or isinstance(result, Exception) or lie == "twice", (number, result)
 
     scene.attack(story)
+
+
+@pytest.mark.parametrize("path", ["../../escaped", "/tmp/escaped", "a/../../escaped", "", "x" * 9000 + "/\n", "a//b"])
+def test_a_lender_that_lists_files_outside_the_folder_writes_nothing_here(
+    scene: Scene, path: str, tmp_path: Path
+) -> None:
+    """A consumer fetches a folder from mallory, who names files elsewhere: refused by name, nothing is written."""
+
+    async def serve(stream: ByteStream) -> None:
+        async with MessageStream(stream, step="evil") as messages:
+            if await messages.receive() is None:
+                return
+            messages.post(Opened(1, []))
+            while (payload := await messages.receive()) is not None:
+                match decode_union(payload, RunCommand | ListFiles | GetFile, step="evil"):
+                    case RunCommand():
+                        messages.post(CommandExited(0))
+                    case ListFiles():
+                        messages.post(FileList([path]))
+                    case GetFile():
+                        messages.post(FileBytes(b"evil"))
+                        messages.post(FileEnd())
+
+    async def story(evil: EvilMember, greeted: Greeted) -> None:
+        await greeted.notice(NOTICE_RECORDS, Push(evil.community, [(MEMBER, record_of(evil))]))
+        beating = asyncio.create_task(beat(greeted))
+
+        async def accept() -> None:
+            while True:
+                serving.add(asyncio.create_task(serve(await greeted.lend())))
+
+        serving: set[asyncio.Task[None]] = set()
+        accepting = asyncio.create_task(accept())
+        folder = tmp_path / "one" / "two"
+        folder.mkdir(parents=True)
+        command = ("run", "--on", evil.own.peer, "-o", "out/", "--", "true")
+        await asyncio.to_thread(scene.ada.croft, *command, cwd=folder)
+        for task in (beating, accepting, *serving):
+            task.cancel()
+        await asyncio.gather(beating, accepting, *serving, return_exceptions=True)
+
+    scene.attack(story)
+    assert [entry for entry in tmp_path.rglob("*") if not entry.is_dir()] == []
+    assert not Path("/tmp/escaped").exists()
+    scene.logged("not in the folder")

@@ -403,3 +403,20 @@ def test_a_command_reads_what_is_piped_in(pair: list[RealPeer]) -> None:
 
 def test_without_being_asked_to_a_command_reads_nothing_and_takes_nothing_away(pair: list[RealPeer]) -> None:
     assert pair[0].croft("run", "--", "cat", input="kept for the next one\n").stdout == ""
+
+
+def test_a_folder_that_a_command_makes_comes_back_whole_without_its_links(pair: list[RealPeer], tmp_path: Path) -> None:
+    make = "mkdir -p out/deep/er; echo 1 > out/a; echo 2 > out/deep/er/b; ln -s /etc/passwd out/link; mkfifo out/pipe"
+
+    pair[0].ok("run", "--on", pair[1].name, "-o", "out/:here", "--", "sh", "-c", make, cwd=tmp_path)
+
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert found == {"here/a", "here/deep/er/b"}
+    assert (tmp_path / "here/deep/er/b").read_text() == "2\n"
+
+
+def test_a_folder_that_a_command_did_not_make_is_named(pair: list[RealPeer], tmp_path: Path) -> None:
+    ended = pair[0].croft("run", "-o", "out/", "--", "true", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    assert "out/" in two_lines(ended)[0]

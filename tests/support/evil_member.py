@@ -15,6 +15,7 @@ from croft.adapters.sqlite_database import SqliteDatabase
 from croft.errors import ConnectionLost
 from croft.model.ids import CommunityId, PeerId
 from croft.node.identity import load_identity
+from croft.overlay.links import HEADER_BYTES_MAX
 from croft.overlay.messages import (
     CONTROL_FRAME_BYTES_MAX,
     PROTOCOL,
@@ -26,10 +27,11 @@ from croft.overlay.messages import (
     StreamHeader,
 )
 from croft.overlay.passport import Membership, Own
+from croft.overlay.resumption import Resumption
 from croft.ports import Connection, Stream
-from croft.wire.codec import Message, decode_union, encode
+from croft.wire.codec import Message, decode, decode_union, encode
 from croft.wire.frames import frame
-from croft.wire.message_stream import MessageStream
+from croft.wire.message_stream import ByteStream, MessageStream, receive_alone
 from support.peers import RealPeer
 
 DIAL_S_MAX = 5.0
@@ -64,6 +66,12 @@ class Greeted:
         await stream.write(frame(encode(StreamHeader(purpose))))
         return stream
 
+    async def lend(self) -> ByteStream:
+        """The next stream on which somebody asks for work, past its header."""
+        stream = await self.connection.accept_stream()
+        header = await receive_alone(stream, step="evil", frame_bytes_max=HEADER_BYTES_MAX)
+        return LentStream(stream) if decode(header, StreamHeader, step="evil").lasting else stream
+
     async def is_dropped(self) -> bool:
         """Whether the victim closes the connection within a bounded time, read as far as it sends."""
 
@@ -82,6 +90,34 @@ class Greeted:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
         return True
+
+
+class LentStream:
+    """A lender's end of a stream that is to outlive its connections; this one does not."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._core = Resumption()
+
+    async def read(self, size_bytes_max: int) -> bytes:
+        """Some of the consumer's bytes; `b""` at their end."""
+        while not self._core.has_data and not self._core.is_at_end:
+            data = await self._stream.read(size_bytes_max)
+            if not data:
+                return b""
+            self._core.feed(data)
+        part = self._core.take(size_bytes_max) if self._core.has_data else b""
+        await self._say()
+        return part
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Answers the consumer."""
+        self._core.write(bytes(data))
+        await self._say()
+
+    async def _say(self) -> None:
+        while frame := self._core.next_frame():
+            await self._stream.write(frame)
 
 
 class EvilMember:

@@ -28,7 +28,14 @@ SIGNAL_EXIT_BASE = 128
 @click.option(
     "-i", "--input", "inputs", multiple=True, metavar="FILE[:NAME]", help="A file or folder the command reads."
 )
-@click.option("-o", "--output", "outputs", multiple=True, metavar="NAME[:FILE]", help="A file the command writes.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="NAME[:FILE]",
+    help="A file the command writes, or, as NAME/, a folder.",
+)
 @click.option("--on", multiple=True, metavar="PEER", help="Run on this peer; may be given again.")
 @click.option("--avoid", multiple=True, metavar="PEER", help="Do not run on this peer.")
 @click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors.")
@@ -181,9 +188,10 @@ def output_file(text: str) -> tuple[str, str]:
     """(name there, absolute path here). Raises Usage if the folder here does not exist."""
     name, _, destination = text.partition(":")
     path = Path(destination or name)
+    is_folder = name.endswith("/")
     if not path.absolute().parent.is_dir():
         raise Usage(f"there is no folder {path.parent}", remedy="Make it first; outputs are written into it.")
-    return name_there(name), str(path.absolute())
+    return name_there(name) + ("/" if is_folder else ""), str(path.absolute())
 
 
 def name_there(name: str) -> str:

@@ -14,14 +14,18 @@ from croft.compute.jobs import Peers
 from croft.compute.lenders import Candidate, Lenders, Wish
 from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened
 from croft.compute.worker_messages import (
+    FILE_DEPTH_MAX,
     FILE_PART_BYTES,
+    FILES_LISTED_MAX,
     CommandExited,
     FileBytes,
     FileEnd,
     FileFailed,
+    FileList,
     FilePut,
     FromWorker,
     GetFile,
+    ListFiles,
     Output,
     PutFile,
     RunCommand,
@@ -55,7 +59,8 @@ OnOutput = Callable[[int, bytes], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
-    """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here).
+    """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here); a
+    name that ends with / is a folder, fetched with all that is in it.
 
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none.
     """
@@ -149,11 +154,7 @@ class CommandJob:
                 await on_start(candidate.name)
                 messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
                 exited = await self._follow(messages, on_output)
-                missing = [
-                    problem
-                    for name, destination in spec.outputs
-                    if (problem := await _get_output(messages, name, destination))
-                ]
+                missing = await self._get_outputs(messages)
                 await stream.finish()
                 return CommandResult(
                     exited.exit_code,
@@ -178,6 +179,23 @@ class CommandJob:
                     raise Failed(f"the peer cannot take {source} as {path}: {reason}")
                 case _:
                     raise PeerMisbehaved(f"{type(reply).__name__} while files were sent", step=STEP)
+
+    async def _get_outputs(self, messages: MessageStream) -> list[str]:
+        """Fetches the files that were named, and all that are in folders that were; returns what went wrong."""
+        problems: list[str] = []
+        for name, destination in self._spec.outputs:
+            if not name.endswith("/"):
+                problems.append(await _get_output(messages, name, destination))
+                continue
+            paths = await _list_folder(messages, name.rstrip("/"))
+            if isinstance(paths, FileFailed):
+                problems.append(f"{name}: {paths.reason}")
+                continue
+            for path in paths:
+                place = destination / path
+                await asyncio.to_thread(place.parent.mkdir, parents=True, exist_ok=True)
+                problems.append(await _get_output(messages, name + path, place))
+        return [problem for problem in problems if problem]
 
     async def _follow(self, messages: MessageStream, on_output: OnOutput) -> CommandExited:
         while True:
@@ -215,6 +233,27 @@ async def _send_file(messages: MessageStream, source: Path, name: str) -> None:
         await messages.send(FileEnd())
     finally:
         file.close()
+
+
+async def _list_folder(messages: MessageStream, name: str) -> list[str] | FileFailed:
+    """The files in a folder there. Raises PeerMisbehaved for paths that lead out of it."""
+    messages.post(ListFiles(name))
+    reply = await _receive(messages)
+    match reply:
+        case FileList(paths):
+            if len(paths) > FILES_LISTED_MAX or not all(map(_is_inside, paths)):
+                raise PeerMisbehaved("a list of files that are not in the folder", step=STEP)
+            return paths
+        case FileFailed():
+            return reply
+        case _:
+            raise PeerMisbehaved(f"{type(reply).__name__} while files were listed", step=STEP)
+
+
+def _is_inside(path: str) -> bool:
+    parts = path.split("/")
+    is_plain = path.isprintable() and not any(part in ("", ".", "..") for part in parts)
+    return is_plain and len(parts) <= FILE_DEPTH_MAX + 1
 
 
 async def _get_output(messages: MessageStream, name: str, destination: Path) -> str:

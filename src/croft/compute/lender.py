@@ -21,6 +21,7 @@ from croft.compute.worker_messages import (
     FileEnd,
     FromWorker,
     GetFile,
+    ListFiles,
     LoadFunction,
     PutFile,
     Ready,
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 OPENING_TIMEOUT_S = 10.0
 LINGER_S = 5.0
-COMMAND_MESSAGES = PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
+COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd
 
 
 class Consumer(Protocol):

@@ -27,6 +27,7 @@ from croft.compute.worker_messages import (
     FileBytes,
     FileEnd,
     GetFile,
+    ListFiles,
     LoadFunction,
     PutFile,
     Ready,
@@ -83,6 +84,8 @@ class Worker:
                 self._files.end_put()
             case GetFile(path):
                 self._files.get(path)
+            case ListFiles(path):
+                self._files.list(path)
             case RunCommand():
                 if self._commands.is_running:
                     raise PeerMisbehaved("a second command while one is running", step="worker")

@@ -13,10 +13,13 @@ from collections import deque
 
 from croft.compute.worker_loop import PeerLink
 from croft.compute.worker_messages import (
+    FILE_DEPTH_MAX,
     FILE_PART_BYTES,
+    FILES_LISTED_MAX,
     FileBytes,
     FileEnd,
     FileFailed,
+    FileList,
     FilePut,
     PutFile,
 )
@@ -48,6 +51,27 @@ def open_below(root: int, path: str, flags: int, *, mode: int = 0o644, makes_par
         os.close(descriptor)
         raise OSError("it is not a regular file")
     return descriptor
+
+
+def _files_below(root: int, path: str) -> list[str]:
+    parts = path.split("/")
+    if len(parts) > FILE_DEPTH_MAX or "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise OSError("the path must be relative, without empty parts, `.` or `..`")
+    found: list[str] = []
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, _, _, descriptor in os.fwalk(path, dir_fd=root, onerror=stop, follow_symlinks=False):
+        inside = folder[len(path) :].strip("/")
+        if inside.count("/") >= FILE_DEPTH_MAX:
+            raise OSError(f"its folders are nested deeper than {FILE_DEPTH_MAX}")
+        with os.scandir(descriptor) as entries:
+            names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        found += [f"{inside}/{name}" if inside else name for name in names]
+        if len(found) > FILES_LISTED_MAX:
+            raise OSError(f"it holds more than {FILES_LISTED_MAX} files")
+    return sorted(name for name in found if name.isprintable())
 
 
 def _reason(error: OSError) -> str:
@@ -104,6 +128,15 @@ class Files:
         """Sends a file, after those asked for before."""
         self._outgoing.append(path)
         self.pump()
+
+    def list(self, path: str) -> None:
+        """Says which regular files are below a folder; follows no links."""
+        try:
+            found = _files_below(self._root, path)
+        except OSError as error:
+            self._link.send(FileFailed(path, _reason(error)))
+        else:
+            self._link.send(FileList(found))
 
     def pump(self) -> None:
         """Sends parts as long as the peer keeps up."""

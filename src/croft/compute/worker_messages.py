@@ -16,6 +16,8 @@ FUNCTION_BYTES_MAX = 64 << 20
 ARGUMENT_BYTES_MAX = 64 << 20
 RESULT_BYTES_MAX = 64 << 20
 FILE_PART_BYTES = 1 << 20
+FILES_LISTED_MAX = 10_000
+FILE_DEPTH_MAX = 64
 OUTPUT_PART_BYTES = 64 << 10
 TASK_OUTPUT_BYTES_MAX = 4 << 10
 """What is kept, from the end, of what a task printed; it travels with failures only."""
@@ -110,6 +112,12 @@ class CancelCommand(Message, frozen=True, tag=7):
     """Kill the command and all it started."""
 
 
+class ListFiles(Message, frozen=True, tag=8):
+    """Asks which regular files are in a folder below /job, at any depth: answered by `FileList` or `FileFailed`."""
+
+    path: str
+
+
 # --- both ways -------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +189,24 @@ class FilePut(Message, frozen=True, tag=27):
     path: str
 
 
-ToWorker = LoadFunction | RunChunk | CancelChunk | PutFile | GetFile | RunCommand | CancelCommand | FileBytes | FileEnd
+class FileList(Message, frozen=True, tag=28):
+    """The files in a folder, by their paths below it; at most FILES_LISTED_MAX."""
+
+    paths: list[str]
+
+
+ToWorker = (
+    LoadFunction
+    | RunChunk
+    | CancelChunk
+    | PutFile
+    | GetFile
+    | RunCommand
+    | CancelCommand
+    | ListFiles
+    | FileBytes
+    | FileEnd
+)
 FromWorker = (
     Ready
     | ChunkResults
@@ -193,4 +218,5 @@ FromWorker = (
     | FileEnd
     | FileFailed
     | FilePut
+    | FileList
 )

@@ -26,6 +26,7 @@ from croft.compute.worker_messages import (
     FromWorker,
     FunctionFailed,
     GetFile,
+    ListFiles,
     LoadFunction,
     Outcome,
     PutFile,
@@ -161,7 +162,7 @@ class SimulatedBox:
                 if running is not None:
                     running.cancel()
                     self._say(ChunkDone(message.chunk, 0.0))
-            case PutFile() | GetFile():
+            case PutFile() | GetFile() | ListFiles():
                 self._say(FileFailed(message.path, NOT_SIMULATED))
             case RunCommand():
                 self._say(CommandExited(COMMAND_NOT_FOUND, reason=NOT_SIMULATED))
