@@ -29,6 +29,8 @@ STALLED_S: Final = 1.0
 """Bytes that wait for so long without any coming back make this side ask whether the other is there."""
 LOOK_EVERY_S: Final = 0.25
 LINGER_S_MAX: Final = 30.0
+UNSENT_BYTES_MAX: Final = 1 << 20
+"""A writer that is ahead of the stream by more than this waits; less, and neither waits for the other."""
 END_NOTICED_S: Final = 1.0
 READ_BYTES_MAX: Final = 1 << 20
 ABORTED: Final = "the stream was aborted here"
@@ -86,8 +88,9 @@ class LastingStream:
             self._heard_at = asyncio.get_running_loop().time()
         self._core.write(bytes(data))
         self._to_say.set()
-        # The pump gets a turn: what is written in a loop must not all be kept before any of it goes out.
-        await asyncio.sleep(0)
+        while self._core.unsent_bytes > UNSENT_BYTES_MAX and self._failure is None:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def finish(self) -> None:
         """See `croft.ports.Stream`."""
@@ -167,6 +170,8 @@ class LastingStream:
             self._to_say.clear()
             while frame := self._core.next_frame():
                 await self._stream.write(frame)
+                if self._core.unsent_bytes <= UNSENT_BYTES_MAX:
+                    self._changed.set()
             if not self._core.is_over:
                 await self._to_say.wait()
         await self._stream.finish()

@@ -16,7 +16,7 @@ from croft.errors import PeerMisbehaved
 
 WINDOW_BYTES: Final = 8 << 20
 CONSUMED_EVERY_BYTES: Final = 512 << 10
-COALESCED_BYTES_MAX: Final = 64 << 10
+COALESCED_BYTES_MAX: Final = 256 << 10
 FRAME_BYTES_MAX: Final = 1 << 20
 HEAD_BYTES: Final = 5
 DATA, CONSUMED, RECEIVED, END = 0, 1, 2, 3
@@ -43,6 +43,7 @@ class Resumption:
         self._must_tell_received = False
         self._is_waiting_for_received = False
         self._partial = bytearray()
+        self._data_left = 0
         self.received = 0
 
     # --- what is sent ------------------------------------------------------------------------------------------------
@@ -51,6 +52,11 @@ class Resumption:
     def room_bytes(self) -> int:
         """How much may be written before the other side's reader has to take something; may be negative."""
         return WINDOW_BYTES - (self._written - self._taken)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and has not gone out."""
+        return self._written - min(self._cursor, self._written)
 
     @property
     def is_waiting(self) -> bool:
@@ -90,20 +96,18 @@ class Resumption:
         if self._cursor == self._written:
             self._cursor += 1
             return END.to_bytes(1, "big") + bytes(4)
-        part = self._unsent.popleft()
-        if len(part) > FRAME_BYTES_MAX:
-            self._unsent.appendleft(part[FRAME_BYTES_MAX:])
-            part = part[:FRAME_BYTES_MAX]
-        elif len(part) < COALESCED_BYTES_MAX and self._unsent:
-            small = [part]
-            size = len(part)
-            while self._unsent and size + len(self._unsent[0]) <= COALESCED_BYTES_MAX:
-                size += len(self._unsent[0])
-                small.append(self._unsent.popleft())
-            part = b"".join(small)
-        self._sent.append(part)
-        self._cursor += len(part)
-        return b"".join((bytes([DATA]), len(part).to_bytes(4, "big"), part))
+        parts = [self._unsent.popleft()]
+        size = len(parts[0])
+        if size > FRAME_BYTES_MAX:
+            self._unsent.appendleft(parts[0][FRAME_BYTES_MAX:])
+            parts[0] = parts[0][:FRAME_BYTES_MAX]
+            size = FRAME_BYTES_MAX
+        while self._unsent and size + len(self._unsent[0]) <= COALESCED_BYTES_MAX:
+            size += len(self._unsent[0])
+            parts.append(self._unsent.popleft())
+        self._sent.extend(parts)
+        self._cursor += size
+        return b"".join((bytes([DATA]), size.to_bytes(4, "big"), *parts))
 
     # --- what is received --------------------------------------------------------------------------------------------
 
@@ -119,20 +123,41 @@ class Resumption:
 
     def feed(self, data: bytes) -> None:
         """Takes in what came. Raises PeerMisbehaved if it breaks the protocol."""
-        buffer = self._partial
-        buffer += data
         position = 0
-        while len(buffer) - position >= HEAD_BYTES:
-            kind, size = buffer[position], int.from_bytes(buffer[position + 1 : position + HEAD_BYTES], "big")
-            if size > FRAME_BYTES_MAX:
-                raise PeerMisbehaved(f"frame of {size} bytes", step=STEP)
-            end = position + HEAD_BYTES + size
-            if len(buffer) < end:
-                break
-            self._frame(kind, bytes(memoryview(buffer)[position + HEAD_BYTES : end]))
-            position = end
-        if position:
-            del buffer[:position]
+        while position < len(data):
+            if self._data_left:
+                # Bytes are handed on as they come: to wait for whole frames would copy them once more.
+                part = data[position : position + self._data_left] if position or len(data) > self._data_left else data
+                position += len(part)
+                self._data_left -= len(part)
+                self._data(part)
+                continue
+            needed = self._needed()
+            part = data[position : position + needed - len(self._partial)]
+            position += len(part)
+            self._partial += part
+            if len(self._partial) == needed == self._needed():
+                self._begin_frame()
+
+    def _needed(self) -> int:
+        """The size of the frame that has begun to come, as far as it is known; of one with data only the head."""
+        if len(self._partial) < HEAD_BYTES or self._partial[0] == DATA:
+            return HEAD_BYTES
+        size = int.from_bytes(self._partial[1:HEAD_BYTES], "big")
+        if size > _NUMBER_BYTES:
+            raise PeerMisbehaved(f"a frame of kind {self._partial[0]} and {size} bytes", step=STEP)
+        return HEAD_BYTES + size
+
+    def _begin_frame(self) -> None:
+        kind, payload = self._partial[0], bytes(self._partial[HEAD_BYTES:])
+        size = int.from_bytes(self._partial[1:HEAD_BYTES], "big")
+        self._partial.clear()
+        if kind != DATA:
+            self._frame(kind, payload)
+            return
+        if not 0 < size <= FRAME_BYTES_MAX or self._is_far_finished:
+            raise PeerMisbehaved(f"{size} bytes of data, or some after the end", step=STEP)
+        self._data_left = size
 
     def take(self, size_bytes_max: int) -> bytes:
         """The next bytes for the reader."""
@@ -140,6 +165,12 @@ class Resumption:
         if len(part) > size_bytes_max:
             self._inbox.appendleft(part[size_bytes_max:])
             part = part[:size_bytes_max]
+        elif self._inbox and len(part) + len(self._inbox[0]) <= size_bytes_max:
+            some, size = [part], len(part)
+            while self._inbox and size + len(self._inbox[0]) <= size_bytes_max:
+                size += len(self._inbox[0])
+                some.append(self._inbox.popleft())
+            part = b"".join(some)
         self._inbox_bytes -= len(part)
         self._consumed += len(part)
         self._is_told_at_once = False
@@ -153,8 +184,6 @@ class Resumption:
 
     def _frame(self, kind: int, payload: bytes) -> None:
         match kind:
-            case 0:
-                self._data(payload)
             case 3 if not payload and not self._is_far_finished:
                 self._is_far_finished = True
                 self.received += 1
@@ -166,8 +195,6 @@ class Resumption:
                 raise PeerMisbehaved(f"a frame of kind {kind} that is none, or out of turn", step=STEP)
 
     def _data(self, payload: bytes) -> None:
-        if self._is_far_finished or not payload:
-            raise PeerMisbehaved("bytes after the end, or none", step=STEP)
         self.received += len(payload)
         self._inbox_bytes += len(payload)
         if self._inbox_bytes > WINDOW_BYTES + 2 * FRAME_BYTES_MAX:
@@ -194,16 +221,20 @@ class Resumption:
 
     def opened_again(self) -> None:
         """This side put a new stream under it; the other will say how far it has received."""
-        self._partial.clear()
+        self._forget_half_a_frame()
         self._is_waiting_for_received = True
         self._consumed_told = min(self._consumed_told, self._consumed - 1)
         self._is_told_at_once = True
 
     def attached_again(self, their_received: int) -> None:
         """The other side put a new stream under it, having received so much. Raises PeerMisbehaved."""
-        self._partial.clear()
+        self._forget_half_a_frame()
         self._must_tell_received = True
         self._go_on_from(their_received)
+
+    def _forget_half_a_frame(self) -> None:
+        self._partial.clear()
+        self._data_left = 0
 
     def _go_on_from(self, offset: int) -> None:
         if not self._taken <= offset <= self._total:
