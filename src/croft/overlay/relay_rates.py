@@ -17,7 +17,7 @@ BURST_S: Final = 0.05
 WAIT_S_MAX: Final = 0.3
 """A frame that would wait longer is dropped."""
 SEGMENT_BYTES: Final = 1_400
-SEGMENT_OVERHEAD_BYTES: Final = 100
+SEGMENT_OVERHEAD_BYTES: Final = 140
 FRAME_OVERHEAD_BYTES: Final = 40
 """What TCP/IP, Ethernet, acknowledgements, WebSocket and the relay's header add: a rate means bytes on the wire."""
 CLIENTS_MAX: Final = 4_096
