@@ -1,12 +1,17 @@
-"""Shows, beside a test that failed, what the daemons of its real peers logged."""
+"""What holds for every test; beside one that failed, shows what the daemons of its real peers logged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import peers
+
+# How fast a machine happens to be says nothing about the code.
+settings.register_profile("croft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("croft")
 
 
 @pytest.hookimpl(hookwrapper=True)
