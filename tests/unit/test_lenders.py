@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from croft.compute.lenders import RETRY_FIRST_S, RETRY_MAX_S, Candidate, Lenders, Wish
+from croft.compute.lenders import (
+    DECLINED_S_MAX,
+    NOBODY_S_MAX,
+    RETRY_FIRST_S,
+    RETRY_MAX_S,
+    Candidate,
+    Lenders,
+    Wish,
+)
 from croft.model.ids import PeerId
 
 ANNA, BO, CLEO, SELF = (PeerId(name) for name in ("anna", "bo", "cleo", "self"))
@@ -74,3 +82,18 @@ def test_a_peer_that_accepts_is_forgiven() -> None:
 
     assert order(lenders, candidate(ANNA), candidate(BO)) == [ANNA]
     assert lenders.reasons() == ["bo: full"]
+
+
+def test_where_all_have_declined_a_job_does_not_wait_as_long_as_where_some_may_yet_come() -> None:
+    lenders = Lenders(Wish())
+    both = [candidate(ANNA), candidate(BO)]
+    assert lenders.patience_s(both) == NOBODY_S_MAX
+
+    lenders.refused(both[0], "never", 0.0, is_declined=True)
+    lenders.refused(both[1], "no room", 0.0)
+    assert lenders.patience_s(both) == NOBODY_S_MAX
+
+    lenders.refused(both[1], "never", 1.0, is_declined=True)
+    assert lenders.patience_s(both) == DECLINED_S_MAX < NOBODY_S_MAX
+    assert lenders.patience_s([*both, candidate(CLEO)]) == NOBODY_S_MAX, "who was not asked yet may say yes"
+    assert lenders.patience_s([]) == NOBODY_S_MAX

@@ -40,7 +40,8 @@ HANDSHAKE_S_MAX = 10.0
 DROP_TOLD_EVERY_S = 10.0
 ACCEPTED_MAX = 256
 """Connections that wait for `accept`; further ones are closed at once."""
-CLOSE_S_MAX = 3.0
+CLOSE_S_MAX = 1.0
+"""What was connected is closed in milliseconds; a dial that nobody answers would hold the end up for three seconds."""
 
 CODE_CLOSED = 0
 CODE_BUSY = 1

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.25
-NOBODY_S_MAX = 10.0
 STEP = "command"
 
 FromLender = Opened | Declined | FromWorker
@@ -112,7 +111,7 @@ class CommandJob:
         while True:
             ranked = self._lenders.ranked(self._peers.candidates(), (), loop.time())
             if not ranked:
-                if loop.time() - nobody_since > NOBODY_S_MAX:
+                if loop.time() - nobody_since > self._lenders.patience_s(self._peers.candidates()):
                     reasons = "; ".join(self._lenders.reasons()) or "none that fits is here"
                     raise Refused(f"no peer takes this command: {reasons}", remedy="See who is here: `croft peers`.")
                 await asyncio.sleep(LOOK_AGAIN_S)
@@ -121,7 +120,8 @@ class CommandJob:
             try:
                 result = await self._run_on(candidate, on_output, on_start)
             except (Busy, Refused, Unreachable) as error:
-                self._lenders.refused(candidate, error.message, loop.time())
+                is_declined = isinstance(error, Refused) and not isinstance(error, Busy)
+                self._lenders.refused(candidate, error.message, loop.time(), is_declined=is_declined)
             except ConnectionLost as lost:
                 if self._has_shown_output:
                     raise Unreachable(
@@ -241,7 +241,7 @@ async def _list_folder(messages: MessageStream, name: str) -> list[str] | FileFa
     reply = await _receive(messages)
     match reply:
         case FileList(paths):
-            if len(paths) > FILES_LISTED_MAX or not all(map(_is_inside, paths)):
+            if len(paths) > FILES_LISTED_MAX or not all(map(is_inside, paths)):
                 raise PeerMisbehaved("a list of files that are not in the folder", step=STEP)
             return paths
         case FileFailed():
@@ -250,7 +250,8 @@ async def _list_folder(messages: MessageStream, name: str) -> list[str] | FileFa
             raise PeerMisbehaved(f"{type(reply).__name__} while files were listed", step=STEP)
 
 
-def _is_inside(path: str) -> bool:
+def is_inside(path: str) -> bool:
+    """Whether a path that a lender names stays below the folder that was asked for."""
     parts = path.split("/")
     is_plain = path.isprintable() and not any(part in ("", ".", "..") for part in parts)
     return is_plain and len(parts) <= FILE_DEPTH_MAX + 1

@@ -24,7 +24,7 @@ from croft.compute.worker_messages import (
     RunChunk,
     Status,
 )
-from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused
+from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused
 from croft.model.ids import JobId, PeerId
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.25
-NOBODY_S_MAX = 10.0
-"""A job that no peer takes for this long fails, with every peer's reason."""
 OPENING_TIMEOUT_S = 30.0
 
 
@@ -110,7 +108,7 @@ class TaskJob:
             self._arguments.pop(task, None)
 
     async def run(self) -> None:
-        """Keeps enough lenders at work. Raises Refused if for NOBODY_S_MAX none could be had."""
+        """Keeps enough lenders at work. Raises Refused if for `Lenders.patience_s` none could be had."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             # The loop ends only while no session is open, so the group has nothing left to wait for.
@@ -155,7 +153,9 @@ class TaskJob:
         return self._is_out_of_patience(now) and not self._sessions
 
     def _is_out_of_patience(self, now: float) -> bool:
-        return self._nobody_since is not None and now - self._nobody_since > NOBODY_S_MAX
+        if self._nobody_since is None:
+            return False
+        return now - self._nobody_since > self._lenders.patience_s(self._peers.candidates())
 
     async def _work_with(self, candidate: Candidate) -> None:
         peer = candidate.peer
@@ -173,7 +173,7 @@ class TaskJob:
                     self._take(peer, payload)
                 self._lenders.refused(candidate, "it closed the session", loop.time())
         except CroftError as error:
-            self._lenders.refused(candidate, error.message, loop.time())
+            self._lenders.refused(candidate, error.message, loop.time(), is_declined=_is_no(error))
         except ConnectionLost as lost:
             self._lenders.refused(candidate, f"lost: {lost}", loop.time())
         except PeerMisbehaved as fault:
@@ -254,6 +254,10 @@ class TaskJob:
         self.tasks_done += len(outcomes)
         self.done_by[peer] = self.done_by.get(peer, 0) + len(outcomes)
         self._on_outcomes(peer, outcomes)
+
+
+def _is_no(error: CroftError) -> bool:
+    return isinstance(error, Refused) and not isinstance(error, Busy)
 
 
 class _Session:

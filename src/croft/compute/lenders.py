@@ -13,6 +13,10 @@ from croft.model.ids import PeerId
 
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 20.0
+NOBODY_S_MAX = 10.0
+"""A job that no peer takes for this long fails, with every peer's reason."""
+DECLINED_S_MAX = 3.0
+"""The same where every peer has said no. Some first: a peer that has only just let us in may not know it yet."""
 ROUND_TRIP_GUESSED_S = 0.1
 """Of a peer to which there is no link yet."""
 
@@ -45,6 +49,7 @@ class _Pause:
     until: float
     wait_s: float
     reason: str
+    is_declined: bool = False
 
 
 class Lenders:
@@ -65,15 +70,21 @@ class Lenders:
         ]
         return sorted(fit, key=_rank)
 
-    def refused(self, candidate: Candidate, reason: str, now: float) -> None:
-        """A candidate declined, or could not be reached."""
+    def refused(self, candidate: Candidate, reason: str, now: float, *, is_declined: bool = False) -> None:
+        """A candidate could not be reached or has no room, or, with `is_declined`, does not want this job at all."""
         pause = self._pauses.get(candidate.peer)
         wait_s = RETRY_FIRST_S if pause is None else min(pause.wait_s * 2, RETRY_MAX_S)
-        self._pauses[candidate.peer] = _Pause(now + wait_s, wait_s, f"{candidate.name}: {reason}")
+        self._pauses[candidate.peer] = _Pause(now + wait_s, wait_s, f"{candidate.name}: {reason}", is_declined)
 
     def accepted(self, peer: PeerId) -> None:
         """A candidate let the job in."""
         self._pauses.pop(peer, None)
+
+    def patience_s(self, candidates: Iterable[Candidate]) -> float:
+        """How long to go on without a lender: not as long where all that there are have declined."""
+        pauses = [self._pauses.get(candidate.peer) for candidate in candidates if self._fits(candidate)]
+        has_declined = bool(pauses) and all(pause is not None and pause.is_declined for pause in pauses)
+        return DECLINED_S_MAX if has_declined else NOBODY_S_MAX
 
     def reasons(self) -> list[str]:
         """Why nobody works, a line per peer."""
