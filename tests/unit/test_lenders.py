@@ -97,3 +97,13 @@ def test_where_all_have_declined_a_job_does_not_wait_as_long_as_where_some_may_y
     assert lenders.patience_s(both) == DECLINED_S_MAX < NOBODY_S_MAX
     assert lenders.patience_s([*both, candidate(CLEO)]) == NOBODY_S_MAX, "who was not asked yet may say yes"
     assert lenders.patience_s([]) == NOBODY_S_MAX
+
+
+def test_a_peer_that_was_named_and_lends_nothing_has_said_no() -> None:
+    idle = candidate(BO, slots=0)
+
+    assert Lenders(Wish()).patience_s([idle]) == NOBODY_S_MAX, "others may come"
+    lenders = Lenders(Wish(only=frozenset([BO])))
+    assert lenders.patience_s([idle]) == DECLINED_S_MAX
+    assert lenders.reasons() == ["bo: lends no processors now"]
+    assert order(lenders, candidate(BO)) == [BO] and lenders.reasons() == []

@@ -82,9 +82,13 @@ class Lenders:
 
     def patience_s(self, candidates: Iterable[Candidate]) -> float:
         """How long to go on without a lender: not as long where all that there are have declined."""
-        pauses = [self._pauses.get(candidate.peer) for candidate in candidates if self._fits(candidate)]
-        has_declined = bool(pauses) and all(pause is not None and pause.is_declined for pause in pauses)
-        return DECLINED_S_MAX if has_declined else NOBODY_S_MAX
+        # Where peers were named, one that does not fit has declined too; else another that fits may yet come.
+        asked = [one for one in candidates if self._fits(one) or one.peer in self._wish.only]
+        return DECLINED_S_MAX if asked and all(map(self._has_declined, asked)) else NOBODY_S_MAX
+
+    def _has_declined(self, candidate: Candidate) -> bool:
+        pause = self._pauses.get(candidate.peer)
+        return not self._fits(candidate) or (pause is not None and pause.is_declined)
 
     def reasons(self) -> list[str]:
         """Why nobody works, a line per peer."""
@@ -95,7 +99,10 @@ class Lenders:
         if candidate.peer in wish.never or (wish.only and candidate.peer not in wish.only):
             return False
         if candidate.slots <= 0:
+            if wish.only:
+                self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now"
             return False
+        self._mismatches.pop(candidate.peer, None)
         if wish.python and candidate.python != wish.python:
             self._mismatches[candidate.peer] = (
                 f"{candidate.name}: runs Python {candidate.python}, the job is made by Python {wish.python}"
