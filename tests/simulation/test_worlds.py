@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from croft.compute.worker_messages import Status
-from croft.errors import Failed, Refused
+from croft.errors import Busy, Failed, Refused
 from croft.identity import grants
 from croft.identity.keys import community_key
 from croft.model.ids import CommunityId
@@ -362,12 +362,13 @@ def test_a_job_without_any_lender_fails_although_peers_answer_slowly(play: Play)
     assert play(story) < 60
 
 
-def test_a_refusing_peer_that_changes_its_mind_is_asked_again(play: Play) -> None:
+@pytest.mark.parametrize(("refusal", "after_s"), [(Refused("not you"), 2.0), (Busy("no room"), 6.0)])
+def test_a_refusing_peer_that_changes_its_mind_is_asked_again(play: Play, refusal: Refused, after_s: float) -> None:
     async def story(world: World) -> None:
         await world.unite(2)
-        world["peer2"].policy.refusal = Refused("not now")
+        world["peer2"].policy.refusal = refusal
         job = world.submit("peer1", double, range(50), only=["peer2"])
-        await asyncio.sleep(4)
+        await asyncio.sleep(after_s)
         world["peer2"].policy.refusal = None
         await job.values()
         assert job.done_by(world["peer2"].peer) == 50

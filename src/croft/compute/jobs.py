@@ -24,7 +24,7 @@ from croft.compute.worker_messages import (
     RunChunk,
     Status,
 )
-from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused
+from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused, by_code
 from croft.model.ids import JobId, PeerId
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
@@ -199,8 +199,8 @@ class TaskJob:
         match reply:
             case Opened():
                 return reply
-            case Declined(_, message, remedy):
-                raise Refused(message, remedy=remedy)
+            case Declined(code, message, remedy):
+                raise by_code(code, message, remedy)
             case _:
                 assert_never(reply)
 
