@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from namespaces import Lab, bridged
+from namespaces import Lab, NamespaceHost, bridged
 
 import croft
 from support import peers
@@ -162,3 +162,38 @@ for text in sys.argv[1:] * 2:
     wire.send(bytes.fromhex(text))
     time.sleep(0.001)
 """
+
+
+# --- I5: a small surface ---------------------------------------------------------------------------------------------
+
+MDNS_PORT = 5353
+
+
+def test_a_peer_listens_at_its_udp_port_and_answers_mdns_and_nothing_else(lab: Lab) -> None:
+    """I5: no TCP; one UDP port, its twin over IPv6 that iroh opens, and multicast DNS, which `lan = off` closes."""
+    with peers.homes() as base:
+        ada, bob = peers.community(base, ["ada", "bob"], lab.hosts[:2])
+        port = int(next(at for at in ada.api.status().addresses if at.startswith(lab[0].address)).rpartition(":")[2])
+        with_lan = listening(lab[0], ada)
+        ada.stop()
+        ada.start("--set", "lan=off")
+        peers.await_links([ada, bob])
+        without_lan = listening(lab[0], ada)
+
+    for found in (with_lan, without_lan):
+        assert {kind for kind, _, _ in found} == {"udp"}
+        assert ("udp", "0.0.0.0", port) in found
+    assert {at for _, _, at in with_lan if at not in (port, MDNS_PORT)} != set(), "iroh's socket over IPv6"
+    others = [(host, at) for _, host, at in without_lan if at != port]
+    assert len(others) == 1 and others[0][0] in ("*", "[::]"), "over IPv6, and nothing else"
+
+
+def listening(host: NamespaceHost, peer: RealPeer) -> set[tuple[str, str, int]]:
+    """Protocol, address and port of every socket at which a peer can be reached from outside."""
+    found = set()
+    for line in host.run("ss", "-H", "-lntup").splitlines():
+        fields = line.split()
+        if f"pid={peer.process}," in line:
+            address, _, port = fields[4].rpartition(":")
+            found.add((fields[0], address, int(port)))
+    return found

@@ -126,3 +126,11 @@ def test_every_test_is_run() -> None:
     tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
 
     assert [path.name for path in tests if skips.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_nothing_is_unpickled_outside_a_box() -> None:
+    loads = re.compile(r"\bpickle\.loads?\b|\bUnpickler\b|\bcloudpickle\.loads?\b")
+    found = [name_of(path) for path in MODULES if loads.search(path.read_text(encoding="utf-8"))]
+
+    in_boxes = ["compute/worker_crew.py", "compute/worker_runner.py", "sim/sandbox.py"]
+    assert found == in_boxes, "the last one stands in for a box"
