@@ -252,14 +252,14 @@ def test_fifty_boxes_leave_no_descriptor_no_group_and_no_folder(sandbox: Process
         first = await sandbox.open(worker_spec(tmp_path, "first"))
         await first.close()
         await asyncio.sleep(0)
-        before, run_folders = own_descriptors(), sorted(p.name for p in Path("/run").glob("croft-box-*"))
+        before, run_folders = own_descriptors(), sorted(p.name for p in Path("/run").glob(f"croft-box-{os.getpid()}-*"))
         for start in range(0, 50, 10):
             specs = [talking_spec(f"leak-{start + n}", "time.sleep(60)") for n in range(10)]
             for box in await asyncio.gather(*map(sandbox.open, specs)):
                 await box.close()
         await asyncio.sleep(0)
         assert own_descriptors() <= before
-        assert sorted(p.name for p in Path("/run").glob("croft-box-*")) == run_folders
+        assert sorted(p.name for p in Path("/run").glob(f"croft-box-{os.getpid()}-*")) == run_folders
         assert own_groups() == []
 
     asyncio.run(run())
