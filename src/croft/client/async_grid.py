@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
-from croft.client.task import Wants, plain
+from croft.client.task import Wants, plain, wants_of
 from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
 
@@ -33,7 +33,7 @@ class AsyncGrid:
 
     async def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> asyncio.Future[R]:
         """Starts `function(*args, **kwargs)` on some peer; returns a future to await. Raises as `Grid.submit`."""
-        wants = Wants.of(function, (), (), 0, 0)
+        wants = wants_of(function)
         async with self._opening:
             session = self._shared.get(wants)
             if session is None or session.is_ended:
@@ -69,9 +69,10 @@ class AsyncGrid:
         label = getattr(function, "__qualname__", type(function).__name__)
         session = await self._open_session(await self._options(label, wants))
         ahead: deque[asyncio.Future[R]] = deque()
+        inner = plain(function)
         try:
             for call in calls:
-                ahead.append(asyncio.wrap_future(session.submit(plain(function), tuple(call), {})))
+                ahead.append(asyncio.wrap_future(session.submit(inner, tuple(call), {})))
                 if len(ahead) >= MAP_AHEAD_TASKS:
                     yield await ahead.popleft()
             while ahead:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from croft.client.local_api import LocalApi
-from croft.client.task import Wants, plain
+from croft.client.task import Wants, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
 from croft.control.home import Home
 from croft.errors import Usage
@@ -60,8 +60,7 @@ class Grid:
             Unserialisable, TooLarge: the function or an argument cannot be sent.
             Unreachable: the daemon is not running.
         """
-        wants = Wants.of(function, (), (), 0, 0)
-        return self._shared_session(wants).submit(plain(function), args, kwargs)
+        return self._shared_session(wants_of(function)).submit(plain(function), args, kwargs)
 
     def map(
         self,

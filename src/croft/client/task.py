@@ -35,13 +35,16 @@ class Wants:
         time: str | float,
     ) -> Wants:
         """What is wanted of a function: by the call, else by its own decorator. Raises Usage."""
-        own = function.wants if isinstance(function, Task) else Wants()
+        own = wants_of(function)
         return Wants(
             _names(on) or own.on,
             _names(avoid) or own.avoid,
             size_bytes(memory) or own.memory_bytes,
             duration_s(time) or own.time_s,
         )
+
+
+NOTHING = Wants()
 
 
 class Task(Generic[P, R]):
@@ -67,6 +70,11 @@ def task(
     """
     wants = Wants(_names(on), _names(avoid), size_bytes(memory), duration_s(time))
     return lambda function: Task(function, wants)
+
+
+def wants_of(function: Callable[..., R] | None) -> Wants:
+    """What a function's own decorator says."""
+    return function.wants if isinstance(function, Task) else NOTHING
 
 
 def plain(function: Callable[..., R]) -> Callable[..., R]:

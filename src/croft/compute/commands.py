@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from croft.compute.jobs import Peers
-from croft.compute.lenders import Candidate, Lenders, Wish
+from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened
 from croft.compute.worker_messages import (
     FILE_DEPTH_MAX,
@@ -120,8 +120,7 @@ class CommandJob:
             try:
                 result = await self._run_on(candidate, on_output, on_start)
             except (Busy, Refused, Unreachable) as error:
-                is_declined = isinstance(error, Refused) and not isinstance(error, Busy)
-                self._lenders.refused(candidate, error.message, loop.time(), is_declined=is_declined)
+                self._lenders.refused(candidate, error.message, loop.time(), is_declined=is_decline(error))
             except ConnectionLost as lost:
                 if self._has_shown_output:
                     raise Unreachable(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from croft.compute import job as core
-from croft.compute.lenders import Candidate, Lenders, Wish
+from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Reply
 from croft.compute.worker_messages import (
     CancelChunk,
@@ -24,7 +24,7 @@ from croft.compute.worker_messages import (
     RunChunk,
     Status,
 )
-from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused, by_code
+from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, by_code
 from croft.model.ids import JobId, PeerId
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
@@ -173,7 +173,7 @@ class TaskJob:
                     self._take(peer, payload)
                 self._lenders.refused(candidate, "it closed the session", loop.time())
         except CroftError as error:
-            self._lenders.refused(candidate, error.message, loop.time(), is_declined=_is_no(error))
+            self._lenders.refused(candidate, error.message, loop.time(), is_declined=is_decline(error))
         except ConnectionLost as lost:
             self._lenders.refused(candidate, f"lost: {lost}", loop.time())
         except PeerMisbehaved as fault:
@@ -254,10 +254,6 @@ class TaskJob:
         self.tasks_done += len(outcomes)
         self.done_by[peer] = self.done_by.get(peer, 0) + len(outcomes)
         self._on_outcomes(peer, outcomes)
-
-
-def _is_no(error: CroftError) -> bool:
-    return isinstance(error, Refused) and not isinstance(error, Busy)
 
 
 class _Session:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from croft.errors import Busy, CroftError, Refused
 from croft.model.ids import PeerId
 
 RETRY_FIRST_S = 0.5
@@ -113,6 +114,11 @@ class Lenders:
     def _is_rested(self, peer: PeerId, now: float) -> bool:
         pause = self._pauses.get(peer)
         return pause is None or pause.until <= now
+
+
+def is_decline(error: CroftError) -> bool:
+    """Whether a peer that answered so does not want the job at all; one that has no room for now may want it later."""
+    return isinstance(error, Refused) and not isinstance(error, Busy)
 
 
 def _rank(candidate: Candidate) -> tuple[bool, float, float, PeerId]:

@@ -30,11 +30,17 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
+def _parts_of(path: str) -> list[str]:
+    """The parts of a relative path that leads nowhere but down. Raises OSError with a plain reason."""
+    parts = path.split("/")
+    if len(parts) > PATH_PARTS_MAX or "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise OSError("the path must be relative, without empty parts, `.` or `..`")
+    return parts
+
+
 def open_below(root: int, path: str, flags: int, *, mode: int = 0o644, makes_parents: bool = False) -> int:
     """Opens the regular file at the relative `path` below the folder `root`. Raises OSError with a plain reason."""
-    parts = path.split("/")
-    if not path or len(parts) > PATH_PARTS_MAX or "\0" in path or any(part in ("", ".", "..") for part in parts):
-        raise OSError("the path must be relative, without empty parts, `.` or `..`")
+    parts = _parts_of(path)
     folder = os.dup(root)
     try:
         for part in parts[:-1]:
@@ -54,9 +60,7 @@ def open_below(root: int, path: str, flags: int, *, mode: int = 0o644, makes_par
 
 
 def _files_below(root: int, path: str) -> list[str]:
-    parts = path.split("/")
-    if len(parts) > FILE_DEPTH_MAX or "\0" in path or any(part in ("", ".", "..") for part in parts):
-        raise OSError("the path must be relative, without empty parts, `.` or `..`")
+    _parts_of(path)
     found: list[str] = []
 
     def stop(error: OSError) -> None:
