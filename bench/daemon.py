@@ -6,7 +6,6 @@ python -m bench.daemon [--json FILE] [--rounds N]
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -17,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.figures import report
 from croft.client.grid import connect
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
@@ -97,10 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     figures = measure(options.rounds)
-    for name, value in figures.items():
-        print(f"{name:<44}{value:.3g}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    report(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ nobody else's packets are counted. `rounds` is taken for uniformity: one round t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.daemon import processor_s, resident_mb
+from bench.figures import report
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
 from croft.node.launch import running_process, start_in_background, stop
@@ -113,10 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = ["unshare", "-n", "sh", "-c", script, "sh", sys.executable, "-m", "bench.overlay", *words]
         sys.exit(subprocess.run(command, check=False).returncode)
     figures = measure(options.peers)
-    for name, value in figures.items():
-        print(f"{name:<44}{value:.3g}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    report(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m bench.paths [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -16,11 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# The labs and the way between two peers are those of the tests; where they are must be known before they are imported.
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
 
 from namespaces import Lab, NamespaceHost, Nat, behind, bridged  # noqa: E402
 from test_rows_paths import Copy, Net, link, no_packets_between, relay_process, way  # noqa: E402
 
+from bench.figures import report  # noqa: E402
 from croft.sim.network import peer_id_of  # noqa: E402
 from support import peers  # noqa: E402
 from support.peers import until  # noqa: E402
@@ -169,10 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     figures = measure(options.rounds)
-    for name, value in figures.items():
-        print(f"{name:<60}{value:.3g}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    report(figures, options.json)
 
 
 if __name__ == "__main__":

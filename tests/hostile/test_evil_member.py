@@ -221,11 +221,7 @@ def test_whoever_does_not_read_what_it_asked_for_is_dropped(scene: Scene) -> Non
         assert await greeted.is_dropped()
 
     scene.attack(story)
-    assert resident_mb(scene.ada) < 200
-
-
-def resident_mb(peer: RealPeer) -> float:
-    return int(Path(f"/proc/{peer.process}/statm").read_text().split()[1]) * 4096 / 1e6
+    assert scene.ada.resident_bytes / 1e6 < 200
 
 
 def test_a_silent_member_is_dropped(scene: Scene) -> None:

@@ -37,10 +37,6 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def resident_bytes(peer: RealPeer) -> int:
-    return int(Path(f"/proc/{peer.process}/statm").read_text().split()[1]) * 4096
-
-
 def nothing(number: int) -> int:
     return number
 
@@ -62,7 +58,7 @@ def test_a_thousand_strangers_cost_little_memory_and_members_little_time(lab: La
         addresses = [address for address in status.addresses if address.startswith(lab[0].address)]
         with bob.grid() as grid:
             latencies_s(grid, 20)
-            before_s, before_bytes = latencies_s(grid, 100), resident_bytes(ada)
+            before_s, before_bytes = latencies_s(grid, 100), ada.resident_bytes
             flood = lab[2].start(
                 *(sys.executable, str(FLOODER), status.peer, str(STRANGERS), str(AT_ONCE), *addresses),
                 environment={"PYTHONPATH": str(peers.SOURCE)},
@@ -71,7 +67,7 @@ def test_a_thousand_strangers_cost_little_memory_and_members_little_time(lab: La
             peak_bytes = before_bytes
             while flood.poll() is None:
                 during_s += latencies_s(grid, 10)
-                peak_bytes = max(peak_bytes, resident_bytes(ada))
+                peak_bytes = max(peak_bytes, ada.resident_bytes)
             said, complaint = flood.communicate(timeout=30)
         ends = json.loads(said)
         until(lambda: peers.linked(ada) == {"bob"}, "ada is linked to bob alone")

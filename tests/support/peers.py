@@ -172,6 +172,12 @@ class RealPeer:
         _signal(process, signal.SIGKILL)
         until(lambda: self.process is None, f"{self.name} is dead")
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that its daemon holds now."""
+        pages = int(Path(f"/proc/{self.process}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def log(self) -> str:
         """All that its daemon has logged."""
         try:

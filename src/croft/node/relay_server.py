@@ -268,7 +268,7 @@ def main() -> None:
     try:
         uvloop.run(serve(options.host, options.port, bytes.fromhex(options.own), rates))
     except OSError as error:
-        print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)  # noqa: T201 - its parent reads it
         sys.exit(1)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(0)
