@@ -117,6 +117,7 @@ class Parts:
         async with asyncio.TaskGroup() as tasks:
             for name, service in (
                 ("lending", self.lender.serve),
+                ("jobs", self.jobs.durable.serve),
                 ("lending hours", self.lending.serve),
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),

@@ -128,10 +128,6 @@ class LocalPeer:
             code=code,
         )
 
-    async def jobs(self) -> list[schema.Job]:
-        """Jobs submitted here."""
-        return await self._parts.jobs.listed()
-
     def settings(self) -> list[schema.Setting]:
         """The settings of this run."""
         return [
