@@ -20,10 +20,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from croft.compute.worker_messages import (
+    PART_BYTES,
     RESULT_BYTES_MAX,
     TASK_OUTPUT_BYTES_MAX,
     Outcome,
@@ -33,13 +34,15 @@ from croft.compute.worker_messages import (
 from croft.compute.worker_processes import become_subreaper, prefer_for_killing, set_dumpable
 from croft.errors import CodecError, TooLarge
 from croft.wire.codec import encode
-from croft.wire.values import encode_value
+from croft.wire.values import encode_in_parts, encode_value
 
 MESSAGE_CHARACTERS_MAX = 4 << 10
 TRACEBACK_CHARACTERS_MAX = 16 << 10
 ARGUMENTS_BYTES_MAX = 64 << 10
 OUTCOME_BYTES_MAX = RESULT_BYTES_MAX + 4096
 MARK_TOKEN_BYTES = 16
+PART = 0x7F
+"""Stands in the place of a status where an outcome is not complete: more of its payload follows."""
 
 CLEAN_FLAG = 0x80
 """Set in the status of a chunk's last outcome by a runner that is as it was before, and waits for another chunk."""
@@ -83,33 +86,46 @@ class Progress:
 
 
 class OutcomeReader:
-    """Cuts a runner's report into outcomes."""
+    """Cuts a runner's report into outcomes, and a large one into parts."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._given = 0
+        """How much of the outcome at the front of the buffer was given out in parts."""
         self.is_clean = False
 
-    def feed(self, received: bytes) -> list[Outcome]:
-        """The outcomes that `received` completes. Raises BrokenReport."""
+    def feed(self, received: bytes) -> Iterator[Outcome]:
+        """The outcomes that `received` completes, and parts with status PART. Raises BrokenReport."""
         buffer = self._buffer
         buffer += received
-        outcomes: list[Outcome] = []
-        position, end = 0, len(buffer)
-        unpack, header, view = _HEADER.unpack_from, _HEADER.size, memoryview(buffer)
-        while end - position >= header:
-            index, flagged, size = unpack(buffer, position)
+        position = 0
+        while len(buffer) - position >= _HEADER.size:
+            index, flagged, size = _HEADER.unpack_from(buffer, position)
             status = flagged & ~CLEAN_FLAG
             if size > OUTCOME_BYTES_MAX or status > Status.TOO_LARGE:
                 raise BrokenReport(f"an outcome of {size} bytes with status {status}")
-            start = position + header
-            if end - start < size:
+            start = position + _HEADER.size
+            while size - self._given > PART_BYTES and len(buffer) - start >= PART_BYTES:
+                yield index, PART, self._cut(start, PART_BYTES)
+                self._given += PART_BYTES
+            rest = size - self._given
+            if rest > PART_BYTES or len(buffer) - start < rest:
                 break
-            position = start + size
-            outcomes.append((index, status, bytes(view[start:position])))
+            position = start + rest
+            self._given = 0
             self.is_clean = bool(flagged & CLEAN_FLAG)
-        view.release()
+            yield index, status, bytes(memoryview(buffer)[start:position])
         del buffer[:position]
-        return outcomes
+
+    @property
+    def part_offset(self) -> int:
+        """Where in its outcome the part stands that was given out last."""
+        return self._given
+
+    def _cut(self, start: int, size: int) -> bytes:
+        part = bytes(memoryview(self._buffer)[start : start + size])
+        del self._buffer[start : start + size]
+        return part
 
 
 class OutputTail:
@@ -184,15 +200,22 @@ class Runner:
         sys.stderr.reconfigure(line_buffering=True)
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # new process, new streams
 
-    def run(self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]) -> bool:
+    def run(
+        self,
+        function: Callable[..., object],
+        indices: Sequence[int],
+        arguments: Sequence[bytes],
+        buffers: Sequence[Sequence[mmap.mmap]] = (),
+    ) -> bool:
         """Runs tasks in order and reports each. Whether another chunk may follow: the tasks left nothing behind."""
         mark, now = self._progress.mark, time.monotonic
         last = indices[-1]
         self._size_kib = self._size_kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        is_clean = True
+        # Memory that came with this runner goes with it.
+        is_clean = not buffers
         for index in indices:
             mark(index, now())
-            status, payload = run_task(function, arguments[index])
+            status, payload = run_task(function, arguments[index], buffers[index] if buffers else ())
             self._end_output(index, is_kept=status in (Status.RAISED, Status.DIED))
             is_clean = is_clean and status == Status.OK
             if index == last:
@@ -216,10 +239,12 @@ class Runner:
             return True
         return False
 
-    def _report(self, index: int, status: int, payload: bytes) -> None:
-        report = memoryview(_HEADER.pack(index, status, len(payload)) + payload)
-        while report:
-            report = report[os.write(self._results, report) :]
+    def _report(self, index: int, status: int, payload: Sequence[bytes | memoryview]) -> None:
+        head = _HEADER.pack(index, status, sum(map(len, payload)))
+        for part in (head + payload[0], *payload[1:]):
+            report = memoryview(part)
+            while report:
+                report = report[os.write(self._results, report) :]
 
     def _end_output(self, index: int, *, is_kept: bool) -> None:
         with contextlib.suppress(Exception):  # a task may have closed or replaced its streams
@@ -231,17 +256,26 @@ class Runner:
                 os.write(1, self._token + _MARK.pack(index, is_kept))
 
 
-def run_task(function: Callable[..., object], pickled: bytes) -> tuple[Status, bytes]:
-    """Calls `function` with the pickled (args, kwargs) and says how it went. Never raises."""
+def run_task(
+    function: Callable[..., object], pickled: bytes, buffers: Sequence[mmap.mmap] = ()
+) -> tuple[Status, Sequence[bytes | memoryview]]:
+    """Calls `function` with the pickled (args, kwargs) and says how it went, the payload in parts. Never raises."""
+    status, payload = _outcome(function, pickled, buffers)
+    return status, [payload] if isinstance(payload, bytes) else payload
+
+
+def _outcome(
+    function: Callable[..., object], pickled: bytes, buffers: Sequence[mmap.mmap]
+) -> tuple[Status, bytes | Sequence[bytes | memoryview]]:
     try:
-        args, kwargs = pickle.loads(pickled)
+        args, kwargs = pickle.loads(pickled, buffers=buffers)
         result = function(*args, **kwargs)
     except SystemExit as error:
         return Status.DIED, f"the task called sys.exit({error.code!r:.100})".encode()
     except BaseException as error:
         return Status.RAISED, encode(describe_exception(error))
     try:
-        encoded = encode_value(result, size_bytes_max=RESULT_BYTES_MAX)
+        encoded = encode_in_parts(result, size_bytes_max=RESULT_BYTES_MAX)
     except TooLarge as error:
         return Status.TOO_LARGE, error.message.encode()
     except CodecError as error:

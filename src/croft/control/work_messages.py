@@ -5,6 +5,9 @@ The first frame from the program opens the job; closing the connection cancels w
 
 from __future__ import annotations
 
+import msgspec
+
+from croft.compute.worker_messages import BufferPart, DropBuffer
 from croft.wire.codec import Message
 
 # --- from the program ------------------------------------------------------------------------------------------------
@@ -34,6 +37,8 @@ class SubmitTasks(Message, frozen=True, tag=52):
     function: bytes
     first: int
     arguments: list[bytes]
+    buffers: list[list[bytes]] = msgspec.field(default_factory=list)
+    """As in `croft.compute.worker_messages.RunChunk`."""
 
 
 class CancelTasks(Message, frozen=True, tag=53):
@@ -84,7 +89,16 @@ class OpenPipe(Message, frozen=True, tag=57):
 
 
 FromProgram = (
-    OpenTaskJob | DefineFunction | SubmitTasks | CancelTasks | OpenCommandJob | OpenForward | OpenProxy | OpenPipe
+    OpenTaskJob
+    | DefineFunction
+    | SubmitTasks
+    | CancelTasks
+    | OpenCommandJob
+    | OpenForward
+    | OpenProxy
+    | OpenPipe
+    | BufferPart
+    | DropBuffer
 )
 
 # --- from the daemon -------------------------------------------------------------------------------------------------
@@ -102,6 +116,13 @@ class TaskOutcomes(Message, frozen=True, tag=61):
     peer: str
     peer_name: str
     outcomes: list[tuple[int, int, bytes]]
+
+
+class TaskResultPart(Message, frozen=True, tag=69):
+    """The next bytes of a large result; what is left comes as the task's outcome, next."""
+
+    task: int
+    data: bytes
 
 
 class CommandStarted(Message, frozen=True, tag=62):
@@ -161,6 +182,7 @@ FromDaemon = (
     | TunnelProblem
     | JobOpened
     | TaskOutcomes
+    | TaskResultPart
     | CommandStarted
     | CommandOutput
     | CommandEnded
