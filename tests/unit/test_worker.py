@@ -192,7 +192,7 @@ def test_a_buffer_can_be_dropped_while_a_task_that_has_it_runs(worker: WorkerPro
 
 def test_a_task_whose_buffer_is_not_there_ends_the_worker(worker: WorkerProcess) -> None:
     pickled, _ = with_buffers(np.ones(1000, "u1"))
-    worker.submit(worker.load(len), [pickled], buffers=[[b"never sent"]])
+    worker.submit(worker.load(lambda array: len(array)), [pickled], buffers=[[b"never sent"]])
 
     with pytest.raises(EOFError):
         while True:

@@ -99,6 +99,8 @@ class RunnerProcess:
     started: float = 0.0
     forked: float = field(default_factory=time.monotonic)
     chunks: int = 0
+    part_offset: int = 0
+    """Where in the outcome that comes now its next part stands."""
     verdict: Verdict | None = None
 
 
@@ -384,8 +386,10 @@ class Crew:
                 if index not in chunk.unfinished:
                     raise BrokenReport(f"an outcome of task {index}, which is not running")
                 if status == PART:
-                    self._link.send(ResultPart(chunk.request.chunk, index, runner.reader.part_offset, payload))
+                    self._link.send(ResultPart(chunk.request.chunk, index, runner.part_offset, payload))
+                    runner.part_offset += len(payload)
                     continue
+                runner.part_offset = 0
                 if status in (Status.RAISED, Status.DIED):
                     payload = self._with_output(runner, index, status, payload)
                 del chunk.unfinished[index]

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from croft.compute.worker_messages import (
@@ -90,42 +90,54 @@ class OutcomeReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._given = 0
-        """How much of the outcome at the front of the buffer was given out in parts."""
+        self._large: tuple[int, int, int] | None = None
+        """Index and flagged status of the large outcome that comes now, and how many bytes of it are still to come."""
         self.is_clean = False
 
-    def feed(self, received: bytes) -> Iterator[Outcome]:
-        """The outcomes that `received` completes, and parts with status PART. Raises BrokenReport."""
+    def feed(self, received: bytes) -> list[Outcome]:
+        """The outcomes that `received` completes, and parts of large ones with status PART. Raises BrokenReport."""
         buffer = self._buffer
         buffer += received
-        position = 0
-        while len(buffer) - position >= _HEADER.size:
-            index, flagged, size = _HEADER.unpack_from(buffer, position)
+        outcomes: list[Outcome] = []
+        position, end = 0, len(buffer)
+        unpack, header, view = _HEADER.unpack_from, _HEADER.size, memoryview(buffer)
+        while True:
+            if self._large is not None:
+                position = self._cut(view, position, outcomes)
+            if self._large is not None or end - position < header:
+                break
+            index, flagged, size = unpack(buffer, position)
             status = flagged & ~CLEAN_FLAG
             if size > OUTCOME_BYTES_MAX or status > Status.TOO_LARGE:
                 raise BrokenReport(f"an outcome of {size} bytes with status {status}")
-            start = position + _HEADER.size
-            while size - self._given > PART_BYTES and len(buffer) - start >= PART_BYTES:
-                yield index, PART, self._cut(start, PART_BYTES)
-                self._given += PART_BYTES
-            rest = size - self._given
-            if rest > PART_BYTES or len(buffer) - start < rest:
+            start = position + header
+            if size > PART_BYTES:
+                position, self._large = start, (index, flagged, size)
+                continue
+            if end - start < size:
                 break
-            position = start + rest
-            self._given = 0
+            position = start + size
+            outcomes.append((index, status, bytes(view[start:position])))
             self.is_clean = bool(flagged & CLEAN_FLAG)
-            yield index, status, bytes(memoryview(buffer)[start:position])
+        view.release()
         del buffer[:position]
+        return outcomes
 
-    @property
-    def part_offset(self) -> int:
-        """Where in its outcome the part stands that was given out last."""
-        return self._given
-
-    def _cut(self, start: int, size: int) -> bytes:
-        part = bytes(memoryview(self._buffer)[start : start + size])
-        del self._buffer[start : start + size]
-        return part
+    def _cut(self, view: memoryview, position: int, outcomes: list[Outcome]) -> int:
+        """Takes from the large outcome what has come of it, in whole parts; returns where it left off."""
+        assert self._large is not None, "only then is there something to cut"
+        index, flagged, rest = self._large
+        while rest > PART_BYTES and len(view) - position >= PART_BYTES:
+            outcomes.append((index, PART, bytes(view[position : position + PART_BYTES])))
+            position += PART_BYTES
+            rest -= PART_BYTES
+        self._large = (index, flagged, rest)
+        if rest <= PART_BYTES and len(view) - position >= rest:
+            outcomes.append((index, flagged & ~CLEAN_FLAG, bytes(view[position : position + rest])))
+            position += rest
+            self.is_clean = bool(flagged & CLEAN_FLAG)
+            self._large = None
+        return position
 
 
 class OutputTail:
