@@ -29,6 +29,7 @@ COMMANDS = {
     "jobs": "croft.cli.work:jobs",
     "pause": "croft.cli.lending:pause",
     "resume": "croft.cli.lending:resume",
+    "leases": "croft.cli.lending:leases",
     "limit": "croft.cli.limit:limit",
     "device": "croft.cli.device:device",
     "contacts": "croft.cli.contacts:contacts",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FromSession = FromWorker | Declined
+
 LOOK_AGAIN_S = 0.25
 OPENING_TIMEOUT_S = 30.0
 
@@ -187,7 +189,7 @@ class TaskJob:
                 self._perform(self._bag.handle(core.LenderLost(peer)))
 
     async def _open(self, messages: MessageStream) -> Opened:
-        messages.post(OpenTasks(self._wish.python, self._memory_bytes))
+        messages.post(OpenTasks(self._wish.python, self._memory_bytes, self.id))
         try:
             async with asyncio.timeout(OPENING_TIMEOUT_S):
                 payload = await messages.receive()
@@ -205,8 +207,10 @@ class TaskJob:
                 assert_never(reply)
 
     def _take(self, peer: PeerId, payload: bytes) -> None:
-        message: FromWorker = decode_union(payload, FromWorker, step="task results")
+        message: FromSession = decode_union(payload, FromSession, step="task results")
         match message:
+            case Declined(code, text, remedy):
+                raise by_code(code, text, remedy)  # the box died, and why
             case ChunkResults(chunk, outcomes):
                 self._perform(self._bag.handle(core.OutcomesReceived(peer, chunk, outcomes)))
             case ChunkDone(chunk, elapsed_s):

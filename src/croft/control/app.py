@@ -39,6 +39,8 @@ class Node(Protocol):
 
     async def resume(self) -> schema.Lending: ...
 
+    async def leases(self) -> list[schema.Lease]: ...
+
     def stop(self) -> None: ...
 
 
@@ -75,6 +77,9 @@ def create_app(node: Node, services: Services, people: People, network: Network,
     async def resume(_: Request) -> object:
         return await node.resume()
 
+    async def leases(_: Request) -> object:
+        return await node.leases()
+
     async def stop(_: Request) -> object:
         node.stop()
         return {}
@@ -91,6 +96,7 @@ def create_app(node: Node, services: Services, people: People, network: Network,
             Route("/v1/settings", answer(settings), methods=["GET"]),
             Route("/v1/pause", answer(pause), methods=["POST"]),
             Route("/v1/pause", answer(resume), methods=["DELETE"]),
+            Route("/v1/leases", answer(leases), methods=["GET"]),
             Route("/v1/stop", answer(stop), methods=["POST"]),
             *service_routes(services),
             *network_routes(network),

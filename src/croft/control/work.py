@@ -234,6 +234,8 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         disk_bytes=opening.disk_bytes,
         time_s_max=opening.time_s_max,
         stdin=opening.stdin,
+        wait_s=opening.wait_s,
+        needs=tuple(opening.needs),
     )
 
 

@@ -5,6 +5,9 @@ The first frame from the program opens the job; closing the connection cancels w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
+
 from croft.wire.codec import Message
 
 # --- from the program ------------------------------------------------------------------------------------------------
@@ -45,7 +48,8 @@ class CancelTasks(Message, frozen=True, tag=53):
 class OpenCommandJob(Message, frozen=True, tag=54):
     """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here).
 
-    `stdin`: the name there of the input that is its standard input; "" for none.
+    `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
+    where every peer is full. `needs`: devices, one of each.
     """
 
     argv: list[str]
@@ -59,6 +63,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     disk_bytes: int = 0
     time_s_max: float = 0.0
     stdin: str = ""
+    wait_s: float = inf
+    needs: Sequence[str] = ()
 
 
 class OpenForward(Message, frozen=True, tag=55):
