@@ -1,4 +1,4 @@
-"""`croft run` and `croft jobs`: a command on some peer, and what was submitted."""
+"""`croft run`: a command on some peer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import click
 import msgspec
 
-from croft.cli.output import ago, print_json, print_table, say, show_error, style
+from croft.cli.output import say, show_error, style
 from croft.control.home import Home
 from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
@@ -98,31 +98,6 @@ def run(
         show_error(error.message, error.remedy)
         return CROFT_FAILED
     return exit_code(ended)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def jobs(as_json: bool) -> None:
-    """Jobs submitted from this machine, newest first."""
-    from croft.client.local_api import LocalApi
-
-    submitted = LocalApi(Home.find().control_socket).jobs()
-    if as_json:
-        print_json("jobs", submitted)
-        return
-    rows = [
-        [
-            job.job,
-            job.kind,
-            job.label[:40],
-            job.state,
-            f"{job.done} of {job.tasks}",
-            str(job.failed),
-            ago(job.created_at),
-        ]
-        for job in submitted
-    ]
-    print_table(["JOB", "KIND", "LABEL", "STATE", "DONE", "FAILED", "STARTED"], rows)
 
 
 async def _run(opening: OpenCommandJob, verbose: bool) -> CommandEnded:

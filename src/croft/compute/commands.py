@@ -136,6 +136,8 @@ class CommandJob:
                 self._full.add(candidate.peer)
                 if loop.time() >= give_up_at and all(one.peer in self._full for one in ranked):
                     raise Full(f"{candidate.name} is {full.message}", remedy=full.remedy) from None
+                if wait_s:
+                    await asyncio.sleep(LOOK_AGAIN_S)  # even its line was full
             except (Busy, Refused, Unreachable) as error:
                 self._lenders.refused(candidate, error.message, loop.time(), is_declined=is_decline(error))
             except ConnectionLost as lost:

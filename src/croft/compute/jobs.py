@@ -56,7 +56,10 @@ OnOutcomes = Callable[[PeerId, Sequence[core.Outcome]], None]
 
 
 class TaskJob:
-    """One bag of tasks. `run` works until cancelled; `on_outcomes` hears of every recorded outcome, once."""
+    """One bag of tasks. `run` works until cancelled; `on_outcomes` hears of every recorded outcome, once.
+
+    One that `is_patient` waits for lenders as long as it takes.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class TaskJob:
         *,
         memory_bytes: int,
         task_s_max: float,
+        is_patient: bool = False,
     ) -> None:
         self.id = job
         self.done_by: dict[PeerId, int] = {}
@@ -78,6 +82,7 @@ class TaskJob:
         self._on_outcomes = on_outcomes
         self._memory_bytes = memory_bytes
         self._task_s_max = task_s_max
+        self._is_patient = is_patient
         self._lenders = Lenders(wish)
         self._bag = core.Bag()
         self._functions: dict[bytes, LoadFunction] = {}
@@ -91,6 +96,13 @@ class TaskJob:
     def open_tasks(self) -> int:
         """Tasks without a recorded outcome."""
         return self._bag.open_tasks
+
+    @property
+    def complaint(self) -> str:
+        """Why nobody works on it, if nobody does."""
+        if self._bag.lenders or self._bag.open_tasks == 0:
+            return ""
+        return "; ".join(self._lenders.reasons()) or "no peer that fits is here"
 
     def add_function(self, function: LoadFunction) -> None:
         """Makes a function known; before its first task."""
@@ -110,7 +122,7 @@ class TaskJob:
             self._arguments.pop(task, None)
 
     async def run(self) -> None:
-        """Keeps enough lenders at work. Raises Refused if for `Lenders.patience_s` none could be had."""
+        """Keeps enough lenders at work. Raises Refused after `Lenders.patience_s` without one, unless patient."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             # The loop ends only while no session is open, so the group has nothing left to wait for.
@@ -155,7 +167,7 @@ class TaskJob:
         return self._is_out_of_patience(now) and not self._sessions
 
     def _is_out_of_patience(self, now: float) -> bool:
-        if self._nobody_since is None:
+        if self._nobody_since is None or self._is_patient:
             return False
         return now - self._nobody_since > self._lenders.patience_s(self._peers.candidates())
 

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from croft.control import schema
 from croft.control.answers import answer, body
 from croft.control.find_app import Search, find_routes
+from croft.control.jobs_app import Jobs, job_routes
 from croft.control.network_app import Network, network_routes
 from croft.control.people_app import People, people_routes
 from croft.control.services_app import Services, service_routes
@@ -31,8 +32,6 @@ class Node(Protocol):
 
     async def join(self, wanted: schema.JoinWanted) -> schema.Joined: ...
 
-    async def jobs(self) -> list[schema.Job]: ...
-
     def settings(self) -> list[schema.Setting]: ...
 
     async def pause(self, wanted: schema.PauseWanted) -> schema.Lending: ...
@@ -44,7 +43,9 @@ class Node(Protocol):
     def stop(self) -> None: ...
 
 
-def create_app(node: Node, services: Services, people: People, network: Network, search: Search) -> Starlette:
+def create_app(
+    node: Node, jobs: Jobs, services: Services, people: People, network: Network, search: Search
+) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
     async def status(_: Request) -> object:
@@ -64,9 +65,6 @@ def create_app(node: Node, services: Services, people: People, network: Network,
 
     async def join(request: Request) -> object:
         return await node.join(await body(request, schema.JoinWanted))
-
-    async def jobs(_: Request) -> object:
-        return await node.jobs()
 
     async def settings(_: Request) -> object:
         return node.settings()
@@ -92,12 +90,12 @@ def create_app(node: Node, services: Services, people: People, network: Network,
             Route("/v1/invitations", answer(invitations), methods=["GET"]),
             Route("/v1/invitations/{invitation}", answer(withdraw), methods=["DELETE"]),
             Route("/v1/join", answer(join), methods=["POST"]),
-            Route("/v1/jobs", answer(jobs), methods=["GET"]),
             Route("/v1/settings", answer(settings), methods=["GET"]),
             Route("/v1/pause", answer(pause), methods=["POST"]),
             Route("/v1/pause", answer(resume), methods=["DELETE"]),
             Route("/v1/leases", answer(leases), methods=["GET"]),
             Route("/v1/stop", answer(stop), methods=["POST"]),
+            *job_routes(jobs),
             *service_routes(services),
             *network_routes(network),
             *people_routes(people),

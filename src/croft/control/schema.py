@@ -180,7 +180,10 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that this peer submitted."""
+    """A job that this peer submitted. `state`: filling, queued, running, ended, failed or cancelled.
+
+    One that `is_durable` is kept on disk, results and all, until it is forgotten. `reason` is why nobody works on it.
+    """
 
     job: str
     kind: str
@@ -192,6 +195,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     failed: int
     done_by: dict[str, int] = {}
+    is_durable: bool = False
+    reason: str = ""
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,10 @@ from croft.wire.codec import Message
 
 
 class OpenTaskJob(Message, frozen=True, tag=50):
-    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit."""
+    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit.
+
+    One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go.
+    """
 
     label: str
     python: str
@@ -22,6 +25,7 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     never: list[str]
     memory_bytes: int = 0
     task_s_max: float = 0.0
+    is_durable: bool = False
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -89,8 +93,32 @@ class OpenPipe(Message, frozen=True, tag=57):
     service: str
 
 
+class SealJob(Message, frozen=True, tag=150):
+    """These were all tasks of a durable job. Answered by `JobSealed` once they are on disk."""
+
+
+class OpenResults(Message, frozen=True, tag=151):
+    """Asks what came of a durable job's tasks, as it comes: `TaskOutcomes`… and `ResultsEnded` once it is over.
+
+    `job` is its id. In the order of the tasks from task `after` on, or, else, of their recording.
+    """
+
+    job: str
+    is_in_order: bool = False
+    after: int = 0
+
+
 FromProgram = (
-    OpenTaskJob | DefineFunction | SubmitTasks | CancelTasks | OpenCommandJob | OpenForward | OpenProxy | OpenPipe
+    OpenTaskJob
+    | DefineFunction
+    | SubmitTasks
+    | CancelTasks
+    | OpenCommandJob
+    | OpenForward
+    | OpenProxy
+    | OpenPipe
+    | SealJob
+    | OpenResults
 )
 
 # --- from the daemon -------------------------------------------------------------------------------------------------
@@ -161,8 +189,22 @@ class TunnelProblem(Message, frozen=True, tag=68):
     remedy: str = ""
 
 
+class JobSealed(Message, frozen=True, tag=160):
+    """A durable job has so many tasks, and all are on disk."""
+
+    tasks: int
+
+
+class ResultsEnded(Message, frozen=True, tag=161):
+    """No more outcomes will come: the job has ended or was cancelled."""
+
+    state: str
+
+
 FromDaemon = (
-    PortOpened
+    JobSealed
+    | ResultsEnded
+    | PortOpened
     | PipeOpened
     | TunnelProblem
     | JobOpened

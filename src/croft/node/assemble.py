@@ -124,6 +124,7 @@ class Parts:
             for name, service in (
                 ("leases", self.leases.serve),
                 ("lending", self.lender.serve),
+                ("jobs", self.jobs.durable.serve),
                 ("lending hours", self.lending.serve),
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
@@ -160,11 +161,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         cpu, disk = plan.machine_load()
         return Load(lender.slots_busy, cpu, disk)
 
-    leases = LeaseBook(ports.database, ports.clock)
-    most = Amounts.of({CPU: plan.slots, MEMORY: plan.memory_bytes, DISK: plan.disk_bytes, BOX: BOXES_MAX})
-    lending = LendingHours(leases, ports.database, ports.clock, most, plan.lending_hours, plan.minute_of_day)
-    lender = Lender(ports.sandbox, plan.policy, lending, leases)
-    lending.lend = lender.lend
+    leases, lending, lender = _lender(plan, ports)
     overlay = Overlay(
         plan.own,
         ports.transport,
@@ -212,6 +209,16 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     )
     _answer_others(parts)
     return parts
+
+
+def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, LendingHours, Lender]:
+    """What lends: the book of leases, the owner's offers, and who runs the work of others."""
+    leases = LeaseBook(ports.database, ports.clock)
+    most = Amounts.of({CPU: plan.slots, MEMORY: plan.memory_bytes, DISK: plan.disk_bytes, BOX: BOXES_MAX})
+    lending = LendingHours(leases, ports.database, ports.clock, most, plan.lending_hours, plan.minute_of_day)
+    lender = Lender(ports.sandbox, plan.policy, lending, leases)
+    lending.lend = lender.lend
+    return leases, lending, lender
 
 
 def _answer_others(parts: Parts) -> None:

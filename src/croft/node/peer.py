@@ -134,10 +134,6 @@ class LocalPeer:
             code=code,
         )
 
-    async def jobs(self) -> list[schema.Job]:
-        """Jobs submitted here."""
-        return await self._parts.jobs.listed()
-
     async def leases(self) -> list[schema.Lease]:
         """What others hold of this peer, then what they held, newest first."""
         book, name_of = self._parts.leases, self._parts.overlay.name_of

@@ -230,7 +230,8 @@ async def serve(host: str, port: int, own: bytes, rates: Rates) -> None:
     bound: int = listening.sockets[0].getsockname()[1]
     stdin = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
-    reporting = asyncio.create_task(_report(server, bound), name="relay.report")
+    reports = _Reports(server, bound)
+    reporting = asyncio.create_task(reports.run(), name="relay.report")
     orders = FrameReader(ORDER_BYTES_MAX, step="relay order")
     try:
         while data := await stdin.read(64 << 10):
@@ -239,19 +240,30 @@ async def serve(host: str, port: int, own: bytes, rates: Rates) -> None:
     finally:
         reporting.cancel()
         listening.close()
+        reports.tell()
 
 
-async def _report(server: RelayServer, port: int) -> None:
-    told: Report | None = None
-    while True:
-        report = server.report(port)
-        if report != told:
+class _Reports:
+    """Tells the daemon what was used: twice a second, and a last time at the end."""
+
+    def __init__(self, server: RelayServer, port: int) -> None:
+        self._server = server
+        self._port = port
+        self._told: Report | None = None
+
+    async def run(self) -> None:
+        while True:
+            self.tell()
+            await asyncio.sleep(REPORT_EVERY_S)
+            self._server.tick()
+
+    def tell(self) -> None:
+        report = self._server.report(self._port)
+        if report != self._told:
             # A pipe to our own daemon: it reads, or is gone.
             sys.stdout.buffer.write(frame(encode(report)))
             sys.stdout.buffer.flush()
-            told = report
-        await asyncio.sleep(REPORT_EVERY_S)
-        server.tick()
+            self._told = report
 
 
 def main() -> None:

@@ -222,9 +222,9 @@ class Relaying:
             await self._attend(offer, relay, ended)
         finally:
             ended.cancel()
+            await relay.stop()
             self._past = dict(self.usage())
             self._running = None
-            await relay.stop()
             await self._save()
         if ended.done() and not ended.cancelled():
             raise Failed(f"the relay ended: {ended.result()}")
