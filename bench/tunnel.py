@@ -25,7 +25,7 @@ from pathlib import Path
 import uvloop
 
 from bench.peers import Pair
-from bench.transport import HOST, READ_BYTES, Channel, CroftLink, Link, TlsChannel, answer, bulk, ping_pong
+from bench.transport import HOST, Channel, CroftLink, Link, answer, bulk, ping_pong
 from croft.client.local_api import LocalApi
 from croft.client.tunnel import HeldTunnel
 from croft.control.schema import ExposureWanted
@@ -35,15 +35,37 @@ START_S_MAX = 10.0
 SSHD = "/usr/sbin/sshd"
 
 
+class SocketChannel:
+    """A TCP connection, driven with as little work as there can be: what is measured lies between its ends."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+
+    async def read(self, size_bytes_max: int) -> bytes:
+        return await self._loop.sock_recv(self._socket, size_bytes_max)
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._loop.sock_sendall(self._socket, data)
+
+    async def finish(self) -> None:
+        """Nothing is left to be written."""
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class TcpLink:
     """Every channel is a TCP connection to one port."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._channels: list[TlsChannel] = []
+        self._channels: list[SocketChannel] = []
 
     async def channel(self) -> Channel:
-        channel = TlsChannel(*await asyncio.open_connection(HOST, self._port, limit=READ_BYTES))
+        channel = SocketChannel(socket.create_connection((HOST, self._port)))
         self._channels.append(channel)
         return channel
 
@@ -55,13 +77,19 @@ class TcpLink:
 async def serve() -> None:
     """The service: what `bench.transport` answers, over TCP."""
 
-    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await answer(TlsChannel(reader, writer))
-        writer.close()
+    async def one(channel: SocketChannel) -> None:
+        await answer(channel)
+        channel.close()
 
-    server = await asyncio.start_server(one, HOST, 0, limit=READ_BYTES)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    with socket.create_server((HOST, 0)) as listening:
+        listening.setblocking(False)
+        print(listening.getsockname()[1], flush=True)
+        serving = set()
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listening)
+            task = asyncio.create_task(one(SocketChannel(connection)))
+            serving.add(task)
+            task.add_done_callback(serving.discard)
 
 
 @contextlib.contextmanager

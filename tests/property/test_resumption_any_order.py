@@ -48,7 +48,7 @@ class Two:
         if end.has_data:
             self.read[side].extend(end.take(size))
         else:
-            end.reader_waits()
+            end.tell_consumed()
 
     def step(self, what: str, side: int, size: int) -> None:
         end = self.ends[side]

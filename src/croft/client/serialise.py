@@ -61,17 +61,19 @@ def function_bytes(function: object) -> tuple[bytes, bytes]:
     return blake3(pickled).digest(), pickled
 
 
-def argument_bytes(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+def argument_bytes(
+    arguments: tuple[Any, ...], named: dict[str, Any], *, is_apart: bool = True
+) -> tuple[bytes, list[memoryview]]:
     """The pickle of one call's arguments, and the buffers that it refers to (PEP 574), which still are the caller's.
 
-    Raises Unserialisable, TooLarge.
+    Unless `is_apart`, all is in the pickle. Raises Unserialisable, TooLarge.
     """
     call = (arguments, named)
     buffers: list[memoryview] = []
 
     def is_small(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes < BUFFER_BYTES_MIN or len(buffers) >= BUFFERS_MAX:
+        if not is_apart or view.nbytes < BUFFER_BYTES_MIN or len(buffers) >= BUFFERS_MAX:
             return True
         buffers.append(view)
         return False

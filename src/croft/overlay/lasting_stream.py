@@ -52,7 +52,7 @@ class LastingStream:
         self._attached: asyncio.Queue[tuple[Link, Stream]] = asyncio.Queue()
         self._failure: str | None = None
         self._heard_at = asyncio.get_running_loop().time()
-        self._is_dropped = False
+        self._dropped = asyncio.Event()
 
     @property
     def received(self) -> int:
@@ -66,14 +66,13 @@ class LastingStream:
         while True:
             if self._core.has_data:
                 part = self._core.take(size_bytes_max)
-                self._to_say.set()
+                self._speak_up()
                 return part
             if self._core.is_at_end:
-                self._reader_waits()
+                self._tell_consumed()
                 return b""
             if self._failure is not None:
                 raise self._lost("read")
-            self._reader_waits()
             self._changed.clear()
             await self._changed.wait()
 
@@ -104,8 +103,8 @@ class LastingStream:
         if not (self._core.is_finished and self._core.is_at_end):
             self._fail(ABORTED)
             self._stream.abort()
-        self._is_dropped = True
-        self._reader_waits()
+        self._dropped.set()
+        self._tell_consumed()
 
     # --- carrying ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +159,7 @@ class LastingStream:
         while data := await self._stream.read(READ_BYTES_MAX):
             self._heard_at = asyncio.get_running_loop().time()
             self._core.feed(data)
-            self._to_say.set()
+            self._speak_up()
             self._changed.set()
         if not self._core.is_over:
             raise ConnectionLost("the other side ended the stream")
@@ -179,17 +178,17 @@ class LastingStream:
         await asyncio.sleep(LINGER_S_MAX)
 
     async def _watch(self, link: Link) -> None:
-        """Closes a link on which nothing comes back."""
+        """Closes a link on which nothing comes back, and tells what was taken where little is."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            self._tell_consumed()
             if self._core.is_waiting and loop.time() - self._heard_at > STALLED_S and not await link.is_alive():
                 link.give_up()
                 raise ConnectionLost("nothing comes back")
 
     async def _linger(self) -> None:
-        while not self._is_dropped:
-            await asyncio.sleep(LOOK_EVERY_S)
+        await self._dropped.wait()
         await asyncio.sleep(LINGER_S_MAX)
         raise ConnectionLost("the other side does not take the end of the stream")
 
@@ -209,9 +208,13 @@ class LastingStream:
         self._heard_at = asyncio.get_running_loop().time()
         self._to_say.set()
 
-    def _reader_waits(self) -> None:
-        self._core.reader_waits()
-        self._to_say.set()
+    def _tell_consumed(self) -> None:
+        self._core.tell_consumed()
+        self._speak_up()
+
+    def _speak_up(self) -> None:
+        if self._core.has_frame or self._core.is_over:
+            self._to_say.set()
 
     def _fail(self, why: str) -> None:
         if self._failure is None:

@@ -15,9 +15,11 @@ from typing import Final
 from croft.errors import PeerMisbehaved
 
 WINDOW_BYTES: Final = 8 << 20
-CONSUMED_EVERY_BYTES: Final = 512 << 10
+CONSUMED_EVERY_BYTES: Final = 1 << 20
 COALESCED_BYTES_MAX: Final = 256 << 10
 FRAME_BYTES_MAX: Final = 1 << 20
+JOINED_BYTES_MAX: Final = 64 << 10
+"""A reader gets small pieces together; to join large ones would cost more than it saves."""
 HEAD_BYTES: Final = 5
 DATA, CONSUMED, RECEIVED, END = 0, 1, 2, 3
 _NUMBER_BYTES: Final = 8
@@ -28,8 +30,9 @@ class Resumption:
     """One end of a stream that outlives its connections."""
 
     def __init__(self) -> None:
-        self._sent: deque[bytes] = deque()
-        self._unsent: deque[bytes] = deque()
+        # Views, because what is sent, kept and sent again is cut at other places each time.
+        self._sent: deque[memoryview] = deque()
+        self._unsent: deque[memoryview] = deque()
         self._written = 0
         self._taken = 0
         self._cursor = 0
@@ -69,10 +72,10 @@ class Resumption:
         return self._is_finished
 
     def write(self, data: bytes) -> None:
-        """Keeps `data` until it has been taken."""
+        """Keeps `data` itself, not a copy, until it has been taken."""
         assert not self._is_finished, "nothing may be written after finish"
         if data:
-            self._unsent.append(data)
+            self._unsent.append(memoryview(data))
             self._written += len(data)
 
     def finish(self) -> None:
@@ -83,12 +86,23 @@ class Resumption:
     def _total(self) -> int:
         return self._written + self._is_finished
 
+    @property
+    def _must_tell_consumed(self) -> bool:
+        return self._consumed - self._consumed_told >= (1 if self._is_told_at_once else CONSUMED_EVERY_BYTES)
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether there is something to say."""
+        if self._must_tell_received or self._must_tell_consumed:
+            return True
+        return not self._is_waiting_for_received and self._cursor < self._total
+
     def next_frame(self) -> bytes:
         """What to put on the stream now; empty if there is nothing to say."""
         if self._must_tell_received:
             self._must_tell_received = False
             return _number(RECEIVED, self.received)
-        if self._consumed - self._consumed_told >= (1 if self._is_told_at_once else CONSUMED_EVERY_BYTES):
+        if self._must_tell_consumed:
             self._consumed_told = self._consumed
             return _number(CONSUMED, self._consumed)
         if self._is_waiting_for_received or self._cursor >= self._total:
@@ -162,12 +176,13 @@ class Resumption:
     def take(self, size_bytes_max: int) -> bytes:
         """The next bytes for the reader."""
         part = self._inbox.popleft()
+        joined_bytes_max = min(size_bytes_max, JOINED_BYTES_MAX)
         if len(part) > size_bytes_max:
             self._inbox.appendleft(part[size_bytes_max:])
             part = part[:size_bytes_max]
-        elif self._inbox and len(part) + len(self._inbox[0]) <= size_bytes_max:
+        elif self._inbox and len(part) + len(self._inbox[0]) <= joined_bytes_max:
             some, size = [part], len(part)
-            while self._inbox and size + len(self._inbox[0]) <= size_bytes_max:
+            while self._inbox and size + len(self._inbox[0]) <= joined_bytes_max:
                 size += len(self._inbox[0])
                 some.append(self._inbox.popleft())
             part = b"".join(some)
@@ -176,8 +191,8 @@ class Resumption:
         self._is_told_at_once = False
         return part
 
-    def reader_waits(self) -> None:
-        """The reader has taken all that there is, and the other side may know: nobody need keep it any longer."""
+    def tell_consumed(self) -> None:
+        """The other side is to know what was taken, however little: nobody need keep it any longer."""
         self._is_told_at_once = True
         if self.is_at_end:
             self._consumed = self.received

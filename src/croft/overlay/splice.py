@@ -13,7 +13,7 @@ from croft.wire import frames
 if TYPE_CHECKING:
     from croft.ports import Stream
 
-PIECE_BYTES_MAX = 256 << 10
+PIECE_BYTES_MAX = 512 << 10
 DATAGRAM_BYTES_MAX = 65_507
 """What one UDP datagram over IPv4 can carry."""
 FLOW_IDLE_S_MAX = 60.0
