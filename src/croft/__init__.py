@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from croft.client.async_grid import AsyncGrid, connect_async
+    from croft.client.durable import Job
     from croft.client.executor import GridExecutor
     from croft.client.grid import Grid, MapResult, connect
     from croft.client.task import Task, task
@@ -40,6 +41,7 @@ _PLACES = {
     "GridExecutor": "croft.client.executor",
     "connect_async": "croft.client.async_grid",
     "AsyncGrid": "croft.client.async_grid",
+    "Job": "croft.client.durable",
     "Task": "croft.client.task",
     "task": "croft.client.task",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "Failed",
     "Grid",
     "GridExecutor",
+    "Job",
     "MapResult",
     "NotFound",
     "Refused",

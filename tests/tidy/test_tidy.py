@@ -44,6 +44,7 @@ CORES = [
     "compute/lenders.py",
     "compute/admission.py",
     "compute/lending_time.py",
+    "ledger/lease.py",
     "wire/frames.py",
     "adapters/arrivals.py",
 ]

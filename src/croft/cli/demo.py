@@ -248,11 +248,11 @@ def _run(
 
         peers = list(on)
         batches = corpus.batches
-        indexed = collect(grid.map(work.index_files, batches, on=peers, label="demo: index"), len(batches))
+        indexed = collect(grid.map(work.index_files, batches, on=peers, name="demo: index"), len(batches))
         columns = [[parts[at] for parts in indexed] for at in range(work.PARTITIONS)]
-        merged = grid.map(work.merge_partition, columns, on=peers, label="demo: merge")
+        merged = grid.map(work.merge_partition, columns, on=peers, name="demo: merge")
         outcome.partitions = collect(merged, len(columns))
-        rendered = grid.map(work.render_rows, tiles, on=peers, label="demo: picture")
+        rendered = grid.map(work.render_rows, tiles, on=peers, name="demo: picture")
         outcome.picture = b"".join(collect(rendered, len(tiles)))
     outcome.seconds = time.monotonic() - started
     return outcome

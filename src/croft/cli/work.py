@@ -1,9 +1,10 @@
-"""`croft run` and `croft jobs`: a command on some peer, and what was submitted."""
+"""`croft run`: a command on some peer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import signal
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import click
 import msgspec
 
-from croft.cli.output import ago, print_json, print_table, say, show_error, style
+from croft.cli.output import say, show_error, style
 from croft.control.home import Home
 from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
@@ -42,6 +43,7 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--mem", "memory", default="0", help="Memory, such as 2G; by default what the lender gives.")
 @click.option("--disk", default="0", help="Room for files, such as 5G; by default what the lender gives.")
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
+@click.option("--wait", "wait", default="", metavar="TIME", help="Wait at most so long for room; 0: not at all.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
 @click.option("-I", "--stdin", "with_stdin", is_flag=True, help="The command reads what is piped into this one.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
@@ -55,6 +57,7 @@ def run(
     memory: str,
     disk: str,
     time_limit: str,
+    wait: str,
     environment: tuple[str, ...],
     with_stdin: bool,
     verbose: bool,
@@ -81,6 +84,7 @@ def run(
             memory_bytes=size_bytes(memory),
             disk_bytes=size_bytes(disk),
             time_s_max=duration_s(time_limit),
+            wait_s=duration_s(wait) if wait else math.inf,
         )
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:
             if piped is not None:
@@ -94,31 +98,6 @@ def run(
         show_error(error.message, error.remedy)
         return CROFT_FAILED
     return exit_code(ended)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def jobs(as_json: bool) -> None:
-    """Jobs submitted from this machine, newest first."""
-    from croft.client.local_api import LocalApi
-
-    submitted = LocalApi(Home.find().control_socket).jobs()
-    if as_json:
-        print_json("jobs", submitted)
-        return
-    rows = [
-        [
-            job.job,
-            job.kind,
-            job.label[:40],
-            job.state,
-            f"{job.done} of {job.tasks}",
-            str(job.failed),
-            ago(job.created_at),
-        ]
-        for job in submitted
-    ]
-    print_table(["JOB", "KIND", "LABEL", "STATE", "DONE", "FAILED", "STARTED"], rows)
 
 
 async def _run(opening: OpenCommandJob, verbose: bool) -> CommandEnded:

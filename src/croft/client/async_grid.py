@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
-from croft.client.task import Wants, plain, wants_of
+from croft.client.task import How, Wants, plain, wants_of
 from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
 
@@ -41,33 +41,20 @@ class AsyncGrid:
         return asyncio.wrap_future(session.submit(plain(function), args, kwargs))
 
     async def map(
-        self,
-        function: Callable[..., R],
-        *iterables: Iterable[Any],
-        on: Sequence[str] = (),
-        avoid: Sequence[str] = (),
-        memory: str | int = 0,
-        time: str | float = 0,
+        self, function: Callable[..., R], *iterables: Iterable[Any], name: str = "", **how: Unpack[How]
     ) -> AsyncIterator[R]:
         """Yields the results of `function` on each item, in order; arguments as for `Grid.map`."""
         calls = zip(*iterables, strict=False)
-        async for result in self.starmap(function, calls, on=on, avoid=avoid, memory=memory, time=time):
+        async for result in self.starmap(function, calls, name=name, **how):
             yield result
 
     async def starmap(
-        self,
-        function: Callable[..., R],
-        calls: Iterable[Iterable[Any]],
-        *,
-        on: Sequence[str] = (),
-        avoid: Sequence[str] = (),
-        memory: str | int = 0,
-        time: str | float = 0,
+        self, function: Callable[..., R], calls: Iterable[Iterable[Any]], *, name: str = "", **how: Unpack[How]
     ) -> AsyncIterator[R]:
         """Like `map`, for arguments that come in tuples already; see `Grid.starmap`."""
-        wants = Wants.of(function, on, avoid, memory, time)
+        wants = Wants.of(function, how)
         label = getattr(function, "__qualname__", type(function).__name__)
-        session = await self._open_session(await self._options(label, wants))
+        session = await self._open_session(await self._options(name or label, wants))
         ahead: deque[asyncio.Future[R]] = deque()
         inner = plain(function)
         try:

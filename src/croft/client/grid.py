@@ -8,18 +8,19 @@ import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from croft.client.local_api import LocalApi
-from croft.client.task import Wants, plain, wants_of
+from croft.client.task import How, Wants, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
 from croft.control.home import Home
 from croft.errors import Usage
 
 if TYPE_CHECKING:
+    from croft.client.durable import Job
     from croft.client.executor import GridExecutor
     from croft.control import schema
 
@@ -62,51 +63,102 @@ class Grid:
         """
         return self._shared_session(wants_of(function)).submit(plain(function), args, kwargs)
 
+    @overload
     def map(
         self,
         function: Callable[..., R],
         *iterables: Iterable[Any],
-        on: Sequence[str] = (),
-        avoid: Sequence[str] = (),
-        memory: str | int = 0,
-        time: str | float = 0,
-        label: str = "",
-    ) -> MapResult[R]:
+        name: str = "",
+        detach: Literal[False] = False,
+        **how: Unpack[How],
+    ) -> MapResult[R]: ...
+
+    @overload
+    def map(
+        self,
+        function: Callable[..., R],
+        *iterables: Iterable[Any],
+        name: str = "",
+        detach: Literal[True],
+        **how: Unpack[How],
+    ) -> Job[R]: ...
+
+    def map(
+        self,
+        function: Callable[..., R],
+        *iterables: Iterable[Any],
+        name: str = "",
+        detach: bool = False,
+        **how: Unpack[How],
+    ) -> MapResult[R] | Job[R]:
         """Runs `function` on each item, spread over the peers; the results come in order, as an iterable.
 
+        With `detach`, the job outlives this program: all of it is on this peer's disk when this returns. Whoever knows
+        its id, or its `name`, reads its results later, with `Grid.job` or `croft job`, until it is forgotten.
+
         Args:
-            iterables: as for the built-in `map`; may be endless, they are read as results are taken.
-            on, avoid: names or ids of peers to use only, or not to use.
-            memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
-            time: limit for one task, in seconds or such as "5m"; 0: none.
+            iterables: as for the built-in `map`; may be endless, unless detached: they are read as results are taken.
+            name: what to call the job.
+            how: see `croft.client.task.How`.
+
+        Raises:
+            Unserialisable, TooLarge: the function or an argument cannot be sent.
+            Unreachable: the daemon is not running, or ends before all of a detached job is on its disk.
         """
         calls = zip(*iterables, strict=False)
-        return self.starmap(function, calls, on=on, avoid=avoid, memory=memory, time=time, label=label)
+        return self.starmap(function, calls, name=name, detach=detach, **how)  # type: ignore[call-overload,no-any-return]
+
+    @overload
+    def starmap(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[Iterable[Any]],
+        *,
+        name: str = "",
+        detach: Literal[False] = False,
+        **how: Unpack[How],
+    ) -> MapResult[R]: ...
+
+    @overload
+    def starmap(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[Iterable[Any]],
+        *,
+        name: str = "",
+        detach: Literal[True],
+        **how: Unpack[How],
+    ) -> Job[R]: ...
 
     def starmap(
         self,
         function: Callable[..., R],
         calls: Iterable[Iterable[Any]],
         *,
-        on: Sequence[str] = (),
-        avoid: Sequence[str] = (),
-        memory: str | int = 0,
-        time: str | float = 0,
-        label: str = "",
-    ) -> MapResult[R]:
+        name: str = "",
+        detach: bool = False,
+        **how: Unpack[How],
+    ) -> MapResult[R] | Job[R]:
         """Like `map`, for arguments that come in tuples already: `function(*call)` for each of `calls`."""
-        wants = Wants.of(function, on, avoid, memory, time)
-        session = self._open_session(self._options(label or _name(function), wants))
-        return MapResult(self, session, plain(function), (tuple(call) for call in calls))
+        options = self._options(name or _name(function), Wants.of(function, how))
+        each = (tuple(call) for call in calls)
+        if detach:
+            from croft.client.durable import submit_durable
 
-    def executor(
-        self, *, on: Sequence[str] = (), avoid: Sequence[str] = (), memory: str | int = 0, time: str | float = 0
-    ) -> GridExecutor:
+            return self.job(submit_durable(self._home.work_socket, self.run, options, plain(function), each))
+        return MapResult(self, self._open_session(options), plain(function), each)
+
+    def job(self, name: str) -> Job[Any]:
+        """A detached job by its id, the beginning of its id, or its name. Raises NotFound."""
+        from croft.client.durable import Job
+
+        return Job(self.api, self._home.work_socket, self.run, self.api.job(name).job)
+
+    def executor(self, **how: Unpack[How]) -> GridExecutor:
         """A `concurrent.futures.Executor` over the peers; a job of its own. Arguments as for `map`."""
         from croft.client.executor import GridExecutor
 
-        wants = Wants.of(None, on, avoid, memory, time)
-        return GridExecutor(self, self._open_session(self._options("executor", wants)))
+        return GridExecutor(self, self._open_session(self._options("executor", Wants.of(None, how))))
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

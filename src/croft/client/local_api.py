@@ -155,6 +155,18 @@ class LocalApi:
         """Jobs submitted here, newest first."""
         return self._ask("GET", "/v1/jobs", list[schema.Job])
 
+    def job(self, name: str) -> schema.Job:
+        """One job, by its id or a durable one's label. Raises NotFound."""
+        return self._ask("GET", f"/v1/jobs/{quote(name, safe='')}", schema.Job)
+
+    def cancel_job(self, name: str) -> schema.Job:
+        """Ends a durable job; what is done stays. Raises NotFound."""
+        return self._ask("POST", f"/v1/jobs/{quote(name, safe='')}/cancellation", schema.Job)
+
+    def forget_job(self, name: str) -> schema.Job:
+        """Ends a durable job if it runs, and drops its results. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/jobs/{quote(name, safe='')}", schema.Job)
+
     def settings(self) -> list[schema.Setting]:
         """The daemon's settings, with their origins."""
         return self._ask("GET", "/v1/settings", list[schema.Setting])
@@ -180,6 +192,10 @@ class LocalApi:
     def withdraw_offer(self, what: str) -> schema.Offer:
         """Takes an offer back. Raises NotFound."""
         return self._ask("DELETE", f"/v1/offers/{what}", schema.Offer)
+
+    def leases(self) -> list[schema.Lease]:
+        """What others hold of this peer, then what they held, newest first."""
+        return self._ask("GET", "/v1/leases", list[schema.Lease])
 
     def pause(self, for_s: float | None) -> schema.Lending:
         """Lends nothing for so many seconds, or until `resume`."""

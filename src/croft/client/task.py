@@ -5,12 +5,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
 from croft.control.quantities import duration_s, size_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class How(TypedDict, total=False):
+    """Keyword arguments of every call that runs a function on the peers; each may be left out.
+
+    Attributes:
+        on, avoid: names or ids of peers to use only, or not to use.
+        memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
+        time: limit for one task, in seconds or such as "5m"; 0: none.
+    """
+
+    on: Sequence[str]
+    avoid: Sequence[str]
+    memory: str | int
+    time: str | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +42,14 @@ class Wants:
     time_s: float = 0.0
 
     @staticmethod
-    def of(
-        function: Callable[..., R] | None,
-        on: Sequence[str],
-        avoid: Sequence[str],
-        memory: str | int,
-        time: str | float,
-    ) -> Wants:
+    def of(function: Callable[..., R] | None, how: How) -> Wants:
         """What is wanted of a function: by the call, else by its own decorator. Raises Usage."""
         own = wants_of(function)
         return Wants(
-            _names(on) or own.on,
-            _names(avoid) or own.avoid,
-            size_bytes(memory) or own.memory_bytes,
-            duration_s(time) or own.time_s,
+            _names(how.get("on", ())) or own.on,
+            _names(how.get("avoid", ())) or own.avoid,
+            size_bytes(how.get("memory", 0)) or own.memory_bytes,
+            duration_s(how.get("time", 0)) or own.time_s,
         )
 
 
@@ -60,15 +69,13 @@ class Task(Generic[P, R]):
         return self.function(*args, **kwargs)
 
 
-def task(
-    *, on: Sequence[str] = (), avoid: Sequence[str] = (), memory: str | int = 0, time: str | float = 0
-) -> Callable[[Callable[P, R]], Task[P, R]]:
+def task(**how: Unpack[How]) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Decorates a function with how it is to run whenever it is given to a grid. Arguments as for `Grid.map`.
 
     Raises:
         Usage: a size or a time that is none.
     """
-    wants = Wants(_names(on), _names(avoid), size_bytes(memory), duration_s(time))
+    wants = Wants.of(None, how)
     return lambda function: Task(function, wants)
 
 

@@ -1,6 +1,6 @@
-"""Keeps one warm box per consumer for Python tasks, and hands its answers to the session that asked.
+"""Keeps one warm box per lease for Python tasks, and hands its answers to the session that asked.
 
-A box is started when its consumer's first chunk is let in, and kept for IDLE_S after the last session.
+How long a box is kept after its last session, the lease says.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from croft.compute.worker_messages import (
 )
 from croft.errors import ConnectionLost, Failed, PeerMisbehaved
 from croft.model.ids import TwinId
+from croft.model.lease import Usage
 from croft.wire.codec import Message, decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 20.0
-IDLE_S = 60.0
-BOXES_MAX = 16
 FUNCTION_CACHE_BYTES_MAX = 256 << 20
 
 Deliver = Callable[[Message], None]
@@ -51,16 +50,15 @@ class _Waiting:
 
 @dataclass(slots=True)
 class TaskBox:
-    """One consumer's warm box."""
+    """One lease's warm box."""
 
+    lease: int
     twin: TwinId
     box: Box
     messages: MessageStream
     loaded: set[bytes] = field(default_factory=set)
     waiting: dict[int, _Waiting] = field(default_factory=dict)
     next_chunk: int = 1
-    sessions: int = 0
-    idle_since: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -128,35 +126,26 @@ class TaskBox:
 class BoxPool:
     """All warm boxes of this peer."""
 
-    def __init__(self, sandbox: Sandbox, spec: Callable[[TwinId, int], BoxSpec]) -> None:
+    def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._spec = spec
-        self._boxes: dict[TwinId, TaskBox] = {}
-        self._starting: dict[TwinId, asyncio.Lock] = {}
+        self._boxes: dict[int, TaskBox] = {}
+        self._starting: dict[int, asyncio.Lock] = {}
         self._functions: dict[TwinId, dict[bytes, LoadFunction]] = {}
+        self._usage: dict[int, Usage] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
     async def serve(self) -> None:
-        """Runs the boxes' listeners, and closes boxes that stayed idle; ends by cancellation."""
+        """Runs the boxes' listeners; ends by cancellation, and the boxes with it."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 try:
-                    await self._close_idle_ones()
+                    await asyncio.Event().wait()
                 finally:
                     self._tasks = None
         finally:
-            for twin in list(self._boxes):
-                await self._close(twin)
-
-    async def _close_idle_ones(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(IDLE_S / 10)
-            for twin, box in list(self._boxes.items()):
-                is_idle = box.sessions == 0 and loop.time() - box.idle_since > IDLE_S
-                if is_idle or (box.is_dead and box.sessions == 0):
-                    await self._close(twin)
+            for lease in list(self._boxes):
+                await self._close(lease)
 
     def functions(self, twin: TwinId) -> dict[bytes, LoadFunction]:
         """The functions that a consumer has sent, by digest; bounded by forgetting the oldest."""
@@ -169,27 +158,25 @@ class BoxPool:
         while sum(len(f.pickled) for f in kept.values()) > FUNCTION_CACHE_BYTES_MAX and len(kept) > 1:
             del kept[next(iter(kept))]
 
-    async def acquire(self, twin: TwinId, memory_bytes: int) -> TaskBox:
-        """The consumer's box, started if need be; give it back by `release`. Raises Failed."""
-        async with self._starting.setdefault(twin, asyncio.Lock()):
-            box = self._boxes.get(twin)
+    async def acquire(self, lease: int, twin: TwinId, make: Callable[[], BoxSpec]) -> TaskBox:
+        """The lease's box, started if need be. Raises Failed."""
+        async with self._starting.setdefault(lease, asyncio.Lock()):
+            box = self._boxes.get(lease)
             if box is not None and box.is_dead:
-                await self._close(twin)
+                await self._close(lease)
                 box = None
             if box is None:
-                await self._make_room()
-                box = await self._start(twin, memory_bytes)
-                self._boxes[twin] = box
-            box.sessions += 1
+                box = self._boxes[lease] = await self._start(lease, twin, make())
             return box
 
-    def release(self, box: TaskBox) -> None:
-        """A session no longer uses the box."""
-        box.sessions -= 1
-        box.idle_since = asyncio.get_running_loop().time()
+    async def close(self, lease: int) -> Usage:
+        """Ends a lease's box, if it has one, and returns what all its boxes used."""
+        await self._close(lease)
+        self._starting.pop(lease, None)
+        return self._usage.pop(lease, Usage())
 
-    async def _start(self, twin: TwinId, memory_bytes: int) -> TaskBox:
-        box = await self._sandbox.open(self._spec(twin, memory_bytes))
+    async def _start(self, lease: int, twin: TwinId, spec: BoxSpec) -> TaskBox:
+        box = await self._sandbox.open(spec)
         messages = MessageStream(box, step="box")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -209,19 +196,14 @@ class BoxPool:
             await messages.close()
             await box.close()
             raise
-        task_box = TaskBox(twin, box, messages)
+        task_box = TaskBox(lease, twin, box, messages)
         self._tasks.create_task(task_box.listen(), name=f"box.{twin[:8]}")
         return task_box
 
-    async def _make_room(self) -> None:
-        idle = sorted((b.idle_since, twin) for twin, b in self._boxes.items() if b.sessions == 0)
-        while len(self._boxes) >= BOXES_MAX:
-            if not idle:
-                raise Failed(f"{BOXES_MAX} boxes are in use", remedy="Try again, or on another peer.")
-            await self._close(idle.pop(0)[1])
-
-    async def _close(self, twin: TwinId) -> None:
-        box = self._boxes.pop(twin, None)
+    async def _close(self, lease: int) -> None:
+        box = self._boxes.pop(lease, None)
         if box is not None:
-            await box.box.close()
+            used = await box.box.close()
             await box.messages.close()
+            usage = Usage(cpu_s=used.cpu_s, memory_peak_bytes=used.memory_peak_bytes, death=used.death)
+            self._usage[lease] = self._usage.get(lease, Usage()) + usage

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FromSession = FromWorker | Declined
+
 LOOK_AGAIN_S = 0.25
 OPENING_TIMEOUT_S = 30.0
 
@@ -54,7 +56,10 @@ OnOutcomes = Callable[[PeerId, Sequence[core.Outcome]], None]
 
 
 class TaskJob:
-    """One bag of tasks. `run` works until cancelled; `on_outcomes` hears of every recorded outcome, once."""
+    """One bag of tasks. `run` works until cancelled; `on_outcomes` hears of every recorded outcome, once.
+
+    One that `is_patient` waits for lenders as long as it takes.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class TaskJob:
         *,
         memory_bytes: int,
         task_s_max: float,
+        is_patient: bool = False,
     ) -> None:
         self.id = job
         self.done_by: dict[PeerId, int] = {}
@@ -76,6 +82,7 @@ class TaskJob:
         self._on_outcomes = on_outcomes
         self._memory_bytes = memory_bytes
         self._task_s_max = task_s_max
+        self._is_patient = is_patient
         self._lenders = Lenders(wish)
         self._bag = core.Bag()
         self._functions: dict[bytes, LoadFunction] = {}
@@ -89,6 +96,13 @@ class TaskJob:
     def open_tasks(self) -> int:
         """Tasks without a recorded outcome."""
         return self._bag.open_tasks
+
+    @property
+    def complaint(self) -> str:
+        """Why nobody works on it, if nobody does."""
+        if self._bag.lenders or self._bag.open_tasks == 0:
+            return ""
+        return "; ".join(self._lenders.reasons()) or "no peer that fits is here"
 
     def add_function(self, function: LoadFunction) -> None:
         """Makes a function known; before its first task."""
@@ -108,7 +122,7 @@ class TaskJob:
             self._arguments.pop(task, None)
 
     async def run(self) -> None:
-        """Keeps enough lenders at work. Raises Refused if for `Lenders.patience_s` none could be had."""
+        """Keeps enough lenders at work. Raises Refused after `Lenders.patience_s` without one, unless patient."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             # The loop ends only while no session is open, so the group has nothing left to wait for.
@@ -153,7 +167,7 @@ class TaskJob:
         return self._is_out_of_patience(now) and not self._sessions
 
     def _is_out_of_patience(self, now: float) -> bool:
-        if self._nobody_since is None:
+        if self._nobody_since is None or self._is_patient:
             return False
         return now - self._nobody_since > self._lenders.patience_s(self._peers.candidates())
 
@@ -187,7 +201,7 @@ class TaskJob:
                 self._perform(self._bag.handle(core.LenderLost(peer)))
 
     async def _open(self, messages: MessageStream) -> Opened:
-        messages.post(OpenTasks(self._wish.python, self._memory_bytes))
+        messages.post(OpenTasks(self._wish.python, self._memory_bytes, self.id))
         try:
             async with asyncio.timeout(OPENING_TIMEOUT_S):
                 payload = await messages.receive()
@@ -205,8 +219,10 @@ class TaskJob:
                 assert_never(reply)
 
     def _take(self, peer: PeerId, payload: bytes) -> None:
-        message: FromWorker = decode_union(payload, FromWorker, step="task results")
+        message: FromSession = decode_union(payload, FromSession, step="task results")
         match message:
+            case Declined(code, text, remedy):
+                raise by_code(code, text, remedy)  # the box died, and why
             case ChunkResults(chunk, outcomes):
                 self._perform(self._bag.handle(core.OutcomesReceived(peer, chunk, outcomes)))
             case ChunkDone(chunk, elapsed_s):

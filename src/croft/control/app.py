@@ -11,6 +11,7 @@ from starlette.routing import Route
 from croft.control import schema
 from croft.control.answers import answer, body
 from croft.control.find_app import Search, find_routes
+from croft.control.jobs_app import Jobs, job_routes
 from croft.control.network_app import Network, network_routes
 from croft.control.people_app import People, people_routes
 from croft.control.services_app import Services, service_routes
@@ -31,18 +32,20 @@ class Node(Protocol):
 
     async def join(self, wanted: schema.JoinWanted) -> schema.Joined: ...
 
-    async def jobs(self) -> list[schema.Job]: ...
-
     def settings(self) -> list[schema.Setting]: ...
 
     async def pause(self, wanted: schema.PauseWanted) -> schema.Lending: ...
 
     async def resume(self) -> schema.Lending: ...
 
+    async def leases(self) -> list[schema.Lease]: ...
+
     def stop(self) -> None: ...
 
 
-def create_app(node: Node, services: Services, people: People, network: Network, search: Search) -> Starlette:
+def create_app(
+    node: Node, jobs: Jobs, services: Services, people: People, network: Network, search: Search
+) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
     async def status(_: Request) -> object:
@@ -63,9 +66,6 @@ def create_app(node: Node, services: Services, people: People, network: Network,
     async def join(request: Request) -> object:
         return await node.join(await body(request, schema.JoinWanted))
 
-    async def jobs(_: Request) -> object:
-        return await node.jobs()
-
     async def settings(_: Request) -> object:
         return node.settings()
 
@@ -74,6 +74,9 @@ def create_app(node: Node, services: Services, people: People, network: Network,
 
     async def resume(_: Request) -> object:
         return await node.resume()
+
+    async def leases(_: Request) -> object:
+        return await node.leases()
 
     async def stop(_: Request) -> object:
         node.stop()
@@ -87,11 +90,12 @@ def create_app(node: Node, services: Services, people: People, network: Network,
             Route("/v1/invitations", answer(invitations), methods=["GET"]),
             Route("/v1/invitations/{invitation}", answer(withdraw), methods=["DELETE"]),
             Route("/v1/join", answer(join), methods=["POST"]),
-            Route("/v1/jobs", answer(jobs), methods=["GET"]),
             Route("/v1/settings", answer(settings), methods=["GET"]),
             Route("/v1/pause", answer(pause), methods=["POST"]),
             Route("/v1/pause", answer(resume), methods=["DELETE"]),
+            Route("/v1/leases", answer(leases), methods=["GET"]),
             Route("/v1/stop", answer(stop), methods=["POST"]),
+            *job_routes(jobs),
             *service_routes(services),
             *network_routes(network),
             *people_routes(people),

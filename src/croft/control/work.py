@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from croft.compute.commands import CommandJob, CommandSpec
+from croft.compute.durable import DurableJobs
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import LoadFunction
-from croft.control import tunnels
+from croft.control import durable_work, tunnels
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -28,6 +29,7 @@ from croft.control.work_messages import (
     OpenForward,
     OpenPipe,
     OpenProxy,
+    OpenResults,
     OpenTaskJob,
     SubmitTasks,
     TaskOutcomes,
@@ -47,6 +49,9 @@ OPEN_BYTES_MAX = 512 << 20
 
 class JobFactory(Protocol):
     """Makes jobs, and keeps account of them."""
+
+    @property
+    def durable(self) -> DurableJobs: ...
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob: ...
 
@@ -95,6 +100,10 @@ class WorkServer:
                     return
                 opening: FromProgram = decode_union(payload, FromProgram, step="local work")
                 match opening:
+                    case OpenTaskJob(is_durable=True):
+                        await durable_work.serve_filling(self._jobs.durable, opening, messages)
+                    case OpenResults():
+                        await durable_work.serve_results(self._jobs.durable, self._jobs.peer_name, opening, messages)
                     case OpenTaskJob():
                         await self._serve_tasks(opening, messages)
                     case OpenCommandJob():
@@ -234,6 +243,8 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         disk_bytes=opening.disk_bytes,
         time_s_max=opening.time_s_max,
         stdin=opening.stdin,
+        wait_s=opening.wait_s,
+        needs=tuple(opening.needs),
     )
 
 

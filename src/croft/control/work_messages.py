@@ -5,13 +5,19 @@ The first frame from the program opens the job; closing the connection cancels w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
+
 from croft.wire.codec import Message
 
 # --- from the program ------------------------------------------------------------------------------------------------
 
 
 class OpenTaskJob(Message, frozen=True, tag=50):
-    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit."""
+    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit.
+
+    One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go.
+    """
 
     label: str
     python: str
@@ -19,6 +25,7 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     never: list[str]
     memory_bytes: int = 0
     task_s_max: float = 0.0
+    is_durable: bool = False
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -45,7 +52,8 @@ class CancelTasks(Message, frozen=True, tag=53):
 class OpenCommandJob(Message, frozen=True, tag=54):
     """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here).
 
-    `stdin`: the name there of the input that is its standard input; "" for none.
+    `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
+    where every peer is full. `needs`: devices, one of each.
     """
 
     argv: list[str]
@@ -59,6 +67,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     disk_bytes: int = 0
     time_s_max: float = 0.0
     stdin: str = ""
+    wait_s: float = inf
+    needs: Sequence[str] = ()
 
 
 class OpenForward(Message, frozen=True, tag=55):
@@ -83,8 +93,32 @@ class OpenPipe(Message, frozen=True, tag=57):
     service: str
 
 
+class SealJob(Message, frozen=True, tag=150):
+    """These were all tasks of a durable job. Answered by `JobSealed` once they are on disk."""
+
+
+class OpenResults(Message, frozen=True, tag=151):
+    """Asks what came of a durable job's tasks, as it comes: `TaskOutcomes`… and `ResultsEnded` once it is over.
+
+    `job` is its id. In the order of the tasks from task `after` on, or, else, of their recording.
+    """
+
+    job: str
+    is_in_order: bool = False
+    after: int = 0
+
+
 FromProgram = (
-    OpenTaskJob | DefineFunction | SubmitTasks | CancelTasks | OpenCommandJob | OpenForward | OpenProxy | OpenPipe
+    OpenTaskJob
+    | DefineFunction
+    | SubmitTasks
+    | CancelTasks
+    | OpenCommandJob
+    | OpenForward
+    | OpenProxy
+    | OpenPipe
+    | SealJob
+    | OpenResults
 )
 
 # --- from the daemon -------------------------------------------------------------------------------------------------
@@ -155,8 +189,22 @@ class TunnelProblem(Message, frozen=True, tag=68):
     remedy: str = ""
 
 
+class JobSealed(Message, frozen=True, tag=160):
+    """A durable job has so many tasks, and all are on disk."""
+
+    tasks: int
+
+
+class ResultsEnded(Message, frozen=True, tag=161):
+    """No more outcomes will come: the job has ended or was cancelled."""
+
+    state: str
+
+
 FromDaemon = (
-    PortOpened
+    JobSealed
+    | ResultsEnded
+    | PortOpened
     | PipeOpened
     | TunnelProblem
     | JobOpened

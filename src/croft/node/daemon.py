@@ -130,7 +130,12 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     server = _Server(
         uvicorn.Config(
             create_app(
-                peer, desk, PeopleDesk(parts, peer.peers), NetworkDesk(parts, peer.peers), SearchDesk(parts, peer.peers)
+                peer,
+                parts.jobs,
+                desk,
+                PeopleDesk(parts, peer.peers),
+                NetworkDesk(parts, peer.peers),
+                SearchDesk(parts, peer.peers),
             ),
             log_config=None,
             lifespan="off",

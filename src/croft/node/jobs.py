@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from croft.compute.commands import CommandJob
+from croft.compute.durable import DurableJobs
 from croft.compute.jobs import OnOutcomes, TaskJob
-from croft.compute.lenders import Candidate
+from croft.compute.journal import Entry, Journal
+from croft.compute.journal_messages import JobSpec
+from croft.compute.lenders import Candidate, Wish
 from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
-from croft.errors import CroftError
+from croft.errors import CroftError, NotFound
 from croft.model.ids import JobId, PeerId
 
 if TYPE_CHECKING:
@@ -83,6 +86,20 @@ class JobBook:
         self._clock = clock
         self._entropy = entropy
         self._running: dict[str, _Running] = {}
+        own = overlay.own
+        self.durable = DurableJobs(Journal(database, clock), self._durable_tasks, entropy, own.twin, own.peer)
+
+    def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
+        wanted = Wish(spec.python, frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never)))
+        return TaskJob(
+            job,
+            self._peers,
+            wanted,
+            on_outcomes,
+            memory_bytes=spec.memory_bytes,
+            task_s_max=spec.task_s_max,
+            is_patient=True,
+        )
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob:
         """A new bag of tasks."""
@@ -103,7 +120,7 @@ class JobBook:
         number = self._new_id()
         label = shlex.join(opening.argv)[:LABEL_LENGTH_MAX]
         self._running[number] = _Running("command", label, self._clock.now(), None)
-        return number, CommandJob(self._peers, wish(opening), command_spec(opening))
+        return number, CommandJob(number, self._peers, wish(opening), command_spec(opening))
 
     def peer_name(self, peer: PeerId) -> str:
         """What to call a peer."""
@@ -138,14 +155,43 @@ class JobBook:
             log.warning("job %s is not written into the book: %s", job, failure.message)
 
     async def listed(self) -> list[schema.Job]:
-        """Running jobs, then ended ones, newest first."""
-        running = [self._shown(job, entry, "running", None) for job, entry in self._running.items()]
+        """Jobs that are not over, then the others, newest first."""
+        durable = [await self._shown_durable(entry) for entry in await self.durable.journal.entries()]
+        jobs = [*durable, *(self._shown(job, entry, "running", None) for job, entry in self._running.items())]
+        jobs += await self._ended()
+        return sorted(jobs, key=lambda job: (job.ended_at is not None, -job.created_at))
+
+    async def shown(self, name: str) -> schema.Job:
+        """One job by its id, the beginning of its id, or the label of a durable one. Raises NotFound."""
+        try:
+            return await self._shown_durable(await self.durable.find(name), with_peers=True)
+        except NotFound:
+            pass
+        for job in await self.listed() if name else ():
+            if job.job.startswith(name):
+                return job
+        raise NotFound(f"no job `{name}` is known here", remedy="See which are: `croft jobs`.")
+
+    async def cancel(self, name: str) -> schema.Job:
+        """Ends a durable job, here and on its lenders; what is done stays. Raises NotFound."""
+        entry = await self.durable.find(name)
+        await self.durable.cancel(entry)
+        return await self.shown(entry.id)
+
+    async def forget(self, name: str) -> schema.Job:
+        """Ends a durable job if it runs, and drops its results. Raises NotFound."""
+        entry = await self.durable.find(name)
+        shown = await self._shown_durable(entry, with_peers=True)
+        await self.durable.forget(entry)
+        return shown
+
+    async def _ended(self) -> list[schema.Job]:
 
         def read(db: sqlite3.Connection) -> list[tuple[str, str, str, float, float | None, str, int, int, int]]:
             query = "SELECT id, kind, label, created_at, ended_at, state, tasks, done, failed FROM job"
             return db.execute(f"{query} ORDER BY created_at DESC LIMIT ?", (JOBS_SHOWN_MAX,)).fetchall()
 
-        ended = [
+        return [
             schema.Job(
                 job=job,
                 kind=kind,
@@ -159,7 +205,24 @@ class JobBook:
             )
             for job, kind, label, created_at, ended_at, state, tasks, done, failed in await self._database.run(read)
         ]
-        return sorted(running, key=lambda job: -job.created_at) + ended
+
+    async def _shown_durable(self, entry: Entry, *, with_peers: bool = False) -> schema.Job:
+        tasks = self.durable.tasks_of(entry.number)
+        done_by = await self.durable.journal.done_by(entry.number) if with_peers else {}
+        return schema.Job(
+            job=entry.id,
+            kind="tasks",
+            label=entry.spec.label,
+            state=entry.state,
+            created_at=entry.created_at,
+            ended_at=entry.ended_at,
+            tasks=entry.tasks,
+            done=entry.done,
+            failed=entry.failed,
+            done_by={self.peer_name(peer): count for peer, count in done_by.items()},
+            is_durable=True,
+            reason=tasks.complaint if tasks is not None else "",
+        )
 
     def _shown(self, job: str, entry: _Running, state: str, ended_at: float | None) -> schema.Job:
         tasks = entry.tasks

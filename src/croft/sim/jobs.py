@@ -11,12 +11,28 @@ from blake3 import blake3
 
 from croft.compute.job import Outcome
 from croft.compute.worker_messages import LoadFunction, Status
+from croft.control.durable_work import spec_of
 from croft.control.work_messages import OpenTaskJob
 from croft.errors import CroftError
-from croft.model.ids import PeerId
+from croft.model.ids import JobId, PeerId
 from croft.node.jobs import JobBook
 from croft.sim.sandbox import PYTHON
 from croft.wire.values import decode_value
+
+
+async def hand_over(
+    book: JobBook, function: Callable[..., object], arguments: Sequence[object], *, batch: int = 500
+) -> JobId:
+    """Submits a durable job of one task per argument, as a program would; all of it is on disk when this returns."""
+    filling = await book.durable.open(spec_of(OpenTaskJob("simulated", PYTHON, [], [], is_durable=True)))
+    pickled = cloudpickle.dumps(function)
+    digest = blake3(pickled).digest()
+    await filling.add_function(digest, pickled)
+    for first in range(0, len(arguments), batch):
+        each = [cloudpickle.dumps(((one,), {})) for one in arguments[first : first + batch]]
+        await filling.add(digest, first, each)
+    await filling.seal()
+    return filling.id
 
 
 class SimulatedJob:

@@ -45,6 +45,9 @@ class MessageStream:
         self._has_room.set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self.sent_bytes = 0
+        """Of messages, sent or queued so far."""
+        self.received_bytes = 0
         self._failure: ConnectionLost | None = None
         self._writer: asyncio.Task[None] | None = None
         self._step = step
@@ -78,6 +81,7 @@ class MessageStream:
         payload = encode(message)
         self._unsent.append(payload)
         self._unsent_bytes += len(payload)
+        self.sent_bytes += len(payload)
         self._is_idle.clear()
         self._has_unsent.set()
         if self._unsent_bytes > UNSENT_BYTES_MAX:
@@ -105,6 +109,7 @@ class MessageStream:
                 if self._reader.is_empty:
                     return None
                 raise ConnectionLost(f"{self._step}: the stream ended inside a frame")
+            self.received_bytes += len(data)
             self._received.extend(self._reader.feed(data))
         return self._received.popleft()
 

@@ -1,0 +1,141 @@
+"""The rows of jobs that outlive what submitted them, shown by real daemons that are killed.
+
+A campaign (`CROFT_CAMPAIGN=long`) kills more often.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import croft
+from support import peers
+from support.peers import RealPeer, two_lines, until
+
+IS_CAMPAIGN = os.environ.get("CROFT_CAMPAIGN") == "long"
+KILLS, KILL_TASKS = (50, 10_000) if IS_CAMPAIGN else (3, 3_000)
+WAIT_S_MAX = 120.0
+
+
+@pytest.fixture(scope="module")
+def trio() -> Iterator[list[RealPeer]]:
+    with peers.homes() as base:
+        yield peers.community(base, ["ada", "bob", "cyd"])
+
+
+def triple(number: int) -> int:
+    return 3 * number
+
+
+def nap(number: int) -> int:
+    time.sleep(0.005)
+    return 3 * number
+
+
+SUBMIT = """
+import sys, time, croft
+def nap(number):
+    import time
+    time.sleep(0.005)
+    return 3 * number
+with croft.connect() as grid:
+    print(grid.map(nap, range(400), name="orphan", detach=True).id, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_job_goes_on_when_its_program_is_killed_and_is_read_by_another(trio: list[RealPeer]) -> None:
+    """D4: the Python process dies by SIGKILL right after the job was submitted; the command line reads all results."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", SUBMIT], stdout=subprocess.PIPE, text=True, env=trio[0].variables()
+    )
+    assert program.stdout is not None
+    job = program.stdout.readline().strip()
+    program.kill()
+    program.wait()
+
+    watched = trio[0].ok("job", job, "--watch", "--json")
+    shown = trio[0].json("job", "orphan")["job"]
+    results = trio[0].ok("job", job[:6], "--results", "--json")
+
+    assert json.loads(watched.splitlines()[-1])["job"]["state"] == "ended"
+    assert (shown["job"], shown["tasks"], shown["done"], shown["failed"]) == (job, 400, 400, 0)
+    assert sum(shown["done_by"].values()) == 400
+    assert [json.loads(line)["result"] for line in results.splitlines()] == [3 * number for number in range(400)]
+
+
+def test_a_submitting_daemon_that_is_killed_again_and_again_loses_and_doubles_nothing(trio: list[RealPeer]) -> None:
+    """D4: SIGKILL to the submitter's daemon, again and again: the journal is intact, each task is recorded once."""
+    ada = trio[0]
+    with ada.grid() as grid:
+        job = grid.map(nap, range(KILL_TASKS), name="killed", detach=True).id
+    done = 0
+    for kill in range(KILLS):
+        wanted = KILL_TASKS * (kill + 1) // (KILLS + 2)
+        until(lambda wanted=wanted: ada.api.job(job).done >= wanted, f"{wanted} are done", WAIT_S_MAX)  # type: ignore[misc]
+        assert ada.api.job(job).done >= done, "what was on disk is still there"
+        done = ada.api.job(job).done
+        ada.kill()
+        ada.start()
+
+    with ada.grid() as grid:
+        status = grid.job(job).wait(WAIT_S_MAX)
+        results = list(grid.job(job).results())
+        completed = sorted(grid.job(job).as_completed())
+
+    assert (status.state, status.tasks, status.done, status.failed) == ("ended", KILL_TASKS, KILL_TASKS, 0)
+    assert results == [3 * number for number in range(KILL_TASKS)]
+    assert completed == list(enumerate(results))
+
+
+def test_a_detached_job_tells_of_failed_tasks_and_can_be_forgotten(trio: list[RealPeer]) -> None:
+    """Results in order with an exception in the place of one; exit code 1; gone once forgotten."""
+
+    def picky(number: int) -> int:
+        if number == 2:
+            raise KeyError(number)
+        return number
+
+    with trio[0].grid() as grid:
+        job = grid.map(picky, range(4), name="picky", detach=True)
+        results = list(job.results(return_exceptions=True))
+        with pytest.raises(KeyError):
+            list(job.results())
+        printed = trio[0].croft("job", "picky", "--results")
+        job.forget()
+        with pytest.raises(croft.NotFound):
+            job.status()
+
+    assert results[:2] + results[3:] == [0, 1, 3] and repr(results[2]) == "KeyError(2)"
+    assert printed.returncode == 1 and printed.stdout.split() == ["0", "1", "3"] and "task 2" in printed.stderr
+    two_lines(trio[0].croft("job", "picky"))
+
+
+def test_a_cancelled_job_keeps_what_is_done(trio: list[RealPeer]) -> None:
+    """`croft job ID --cancel` ends it on the peers; the results so far can be read, the rest is missing."""
+    with trio[0].grid() as grid:
+        job = grid.map(lambda n: __import__("time").sleep(0.05) or n, range(2_000), detach=True)
+        until(lambda: job.status().done > 10, "some are done")
+        trio[0].ok("job", job.id, "--cancel")
+        with pytest.raises(croft.Cancelled):
+            list(job.results())
+        assert job.wait(10).state == "cancelled"
+        assert len(list(job.as_completed())) == job.status().done
+    until(lambda: all(peer.is_idle() for peer in trio), "nobody works on it any more")
+
+
+def test_what_cannot_be_sent_leaves_no_job_behind(trio: list[RealPeer]) -> None:
+    """An argument in the middle that cannot be pickled: an error at once, and no half of a job."""
+    with trio[0].grid() as grid:
+        items: list[object] = [*range(5_000), Path, lambda: (yield)]
+        items.append(step for step in range(3))
+        with pytest.raises(croft.Unserialisable):
+            grid.map(id, items, name="half", detach=True)
+        until(lambda: not [job for job in grid.jobs() if job.label == "half"], "it is dropped")
