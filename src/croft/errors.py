@@ -69,6 +69,12 @@ class Busy(Refused):
     code = "busy"
 
 
+class Full(Busy):
+    """Declined for now: others hold what it needs. The message says what is taken, and until when."""
+
+    code = "full"
+
+
 class TimedOut(CroftError):
     """A deadline passed before the answer came."""
 

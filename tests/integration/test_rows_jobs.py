@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import croft
@@ -177,3 +178,12 @@ def test_a_job_survives_its_submitter_and_two_of_five_providers() -> None:
 def long_nap(number: int) -> int:
     time.sleep(0.15)
     return 3 * number
+
+
+def test_large_arguments_and_results_of_a_job_on_disk_come_whole(trio: list[RealPeer]) -> None:
+    """Arrays of megabytes both ways: the journal keeps them in full."""
+    with trio[0].grid() as grid:
+        job = grid.map(lambda array: array * 2, [np.full(400_000, float(n)) for n in range(3)], detach=True)
+
+        assert [(float(array[0]), array.size) for array in job.results()] == [(2.0 * n, 400_000) for n in range(3)]
+        job.forget()

@@ -45,6 +45,7 @@ CORES = [
     "compute/custody.py",
     "compute/admission.py",
     "compute/lending_time.py",
+    "ledger/lease.py",
     "wire/frames.py",
     "adapters/arrivals.py",
 ]

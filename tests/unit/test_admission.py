@@ -118,3 +118,30 @@ def test_a_consumer_that_queues_too_much_misbehaves(slots: int) -> None:
 
     with pytest.raises(PeerMisbehaved):
         admission.handle(UnitArrived(1, fair))
+
+
+def test_reserved_slots_are_kept_for_their_session_while_others_take_turns_at_the_rest() -> None:
+    admission = Admission(3)
+    admission.handle(SessionOpened(1, "all", reserved=2))
+    admission.handle(SessionOpened(2))
+    for unit in range(3):
+        admission.handle(UnitArrived(2, unit))
+
+    assert admission.slots_busy == 1, "the other two slots wait for the session that reserved them"
+    assert admission.handle(UnitArrived(1, 10)) == [Start(1, 10)]
+    assert admission.handle(UnitArrived(1, 11)) == [Start(1, 11)]
+    assert admission.handle(UnitArrived(1, 12)) == []
+    assert admission.handle(SessionClosed(1)) == [Start(2, 1), Start(2, 2)]
+
+
+def test_what_one_offer_lends_is_lent_to_all_who_came_by_it_together() -> None:
+    admission = Admission(0)
+    admission.handle(SlotsChanged(4, {"few": 1, "many": 4}))
+    for session, offer in ((1, "few"), (2, "few"), (3, "many")):
+        admission.handle(SessionOpened(session, offer))
+
+    assert admission.handle(UnitArrived(1, 0)) == [Start(1, 0)]
+    assert admission.handle(UnitArrived(2, 0)) == []
+    started = [start for unit in range(4) for start in admission.handle(UnitArrived(3, unit))]
+    assert started == [Start(3, unit) for unit in range(3)]
+    assert admission.handle(UnitEnded(1, 0)) == [Start(2, 0)]

@@ -1,13 +1,15 @@
-"""`croft pause`, `resume`: lend nothing for a while."""
+"""`croft pause`, `resume`: lend nothing for a while; `croft leases`: who uses what of this machine, and used."""
 
 from __future__ import annotations
 
 import click
 
-from croft.cli.output import done, print_json, say
+from croft.cli.output import ago, done, print_json, print_table, say
 from croft.client.local_api import LocalApi
+from croft.control import schema
 from croft.control.home import Home
-from croft.control.quantities import duration_s, show_duration
+from croft.control.quantities import duration_s, show_duration, show_size
+from croft.model.amounts import show_amount
 
 
 @click.command()
@@ -37,3 +39,22 @@ def resume(as_json: bool) -> None:
         done("Lending", f"{lending.slots_now} of this machine's processors")
     else:
         say(f"No longer paused, but nothing is lent now: {lending.reason}.")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def leases(as_json: bool) -> None:
+    """What others hold of this machine, and what they used and held before, newest first."""
+    found = LocalApi(Home.find().control_socket).leases()
+    if as_json:
+        print_json("leases", found)
+        return
+    header = ["LEASE", "HOLDER", "FOR", "HOLDS", "STATE", "SINCE", "USED", "ENDED BY"]
+    print_table(header, [_lease_row(lease) for lease in found])
+
+
+def _lease_row(lease: schema.Lease) -> list[str]:
+    held = ", ".join(show_amount(name, amount) for name, amount in lease.amounts.items() if name != "box")
+    used = f"{lease.cpu_s:.1f} CPU s, {show_size(lease.memory_peak_bytes)}, {lease.tasks} tasks"
+    row = [str(lease.number), lease.holder, lease.purpose, held, lease.stage, ago(lease.granted_at)]
+    return [*row, used if lease.ended_at else "–", lease.death]

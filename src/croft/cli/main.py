@@ -30,6 +30,7 @@ COMMANDS = {
     "job": "croft.cli.job:job",
     "pause": "croft.cli.lending:pause",
     "resume": "croft.cli.lending:resume",
+    "leases": "croft.cli.lending:leases",
     "limit": "croft.cli.limit:limit",
     "device": "croft.cli.device:device",
     "contacts": "croft.cli.contacts:contacts",

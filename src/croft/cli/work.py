@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import signal
 import sys
@@ -42,6 +43,7 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--mem", "memory", default="0", help="Memory, such as 2G; by default what the lender gives.")
 @click.option("--disk", default="0", help="Room for files, such as 5G; by default what the lender gives.")
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
+@click.option("--wait", "wait", default="", metavar="TIME", help="Wait at most so long for room; 0: not at all.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
 @click.option("-I", "--stdin", "with_stdin", is_flag=True, help="The command reads what is piped into this one.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
@@ -55,6 +57,7 @@ def run(
     memory: str,
     disk: str,
     time_limit: str,
+    wait: str,
     environment: tuple[str, ...],
     with_stdin: bool,
     verbose: bool,
@@ -81,6 +84,7 @@ def run(
             memory_bytes=size_bytes(memory),
             disk_bytes=size_bytes(disk),
             time_s_max=duration_s(time_limit),
+            wait_s=duration_s(wait) if wait else math.inf,
         )
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:
             if piped is not None:

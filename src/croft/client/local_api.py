@@ -193,6 +193,10 @@ class LocalApi:
         """Takes an offer back. Raises NotFound."""
         return self._ask("DELETE", f"/v1/offers/{what}", schema.Offer)
 
+    def leases(self) -> list[schema.Lease]:
+        """What others hold of this peer, then what they held, newest first."""
+        return self._ask("GET", "/v1/leases", list[schema.Lease])
+
     def pause(self, for_s: float | None) -> schema.Lending:
         """Lends nothing for so many seconds, or until `resume`."""
         return self._ask("POST", "/v1/pause", schema.Lending, schema.PauseWanted(for_s=for_s))

@@ -1,6 +1,6 @@
-"""Keeps one warm box per consumer for Python tasks, and hands its answers to the session that asked.
+"""Keeps one warm box per lease for Python tasks, and hands its answers to the session that asked.
 
-A box is started when its consumer's first chunk is let in, and kept for IDLE_S after the last session.
+How long a box is kept after its last session, the lease says.
 """
 
 from __future__ import annotations
@@ -8,22 +8,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 from croft.compute.worker_messages import (
+    BUFFER_BYTES_MAX,
+    BufferPart,
     CancelChunk,
     ChunkDone,
     ChunkResults,
+    DropBuffer,
     FromWorker,
     FunctionFailed,
     LoadFunction,
     Ready,
+    ResultPart,
     RunChunk,
 )
 from croft.errors import ConnectionLost, Failed, PeerMisbehaved
 from croft.model.ids import TwinId
+from croft.model.lease import Usage
 from croft.wire.codec import Message, decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -33,11 +40,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 20.0
-IDLE_S = 60.0
-BOXES_MAX = 16
 FUNCTION_CACHE_BYTES_MAX = 256 << 20
 
-Deliver = Callable[[Message], None]
+Deliver = Callable[[Message], Awaitable[None]]
+"""Takes an answer of a box to the session that it is for; waits while that one's consumer does not keep up."""
 
 
 @dataclass(slots=True)
@@ -50,17 +56,33 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class TaskBox:
-    """One consumer's warm box."""
+class _Buffer:
+    """A buffer in a box: which sessions want it there, and how much of it has come from the one that fills it."""
 
+    size: int
+    filled_by: int
+    hasher: blake3
+    filled: int = 0
+    sessions: set[int] = field(default_factory=set)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.filled == self.size
+
+
+@dataclass(slots=True)
+class TaskBox:
+    """One lease's warm box."""
+
+    lease: int
     twin: TwinId
     box: Box
     messages: MessageStream
+    memory_bytes: int = 0
     loaded: set[bytes] = field(default_factory=set)
+    buffers: dict[bytes, _Buffer] = field(default_factory=dict)
     waiting: dict[int, _Waiting] = field(default_factory=dict)
     next_chunk: int = 1
-    sessions: int = 0
-    idle_since: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -78,8 +100,54 @@ class TaskBox:
             if function.digest not in self.loaded:
                 self.loaded.add(function.digest)
                 self.messages.post(function)
-            self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max))
+            self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max, chunk.buffers))
         return number
+
+    async def put(self, session: int, part: BufferPart, payload: bytes) -> bool:
+        """Takes the next part of a buffer to the box, as it came in `payload`; False if there is no room for it.
+
+        Raises PeerMisbehaved.
+        """
+        buffer = self.buffers.get(part.digest)
+        if buffer is None:
+            if not 0 < part.size <= BUFFER_BYTES_MAX:
+                raise PeerMisbehaved(f"a buffer of {part.size} bytes, limit is {BUFFER_BYTES_MAX}", step="tasks")
+            if sum(b.size for b in self.buffers.values()) + part.size > self.buffer_bytes_max:
+                return False
+            buffer = self.buffers[part.digest] = _Buffer(part.size, session, blake3())
+        buffer.sessions.add(session)
+        if buffer.filled_by != session:
+            return True  # another session of the same consumer has brought it, or is about to
+        if part.size != buffer.size or part.offset != buffer.filled or len(part.data) > buffer.size - buffer.filled:
+            raise PeerMisbehaved("a part of a buffer that does not continue it", step="tasks")
+        buffer.hasher.update(part.data)
+        buffer.filled += len(part.data)
+        if buffer.is_whole and buffer.hasher.digest() != part.digest:
+            raise PeerMisbehaved("a buffer that is not what its digest says", step="tasks")
+        with contextlib.suppress(ConnectionLost):
+            await self.messages.send_encoded(payload)
+        return True
+
+    @property
+    def buffer_bytes_max(self) -> int:
+        """What the box has room for, beside what its tasks need."""
+        return self.memory_bytes * 3 // 4
+
+    def has_whole(self, digests: Iterable[bytes]) -> bool:
+        """Whether all of these buffers are in the box."""
+        return all((buffer := self.buffers.get(digest)) is not None and buffer.is_whole for digest in digests)
+
+    def drop(self, session: int, digests: Iterable[bytes]) -> None:
+        """A session needs these no more; what none needs is forgotten, and so is what nobody will complete."""
+        for digest in digests:
+            buffer = self.buffers.get(digest)
+            if buffer is None:
+                continue
+            buffer.sessions.discard(session)
+            if not buffer.sessions or (buffer.filled_by == session and not buffer.is_whole):
+                del self.buffers[digest]
+                with contextlib.suppress(ConnectionLost):
+                    self.messages.post(DropBuffer(digest))
 
     def cancel(self, number: int) -> None:
         """Kills a chunk; `ChunkDone` still comes."""
@@ -100,12 +168,15 @@ class TaskBox:
                 match message:
                     case ChunkResults(number, outcomes):
                         if waiting := self.waiting.get(number):
-                            waiting.deliver(ChunkResults(waiting.session_chunk, outcomes))
+                            await waiting.deliver(ChunkResults(waiting.session_chunk, outcomes))
+                    case ResultPart(number, task, offset, data):
+                        if waiting := self.waiting.get(number):
+                            await waiting.deliver(ResultPart(waiting.session_chunk, task, offset, data))
                     case ChunkDone(number, elapsed_s):
                         if waiting := self.waiting.pop(number, None):
-                            waiting.deliver(ChunkDone(waiting.session_chunk, elapsed_s))
+                            await waiting.deliver(ChunkDone(waiting.session_chunk, elapsed_s))
                     case FunctionFailed(digest):
-                        self._fail_function(digest, message)
+                        await self._fail_function(digest, message)
                     case _:
                         pass
         except (ConnectionLost, PeerMisbehaved) as fault:
@@ -115,48 +186,39 @@ class TaskBox:
             self.ended.set()
             self.waiting.clear()
 
-    def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
+    async def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
         told: list[Deliver] = []
         for number in [n for n, waiting in self.waiting.items() if waiting.function == digest]:
             waiting = self.waiting.pop(number)
             if waiting.deliver not in told:
                 told.append(waiting.deliver)
-                waiting.deliver(message)
-            waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
+                await waiting.deliver(message)
+            await waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
 
 
 class BoxPool:
     """All warm boxes of this peer."""
 
-    def __init__(self, sandbox: Sandbox, spec: Callable[[TwinId, int], BoxSpec]) -> None:
+    def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._spec = spec
-        self._boxes: dict[TwinId, TaskBox] = {}
-        self._starting: dict[TwinId, asyncio.Lock] = {}
+        self._boxes: dict[int, TaskBox] = {}
+        self._starting: dict[int, asyncio.Lock] = {}
         self._functions: dict[TwinId, dict[bytes, LoadFunction]] = {}
+        self._usage: dict[int, Usage] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
     async def serve(self) -> None:
-        """Runs the boxes' listeners, and closes boxes that stayed idle; ends by cancellation."""
+        """Runs the boxes' listeners; ends by cancellation, and the boxes with it."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 try:
-                    await self._close_idle_ones()
+                    await asyncio.Event().wait()
                 finally:
                     self._tasks = None
         finally:
-            for twin in list(self._boxes):
-                await self._close(twin)
-
-    async def _close_idle_ones(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(IDLE_S / 10)
-            for twin, box in list(self._boxes.items()):
-                is_idle = box.sessions == 0 and loop.time() - box.idle_since > IDLE_S
-                if is_idle or (box.is_dead and box.sessions == 0):
-                    await self._close(twin)
+            for lease in list(self._boxes):
+                await self._close(lease)
 
     def functions(self, twin: TwinId) -> dict[bytes, LoadFunction]:
         """The functions that a consumer has sent, by digest; bounded by forgetting the oldest."""
@@ -169,27 +231,25 @@ class BoxPool:
         while sum(len(f.pickled) for f in kept.values()) > FUNCTION_CACHE_BYTES_MAX and len(kept) > 1:
             del kept[next(iter(kept))]
 
-    async def acquire(self, twin: TwinId, memory_bytes: int) -> TaskBox:
-        """The consumer's box, started if need be; give it back by `release`. Raises Failed."""
-        async with self._starting.setdefault(twin, asyncio.Lock()):
-            box = self._boxes.get(twin)
+    async def acquire(self, lease: int, twin: TwinId, make: Callable[[], BoxSpec]) -> TaskBox:
+        """The lease's box, started if need be. Raises Failed."""
+        async with self._starting.setdefault(lease, asyncio.Lock()):
+            box = self._boxes.get(lease)
             if box is not None and box.is_dead:
-                await self._close(twin)
+                await self._close(lease)
                 box = None
             if box is None:
-                await self._make_room()
-                box = await self._start(twin, memory_bytes)
-                self._boxes[twin] = box
-            box.sessions += 1
+                box = self._boxes[lease] = await self._start(lease, twin, make())
             return box
 
-    def release(self, box: TaskBox) -> None:
-        """A session no longer uses the box."""
-        box.sessions -= 1
-        box.idle_since = asyncio.get_running_loop().time()
+    async def close(self, lease: int) -> Usage:
+        """Ends a lease's box, if it has one, and returns what all its boxes used."""
+        await self._close(lease)
+        self._starting.pop(lease, None)
+        return self._usage.pop(lease, Usage())
 
-    async def _start(self, twin: TwinId, memory_bytes: int) -> TaskBox:
-        box = await self._sandbox.open(self._spec(twin, memory_bytes))
+    async def _start(self, lease: int, twin: TwinId, spec: BoxSpec) -> TaskBox:
+        box = await self._sandbox.open(spec)
         messages = MessageStream(box, step="box")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -209,19 +269,14 @@ class BoxPool:
             await messages.close()
             await box.close()
             raise
-        task_box = TaskBox(twin, box, messages)
+        task_box = TaskBox(lease, twin, box, messages, spec.memory_bytes)
         self._tasks.create_task(task_box.listen(), name=f"box.{twin[:8]}")
         return task_box
 
-    async def _make_room(self) -> None:
-        idle = sorted((b.idle_since, twin) for twin, b in self._boxes.items() if b.sessions == 0)
-        while len(self._boxes) >= BOXES_MAX:
-            if not idle:
-                raise Failed(f"{BOXES_MAX} boxes are in use", remedy="Try again, or on another peer.")
-            await self._close(idle.pop(0)[1])
-
-    async def _close(self, twin: TwinId) -> None:
-        box = self._boxes.pop(twin, None)
+    async def _close(self, lease: int) -> None:
+        box = self._boxes.pop(lease, None)
         if box is not None:
-            await box.box.close()
+            used = await box.box.close()
             await box.messages.close()
+            usage = Usage(cpu_s=used.cpu_s, memory_peak_bytes=used.memory_peak_bytes, death=used.death)
+            self._usage[lease] = self._usage.get(lease, Usage()) + usage

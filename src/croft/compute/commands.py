@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -35,6 +36,7 @@ from croft.errors import (
     ConnectionLost,
     CroftError,
     Failed,
+    Full,
     PeerMisbehaved,
     Refused,
     Unreachable,
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.25
+LEASE_SPARE_S = 30.0
+"""A lease outlasts its command by this much: files are put before it and fetched after it."""
 STEP = "command"
 
 FromLender = Opened | Declined | FromWorker
@@ -61,7 +65,8 @@ class CommandSpec:
     """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here); a
     name that ends with / is a folder, fetched with all that is in it.
 
-    `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none.
+    `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
+    wait in line where every peer is full. `needs`: devices, one of each.
     """
 
     argv: tuple[str, ...]
@@ -73,6 +78,8 @@ class CommandSpec:
     disk_bytes: int = 0
     time_s_max: float = 0.0
     stdin: str = ""
+    wait_s: float = inf
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +97,28 @@ class CommandResult:
 class CommandJob:
     """One command, from choosing a peer to fetching its files."""
 
-    def __init__(self, peers: Peers, wish: Wish, spec: CommandSpec) -> None:
+    def __init__(self, job: str, peers: Peers, wish: Wish, spec: CommandSpec) -> None:
+        self._job = job
         self._peers = peers
         self._spec = spec
         self._lenders = Lenders(wish)
         self._has_shown_output = False
+        self._full: set[PeerId] = set()
         self.peer: PeerId | None = None
 
     async def run(self, on_output: OnOutput, on_start: Callable[[str], Awaitable[None]]) -> CommandResult:
         """The result, from the first peer that sees it through.
 
-        A peer lost before anything was printed is replaced by another one.
+        Peers that have no room are passed over at first; when all are full, it waits in line at one of them. A peer
+        that was lost before anything was printed is replaced by another one.
 
         Raises:
-            Refused: no peer takes it. Unreachable: its peer was lost after it had printed. Failed: a file problem.
+            Full: all that would take it are full, and stayed so. Refused: no peer takes it.
+            Unreachable: its peer was lost after it had printed. Failed: a file problem.
         """
         loop = asyncio.get_running_loop()
         nobody_since = loop.time()
+        give_up_at = loop.time() + self._spec.wait_s
         tried: set[PeerId] = set()
         while True:
             ranked = self._lenders.ranked(self._peers.candidates(), (), loop.time())
@@ -116,9 +128,16 @@ class CommandJob:
                     raise Refused(f"no peer takes this command: {reasons}", remedy="See who is here: `croft peers`.")
                 await asyncio.sleep(LOOK_AGAIN_S)
                 continue
-            candidate = ranked[0]
+            candidate = next((one for one in ranked if one.peer not in self._full), ranked[0])
+            wait_s = max(0.0, give_up_at - loop.time()) if candidate.peer in self._full else 0.0
             try:
-                result = await self._run_on(candidate, on_output, on_start)
+                result = await self._run_on(candidate, wait_s, on_output, on_start)
+            except Full as full:
+                self._full.add(candidate.peer)
+                if loop.time() >= give_up_at and all(one.peer in self._full for one in ranked):
+                    raise Full(f"{candidate.name} is {full.message}", remedy=full.remedy) from None
+                if wait_s:
+                    await asyncio.sleep(LOOK_AGAIN_S)  # even its line was full
             except (Busy, Refused, Unreachable) as error:
                 self._lenders.refused(candidate, error.message, loop.time(), is_declined=is_decline(error))
             except ConnectionLost as lost:
@@ -138,13 +157,22 @@ class CommandJob:
                 nobody_since = loop.time()
 
     async def _run_on(
-        self, candidate: Candidate, on_output: OnOutput, on_start: Callable[[str], Awaitable[None]]
+        self, candidate: Candidate, wait_s: float, on_output: OnOutput, on_start: Callable[[str], Awaitable[None]]
     ) -> CommandResult:
         stream: Stream = await self._peers.open_stream(candidate.peer, COMMAND_PURPOSE)
         spec = self._spec
         try:
             async with MessageStream(stream, step=STEP) as messages:
-                messages.post(OpenCommand(spec.cpus, spec.memory_bytes, spec.disk_bytes))
+                asked = OpenCommand(
+                    spec.cpus,
+                    spec.memory_bytes,
+                    spec.disk_bytes,
+                    self._job,
+                    wait_s,
+                    spec.time_s_max + LEASE_SPARE_S if spec.time_s_max else 0.0,
+                    spec.needs,
+                )
+                messages.post(asked)
                 opened = await _receive(messages)
                 if not isinstance(opened, Opened):
                     raise PeerMisbehaved("no answer to the opening", step=STEP)

@@ -17,6 +17,7 @@ from croft.compute.journal_messages import (
     HeldAll,
     HeldFunction,
     HeldOutcomes,
+    HeldResultPart,
     HeldTasks,
     Holding,
     JobOver,
@@ -25,7 +26,15 @@ from croft.compute.journal_messages import (
     Release,
 )
 from croft.compute.messages import Declined
-from croft.compute.worker_messages import ARGUMENT_BYTES_MAX, FUNCTION_BYTES_MAX, RESULT_BYTES_MAX, Status
+from croft.compute.worker_messages import (
+    ARGUMENT_BYTES_MAX,
+    FUNCTION_BYTES_MAX,
+    PART_BYTES,
+    RESULT_BYTES_MAX,
+    Status,
+    last_part,
+    leading_parts,
+)
 from croft.errors import Busy, ConnectionLost, PeerMisbehaved, by_code
 from croft.model.ids import PeerId, is_key_id
 from croft.wire.codec import decode_union
@@ -35,6 +44,7 @@ STEP = "journal"
 HELD_BYTES_MAX = 1 << 30
 """What this peer keeps of jobs of others, in all."""
 HELD_TASKS_MAX = 10_000_000
+PARTS_BYTES_MAX = 2 * RESULT_BYTES_MAX
 STATUSES = frozenset(map(int, Status))
 
 
@@ -88,6 +98,7 @@ class Exchange:
         self._jobs = jobs
         self._host = host
         self._heard: set[int] = set()
+        self._parts = ResultParts()
 
     async def run(self, other: Holding) -> None:
         """Works until the stream ends; `other` is what is there. Raises ConnectionLost, PeerMisbehaved, CroftError."""
@@ -162,7 +173,10 @@ class Exchange:
                 case Kept():
                     held.kept.add(peer)
                     held.change()
-                case HeldOutcomes(by, outcomes):
+                case HeldResultPart():
+                    self._parts.take(message)
+                case HeldOutcomes(by, last):
+                    outcomes = self._parts.whole(last)
                     _check_outcomes(by, outcomes, held.entry)
                     self._heard.update(task for task, _, _ in outcomes)
                     self._jobs.absorb(held.entry.number, PeerId(by), outcomes)
@@ -256,9 +270,32 @@ class _Ranges:
 
 
 async def send_outcomes(messages: MessageStream, outcomes: Sequence[JournalOutcome]) -> None:
-    """Sends outcomes as they are recorded."""
+    """Sends outcomes as they are recorded, large results in parts."""
     for peer, same in by_peer(outcomes):
-        await messages.send(HeldOutcomes(peer, same))
+        for task, _, payload in same:
+            for part in leading_parts(payload):
+                await messages.send(HeldResultPart(task, part))
+        await messages.send(HeldOutcomes(peer, [(task, status, last_part(data)) for task, status, data in same]))
+
+
+class ResultParts:
+    """Puts large results together again."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[bytes]] = {}
+        self._size = 0
+
+    def take(self, part: HeldResultPart) -> None:
+        """The next part. Raises PeerMisbehaved if there are more than one message of outcomes may refer to."""
+        self._size += len(part.data)
+        if self._size > PARTS_BYTES_MAX or len(part.data) > PART_BYTES:
+            raise PeerMisbehaved("results that are larger than they may be", step=STEP)
+        self._parts.setdefault(part.task, []).append(part.data)
+
+    def whole(self, outcomes: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+        """These outcomes with what came of them before."""
+        parts, self._parts, self._size = self._parts, {}, 0
+        return [(task, status, b"".join([*parts.get(task, ()), last])) for task, status, last in outcomes]
 
 
 def by_peer(outcomes: Sequence[JournalOutcome]) -> Iterator[tuple[PeerId, list[tuple[int, int, bytes]]]]:

@@ -145,6 +145,13 @@ class Level(Message, frozen=True, tag=181):
     """All outcomes that the sender had when the stream began, and the other lacked, are sent."""
 
 
+class HeldResultPart(Message, frozen=True, tag=182):
+    """The next bytes of a large result; what is left comes as the task's outcome, next."""
+
+    task: int
+    data: bytes
+
+
 BetweenHolders = (
     HoldJob
     | ReadJob
@@ -158,5 +165,6 @@ BetweenHolders = (
     | JobOver
     | Release
     | Level
+    | HeldResultPart
     | Declined
 )

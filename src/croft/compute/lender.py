@@ -1,4 +1,4 @@
-"""Runs the work of others on this peer: lets sessions in, feeds their boxes, passes their answers back."""
+"""Runs the work of others on this peer, each under a lease: lets sessions in, feeds boxes, passes answers back."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from croft.compute import admission
 from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox
 from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
+    BUFFERS_MAX,
+    BufferPart,
     CancelChunk,
     CancelCommand,
     ChunkDone,
+    DropBuffer,
     FileBytes,
     FileEnd,
     FromWorker,
@@ -29,8 +33,10 @@ from croft.compute.worker_messages import (
     RunCommand,
     ToWorker,
 )
-from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused
+from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, TimedOut
+from croft.model.amounts import CPU, Amounts
 from croft.model.ids import PeerId, TwinId
+from croft.model.lease import Lease, Request, Stage, Usage
 from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -41,6 +47,12 @@ log = logging.getLogger(__name__)
 
 OPENING_TIMEOUT_S = 10.0
 LINGER_S = 5.0
+WAIT_S_MAX = 86_400.0
+JOB_LENGTH_MAX = 64
+NEEDS_MAX = 8
+NEED_LENGTH_MAX = 32
+CPUS_MAX = 4096
+LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with `--time`.")
 COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd
 
 
@@ -68,10 +80,20 @@ class Policy(Protocol):
         """Major.minor of the interpreter in the boxes."""
         ...
 
-    def task_box(self, twin: TwinId, memory_bytes: int) -> BoxSpec: ...
+    def task_wants(self, opening: OpenTasks, most: Amounts, room: Amounts) -> Amounts:
+        """What a box of tasks takes, given what is offered at most and what of it nobody holds."""
+        ...
 
-    def command_box(self, opening: OpenCommand) -> BoxSpec:
-        """The box of one command, its work folder made. Raises Refused, Failed."""
+    def command_wants(self, opening: OpenCommand, most: Amounts, room: Amounts) -> Amounts:
+        """The same for the box of one command."""
+        ...
+
+    def task_box(self, twin: TwinId, amounts: Amounts, slots: int) -> BoxSpec:
+        """A box in which up to `slots` tasks run at once."""
+        ...
+
+    def command_box(self, amounts: Amounts, cpus: float) -> BoxSpec:
+        """The box of one command, its work folder made. Raises Failed."""
         ...
 
     def discard(self, spec: BoxSpec) -> None:
@@ -79,43 +101,88 @@ class Policy(Protocol):
         ...
 
 
+class Offers(Protocol):
+    """What the owner offers to whom."""
+
+    def standing_for(self, twin: TwinId) -> tuple[str, ...]:
+        """The offers that stand for this twin at this moment, best first. Raises Refused that says why none does."""
+        ...
+
+
+class Leases(Protocol):
+    """See `croft.ledger.leasing.LeaseBook`."""
+
+    reclaim: Callable[[Lease], None]
+
+    def most(self, offers: Sequence[str]) -> Amounts: ...
+
+    def room(self, offers: Sequence[str]) -> Amounts: ...
+
+    async def take(self, request: Request, wait_s: float = 0.0) -> Lease: ...
+
+    def leave(self, lease: Lease, stage: Stage) -> None: ...
+
+    def stage(self, lease: Lease) -> Stage | None: ...
+
+    def used(self, lease: Lease, usage: Usage) -> None: ...
+
+    def ended(self, lease: Lease) -> None: ...
+
+
 @dataclass(slots=True)
 class _Session:
     """A consumer's stream of chunks."""
 
     messages: MessageStream
+    lease: Lease
     box: TaskBox
+    slots_per_task: int = 1
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
+    buffers: set[bytes] = field(default_factory=set)
+    tasks: int = 0
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class _Command:
+    """A command that waits for its slots, or runs."""
+
+    lease: Lease
+    started: asyncio.Event = field(default_factory=asyncio.Event)
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Lender:
-    """The lending side of compute."""
+    """The lending side of compute. Nothing runs here but under a lease; `lend` says under which offers."""
 
-    def __init__(self, sandbox: Sandbox, policy: Policy, slots: int) -> None:
+    def __init__(self, sandbox: Sandbox, policy: Policy, offers: Offers, leases: Leases) -> None:
         self._sandbox = sandbox
         self._policy = policy
-        self._admission = admission.Admission(slots)
-        self._pool = BoxPool(sandbox, policy.task_box)
+        self._offers = offers
+        self._leases = leases
+        self._admission = admission.Admission(0)
+        self._lent: Mapping[str, int] = {}
+        self._pool = BoxPool(sandbox)
         self._numbers = itertools.count(1)
         self._sessions: dict[int, _Session] = {}
-        self._commands: dict[int, asyncio.Event] = {}
+        self._commands: dict[int, _Command] = {}
+        self._closing: asyncio.Queue[Lease] = asyncio.Queue()
         self.tasks_done: dict[PeerId, int] = {}
-        self._reason = "no processors are lent"
-        """Why nothing is lent, while nothing is."""
+        leases.reclaim = self._reclaim
 
-    def lend(self, slots: int, reason: str = "") -> None:
-        """Lends so many slots from now on; if none, ends the sessions of tasks, which then go elsewhere.
+    def lend(self, slots: int, offers: Mapping[str, int]) -> None:
+        """Lends so many slots from now on, in all and under each offer.
 
-        A command that runs goes on: nobody else could take it over midway.
+        Sessions of tasks under offers that no longer stand end, and their tasks go elsewhere. A command that runs goes
+        on: nobody else could take it over midway.
         """
-        self._reason = reason
-        if slots == self._admission.slots:
+        if (slots, offers) == (self._admission.slots, self._lent):
             return
-        self._perform(self._admission.handle(admission.SlotsChanged(slots)))
-        if slots == 0:
-            for session in self._sessions.values():
+        self._lent = dict(offers)
+        self._perform(self._admission.handle(admission.SlotsChanged(slots, offers)))
+        for session in self._sessions.values():
+            if offers.get(session.lease.offer, 0) == 0:
                 session.is_over.set()
 
     @property
@@ -130,7 +197,40 @@ class Lender:
 
     async def serve(self) -> None:
         """Runs the boxes; ends by cancellation."""
-        await self._pool.serve()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pool.serve(), name="boxes")
+            while True:
+                lease = await self._closing.get()
+                tasks.create_task(self._close(lease), name=f"lease.{lease.number}.close")
+
+    # --- leases ------------------------------------------------------------------------------------------------------
+
+    def _check(self, consumer: Consumer) -> tuple[str, ...]:
+        """The offers under which a consumer's work may run. Raises Refused, Busy."""
+        offers = self._offers.standing_for(consumer.twin)
+        self._policy.check(consumer.twin)
+        if self._admission.is_full:
+            raise Busy("too many sessions are open on this peer", remedy="Try again later.")
+        return offers
+
+    def _reclaim(self, lease: Lease) -> None:
+        """The lease is over: its users are told, and whoever is the last one closes its box."""
+        everybody: list[_Session | _Command] = [*self._sessions.values(), *self._commands.values()]
+        users = [one for one in everybody if one.lease.number == lease.number]
+        for user in users:
+            user.is_over.set()
+        if not users:
+            self._closing.put_nowait(lease)
+
+    def _leave(self, lease: Lease, stage: Stage) -> None:
+        self._leases.leave(lease, stage)
+        is_used = any(session.lease.number == lease.number for session in self._sessions.values())
+        if self._leases.stage(lease) is Stage.ENDING and not is_used:
+            self._closing.put_nowait(lease)
+
+    async def _close(self, lease: Lease) -> None:
+        self._leases.used(lease, await self._pool.close(lease.number))
+        self._leases.ended(lease)
 
     # --- Python tasks ------------------------------------------------------------------------------------------------
 
@@ -139,23 +239,28 @@ class Lender:
         async with MessageStream(stream, step="tasks") as messages:
             try:
                 opening = decode(await _first(messages), OpenTasks, step="opening of tasks")
-                box = await self._let_in(consumer, opening)
+                session = await self._let_in(consumer, opening, messages)
             except CroftError as error:
                 await _decline(messages, stream, error)
                 return
             number = next(self._numbers)
-            session = self._sessions[number] = _Session(messages, box)
-            self._perform(self._admission.handle(admission.SessionOpened(number)))
+            self._sessions[number] = session
+            lease, box, stage = session.lease, session.box, Stage.ENDING
+            opened = admission.SessionOpened(number, lease.offer, lease.amounts[CPU])
+            self._perform(self._admission.handle(opened))
             listening = asyncio.create_task(self._listen(consumer, number, session), name="tasks.listen")
             ended = asyncio.create_task(box.ended.wait(), name="tasks.box_ended")
             over = asyncio.create_task(session.is_over.wait(), name="tasks.over")
             try:
                 await asyncio.wait({listening, ended, over}, return_when=asyncio.FIRST_COMPLETED)
                 if listening.done():
+                    stage = Stage.SILENT if isinstance(listening.exception(), ConnectionLost) else Stage.WARM
                     listening.result()
                     return
                 # The consumer is told by the end of the session, and may ask again, here or elsewhere.
                 await _stopped(listening)
+                if opening.job and (death := box.box.usage().death):
+                    messages.post(Declined("task_died", f"the box ended: {death}", ""))
                 await _finish(messages, stream)
             finally:
                 await _stopped(listening)
@@ -164,49 +269,73 @@ class Lender:
                 del self._sessions[number]
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
-                self._pool.release(box)
+                box.drop(number, session.buffers)
+                used = Usage(
+                    received_bytes=messages.received_bytes, sent_bytes=messages.sent_bytes, tasks=session.tasks
+                )
+                self._leases.used(lease, used)
+                self._leave(lease, Stage.ENDING if box.is_dead else stage)
                 self._perform(self._admission.handle(admission.SessionClosed(number)))
 
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
-        session.messages.post(Opened(self._admission.slots, list(self._pool.functions(consumer.twin))))
+        lease = session.lease
+        slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(lease.offer, 0))
+        functions = list(self._pool.functions(consumer.twin))
+        session.messages.post(Opened(slots, functions, session.box.buffer_bytes_max))
         while (payload := await session.messages.receive()) is not None:
-            self._take(consumer, number, session, payload)
+            message: ToWorker = decode_union(payload, ToWorker, step="tasks")
+            if isinstance(message, BufferPart):
+                session.buffers.add(message.digest)
+                if not await session.box.put(number, message, payload):
+                    log.info("no room in the box of %s for what its tasks need: the session ends", consumer.name)
+                    session.is_over.set()
+                    return
+            else:
+                self._take(consumer, number, session, message)
 
-    async def _let_in(self, consumer: Consumer, opening: OpenTasks) -> TaskBox:
-        self._check(consumer)
+    async def _let_in(self, consumer: Consumer, opening: OpenTasks, messages: MessageStream) -> _Session:
+        offers = self._check(consumer)
+        _check_words(opening.job, opening.needs)
         if opening.python != self._policy.python():
             raise Refused(
                 f"this peer runs Python {self._policy.python()}, the job is made by Python {opening.python}",
                 remedy="Functions travel only between equal minor versions; use peers with the same Python.",
             )
-        box = await self._pool.acquire(consumer.twin, opening.memory_bytes)
+        wants = self._policy.task_wants(opening, self._leases.most(offers), self._leases.room(offers))
+        # What takes turns shares the twin's one warm box; what is reserved is the job's own.
+        is_shared = wants[CPU] == 0 and not opening.needs
+        owner = consumer.twin if is_shared else f"{consumer.peer}/{opening.job or next(self._numbers)}"
+        key = f"{owner}/tasks/{opening.memory_bytes}"
+        request = Request(key, consumer.peer, consumer.twin, "tasks", opening.job, offers, wants)
+        lease = await self._leases.take(request)
         try:
+            slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(lease.offer, 0))
+            box = await self._pool.acquire(
+                lease.number, consumer.twin, lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots))
+            )
             self._check(consumer)  # again: others were let in while the box started
-        except CroftError:
-            self._pool.release(box)
+        except BaseException as error:
+            self._leave(lease, Stage.WARM if isinstance(error, Busy) else Stage.ENDING)
             raise
-        return box
+        return _Session(messages, lease, box, max(1, min(opening.cpus_per_task, CPUS_MAX)))
 
-    def _check(self, consumer: Consumer) -> None:
-        if self._admission.slots == 0:
-            raise Refused(f"this peer lends nothing now: {self._reason}", remedy="Ask its owner, or use others.")
-        self._policy.check(consumer.twin)
-        if self._admission.is_full:
-            raise Busy("too many sessions are open on this peer", remedy="Try again later.")
-
-    def _take(self, consumer: Consumer, number: int, session: _Session, payload: bytes) -> None:
-        message: ToWorker = decode_union(payload, ToWorker, step="tasks")
+    def _take(self, consumer: Consumer, number: int, session: _Session, message: ToWorker) -> None:
         match message:
             case LoadFunction():
                 self._pool.keep_function(consumer.twin, message)
+            case DropBuffer(digest):
+                session.buffers.discard(digest)
+                session.box.drop(number, [digest])
             case RunChunk(chunk, function, arguments):
                 if chunk in session.chunks or not arguments:
                     raise PeerMisbehaved(f"chunk {chunk} is empty or sent twice", step="tasks")
                 if function not in self._pool.functions(consumer.twin):
                     raise PeerMisbehaved("a chunk of a function that was not sent", step="tasks")
+                _check_buffers(message, session)
                 session.chunks[chunk] = message
+                session.tasks += len(arguments)
                 self.tasks_done[consumer.peer] = self.tasks_done.get(consumer.peer, 0) + len(arguments)
-                self._perform(self._admission.handle(admission.UnitArrived(number, chunk)))
+                self._perform(self._admission.handle(admission.UnitArrived(number, chunk, session.slots_per_task)))
             case CancelChunk(chunk):
                 if chunk in session.running:
                     session.box.cancel(session.running[chunk])
@@ -222,7 +351,7 @@ class Lender:
                 case admission.Start(number, unit) if number in self._sessions:
                     self._start_chunk(number, unit)
                 case admission.Start(number, _):
-                    self._commands[number].set()
+                    self._commands[number].started.set()
                 case _:
                     assert_never(effect)
 
@@ -231,17 +360,20 @@ class Lender:
         chunk = session.chunks[chunk_number]
         if session.box.is_dead:
             return  # the session ends now
+        if not session.box.has_whole(digest for digests in chunk.buffers for digest in digests):
+            session.is_over.set()  # the session that was to bring them has ended midway
+            return
         function = self._pool.functions(session.box.twin)[chunk.function]
         session.running[chunk_number] = session.box.run(chunk, function, lambda message: self._deliver(number, message))
 
-    def _deliver(self, number: int, message: Message) -> None:
+    async def _deliver(self, number: int, message: Message) -> None:
         """Passes a box's answer to its consumer."""
         session = self._sessions.get(number)
         if session is None:
             return
         with contextlib.suppress(ConnectionLost):
-            session.messages.post(message)
-        if isinstance(message, ChunkDone):
+            await session.messages.send(message)
+        if isinstance(message, ChunkDone) and number in self._sessions:
             session.chunks.pop(message.chunk, None)
             session.running.pop(message.chunk, None)
             self._perform(self._admission.handle(admission.UnitEnded(number, message.chunk)))
@@ -249,64 +381,147 @@ class Lender:
     # --- commands ----------------------------------------------------------------------------------------------------
 
     async def serve_command(self, consumer: Consumer, stream: Stream) -> None:
-        """Serves one `command/1` stream: a slot, a box with a folder, and the consumer's messages to it."""
+        """Serves one `command/1` stream: a lease, a box with a folder, and the consumer's messages to it."""
         async with MessageStream(stream, step="command") as messages:
             try:
                 opening = decode(await _first(messages), OpenCommand, step="opening of a command")
-                self._check(consumer)
+                request = self._command_request(consumer, opening)
             except CroftError as error:
                 await _decline(messages, stream, error)
                 return
-            number = next(self._numbers)
-            started = self._commands[number] = asyncio.Event()
-            self._perform(self._admission.handle(admission.SessionOpened(number)))
-            self._perform(self._admission.handle(admission.UnitArrived(number, 0, max(1, round(opening.cpus)))))
-            # A consumer that goes away while it waits for a slot ends its stream: watch for both.
+            # A consumer that goes away while it waits in line ends its stream: watch for both.
             hung_up = asyncio.create_task(messages.receive(), name="command.hung_up")
+            taking = asyncio.create_task(self._leases.take(request, _seconds(opening.wait_s)), name="command.lease")
             try:
-                waiting = asyncio.create_task(started.wait(), name="command.slot")
-                await asyncio.wait({hung_up, waiting}, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-                if not started.is_set():
+                await asyncio.wait({hung_up, taking}, return_when=asyncio.FIRST_COMPLETED)
+                if not taking.done():
                     await hung_up
                     return
-                await self._run_command(opening, messages, stream, hung_up)
+                await self._serve_leased(opening, taking.result(), messages, stream, hung_up)
+            except CroftError as error:
+                await _decline(messages, stream, error)
             finally:
+                await _stopped(taking)
                 hung_up.cancel()
-                del self._commands[number]
+
+    def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
+        offers = self._check(consumer)
+        _check_words(opening.job, opening.needs)
+        key = f"{consumer.peer}/{opening.job or next(self._numbers)}/command"
+        if any(command.lease.request.key == key for command in self._commands.values()):
+            raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
+        wants = self._policy.command_wants(opening, self._leases.most(offers), self._leases.room(offers))
+        lasts_s = _seconds(opening.lasts_s) or inf
+        return Request(key, consumer.peer, consumer.twin, "command", opening.job, offers, wants, lasts_s)
+
+    async def _serve_leased(
+        self,
+        opening: OpenCommand,
+        lease: Lease,
+        messages: MessageStream,
+        stream: Stream,
+        hung_up: asyncio.Task[bytes | None],
+    ) -> None:
+        number = next(self._numbers)
+        command = self._commands[number] = _Command(lease)
+        slots = lease.amounts[CPU]
+        is_open = False
+        try:
+            if self._admission.is_full:
+                raise Busy("too many sessions are open on this peer", remedy="Try again later.")
+            self._perform(self._admission.handle(admission.SessionOpened(number, lease.offer, slots)))
+            is_open = True
+            self._perform(self._admission.handle(admission.UnitArrived(number, 0, slots)))
+            waiting = asyncio.create_task(command.started.wait(), name="command.slot")
+            over = asyncio.create_task(command.is_over.wait(), name="command.over")
+            await asyncio.wait({hung_up, waiting, over}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            over.cancel()
+            if not command.started.is_set():
+                if command.is_over.is_set():
+                    raise LEASE_ENDED
+                await hung_up
+                return
+            await self._run_command(opening, command, messages, stream, hung_up)
+        finally:
+            del self._commands[number]
+            used = Usage(received_bytes=messages.received_bytes, sent_bytes=messages.sent_bytes, tasks=1)
+            self._leases.used(lease, used)
+            self._leases.leave(lease, Stage.ENDING)
+            self._leases.ended(lease)
+            if is_open:
                 self._perform(self._admission.handle(admission.SessionClosed(number)))
 
     async def _run_command(
         self,
         opening: OpenCommand,
+        command: _Command,
         messages: MessageStream,
         stream: Stream,
         first: asyncio.Task[bytes | None],
     ) -> None:
         spec: BoxSpec | None = None
         try:
-            spec = self._policy.command_box(opening)
-            async with _open_box(self._sandbox, spec) as box, MessageStream(box, step="box") as worker:
-                await _await_ready(worker)
-                messages.post(Opened(1, []))
-                down = asyncio.create_task(_pump_down(first, messages, worker), name="command.to_box")
-                up = asyncio.create_task(_pump_up(worker, messages, box), name="command.from_box")
-                try:
-                    await asyncio.wait({down, up}, return_when=asyncio.FIRST_COMPLETED)
-                    if not down.done():
-                        await _finish(messages, stream)
-                finally:
-                    down.cancel()
-                    up.cancel()
-                    results = await asyncio.gather(down, up, return_exceptions=True)
-                for result in results:
-                    if isinstance(result, PeerMisbehaved):
-                        raise result
-        except CroftError as error:
-            await _decline(messages, stream, error)
+            spec = self._policy.command_box(command.lease.amounts, opening.cpus)
+            box = await self._sandbox.open(spec)
+            try:
+                await self._attend(command, box, messages, stream, first)
+            finally:
+                ended = await box.close()
+                used = Usage(cpu_s=ended.cpu_s, memory_peak_bytes=ended.memory_peak_bytes, death=ended.death)
+                self._leases.used(command.lease, used)
         finally:
             if spec is not None:
                 await asyncio.to_thread(self._policy.discard, spec)
+
+    async def _attend(
+        self,
+        command: _Command,
+        box: Box,
+        messages: MessageStream,
+        stream: Stream,
+        first: asyncio.Task[bytes | None],
+    ) -> None:
+        async with MessageStream(box, step="box") as worker:
+            await _await_ready(worker)
+            messages.post(Opened(1, []))
+            down = asyncio.create_task(_pump_down(first, messages, worker), name="command.to_box")
+            up = asyncio.create_task(_pump_up(worker, messages, box), name="command.from_box")
+            over = asyncio.create_task(command.is_over.wait(), name="command.over")
+            try:
+                await asyncio.wait({down, up, over}, return_when=asyncio.FIRST_COMPLETED)
+                if not down.done():
+                    if over.done():
+                        messages.post(Declined(LEASE_ENDED.code, LEASE_ENDED.message, LEASE_ENDED.remedy))
+                    await _finish(messages, stream)
+            finally:
+                for task in (down, up, over):
+                    task.cancel()
+                results = await asyncio.gather(down, up, over, return_exceptions=True)
+            for result in results:
+                if isinstance(result, PeerMisbehaved):
+                    raise result
+
+
+def _check_words(job: str, needs: Sequence[str]) -> None:
+    words = [job, *needs]
+    if len(needs) > NEEDS_MAX or len(set(needs)) < len(needs) or not all(word.isprintable() for word in words):
+        raise PeerMisbehaved("an impossible job or need", step="opening")
+    if len(job) > JOB_LENGTH_MAX or not all(0 < len(need) <= NEED_LENGTH_MAX for need in needs):
+        raise PeerMisbehaved("a job or need that is too long", step="opening")
+
+
+def _seconds(wanted: float) -> float:
+    """A time that somebody asks for, within reason."""
+    return min(wanted, WAIT_S_MAX) if wanted > 0 else 0.0
+
+
+def _check_buffers(chunk: RunChunk, session: _Session) -> None:
+    if chunk.buffers and len(chunk.buffers) != len(chunk.arguments):
+        raise PeerMisbehaved(f"chunk {chunk.chunk} does not say what each of its tasks refers to", step="tasks")
+    for digests in chunk.buffers:
+        if len(digests) > BUFFERS_MAX or not session.buffers.issuperset(digests):
+            raise PeerMisbehaved(f"chunk {chunk.chunk} refers to what was not sent", step="tasks")
 
 
 async def _first(messages: MessageStream) -> bytes:
@@ -340,15 +555,6 @@ async def _finish(messages: MessageStream, stream: Stream) -> None:
         async with asyncio.timeout(LINGER_S):
             while await messages.receive() is not None:
                 pass
-
-
-@contextlib.asynccontextmanager
-async def _open_box(sandbox: Sandbox, spec: BoxSpec) -> AsyncIterator[Box]:
-    box = await sandbox.open(spec)
-    try:
-        yield box
-    finally:
-        await box.close()
 
 
 async def _await_ready(worker: MessageStream) -> None:

@@ -6,6 +6,9 @@ A stream begins with an opening by the consumer and an answer by the lender. Aft
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
+
 from croft.wire.codec import Message
 
 TASKS_PURPOSE = "tasks/1"
@@ -13,25 +16,46 @@ COMMAND_PURPOSE = "command/1"
 
 
 class OpenTasks(Message, frozen=True, tag=30):
-    """Asks for slots to run Python tasks. `memory_bytes` 0: whatever the lender gives by default."""
+    """Asks for slots to run Python tasks. `memory_bytes` 0: whatever the lender gives by default.
+
+    `job` names the asker's job; who says it understands `Declined` at the end of a session too. `cpus`: slots reserved
+    for this job; 0: it takes turns with others at what nobody has reserved. `needs`: devices, one of each.
+    `cpus_per_task`: slots that one task takes.
+    """
 
     python: str
     memory_bytes: int = 0
+    job: str = ""
+    cpus: int = 0
+    needs: Sequence[str] = ()
+    cpus_per_task: int = 1
 
 
 class OpenCommand(Message, frozen=True, tag=31):
-    """Asks for a slot and a folder to run one command."""
+    """Asks for slots and a folder to run one command, and would wait in line for them for `wait_s`.
+
+    `job` and `needs` as for tasks. `lasts_s`: it ends after so long at the latest; 0: with its work. A lender from
+    before leases knows none of these, and lets whoever asks wait in line.
+    """
 
     cpus: float = 1.0
     memory_bytes: int = 0
     disk_bytes: int = 0
+    job: str = ""
+    wait_s: float = inf
+    lasts_s: float = 0.0
+    needs: Sequence[str] = ()
 
 
 class Opened(Message, frozen=True, tag=32):
-    """Granted. `functions`: digests of the consumer's functions that the lender still has."""
+    """Granted. `functions`: digests of the consumer's functions that the lender still has.
+
+    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none.
+    """
 
     slots: int
     functions: list[bytes]
+    buffer_bytes_max: int = 0
 
 
 class Declined(Message, frozen=True, tag=33):

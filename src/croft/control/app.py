@@ -38,6 +38,8 @@ class Node(Protocol):
 
     async def resume(self) -> schema.Lending: ...
 
+    async def leases(self) -> list[schema.Lease]: ...
+
     def stop(self) -> None: ...
 
 
@@ -73,6 +75,9 @@ def create_app(
     async def resume(_: Request) -> object:
         return await node.resume()
 
+    async def leases(_: Request) -> object:
+        return await node.leases()
+
     async def stop(_: Request) -> object:
         node.stop()
         return {}
@@ -88,6 +93,7 @@ def create_app(
             Route("/v1/settings", answer(settings), methods=["GET"]),
             Route("/v1/pause", answer(pause), methods=["POST"]),
             Route("/v1/pause", answer(resume), methods=["DELETE"]),
+            Route("/v1/leases", answer(leases), methods=["GET"]),
             Route("/v1/stop", answer(stop), methods=["POST"]),
             *job_routes(jobs),
             *service_routes(services),

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from croft.compute.durable import DurableJobs
 from croft.compute.journal_messages import JobSpec
+from croft.compute.worker_messages import last_part, leading_parts
 from croft.control.work_messages import (
     DefineFunction,
     FromProgram,
@@ -19,6 +20,7 @@ from croft.control.work_messages import (
     SealJob,
     SubmitTasks,
     TaskOutcomes,
+    TaskResultPart,
 )
 from croft.errors import PeerMisbehaved
 from croft.model.ids import JobId, PeerId
@@ -97,7 +99,11 @@ async def serve_results(jobs: JobFactory, opening: OpenResults, messages: Messag
 
     async def send_all() -> None:
         async for peer, outcomes in jobs.outcomes(opening.job, is_in_order=opening.is_in_order, after=opening.after):
-            await messages.send(TaskOutcomes(peer, jobs.peer_name(peer), list(outcomes)))
+            for task, _, payload in outcomes:
+                for part in leading_parts(payload):
+                    await messages.send(TaskResultPart(task, part))
+            rest = [(task, status, last_part(payload)) for task, status, payload in outcomes]
+            await messages.send(TaskOutcomes(peer, jobs.peer_name(peer), rest))
         await messages.send(ResultsEnded())
         await messages.flush()
 

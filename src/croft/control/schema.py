@@ -47,6 +47,34 @@ class Lending(msgspec.Struct, frozen=True, kw_only=True):
     paused_until: float | None = None
 
 
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody holds of this peer, or held, and what was used under it.
+
+    `number` counts all leases of this peer. `holder`: what the peer that holds it is called here. `job`: its own.
+    `stage`: held, silent (its holder was lost and may come back), warm (given up to whoever needs room), ending,
+    or ended. `amounts` by resource: cpu (0: it takes turns), mem and disk in bytes, devices. What was used is told once
+    the lease has ended; `death` says which limit or fault ended its box, or something in it.
+    """
+
+    number: int
+    holder: str
+    peer: str
+    twin: str
+    purpose: str
+    job: str
+    offer: str
+    stage: str
+    amounts: dict[str, int]
+    granted_at: float
+    ended_at: float | None = None
+    cpu_s: float = 0.0
+    memory_peak_bytes: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    tasks: int = 0
+    death: str = ""
+
+
 class PauseWanted(msgspec.Struct, frozen=True, kw_only=True):
     """A pause of lending: for so many seconds, or until it is resumed."""
 

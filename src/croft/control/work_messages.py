@@ -5,6 +5,12 @@ The first frame from the program opens the job; closing the connection cancels w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
+
+import msgspec
+
+from croft.compute.worker_messages import BufferPart, DropBuffer
 from croft.wire.codec import Message
 
 # --- from the program ------------------------------------------------------------------------------------------------
@@ -41,6 +47,8 @@ class SubmitTasks(Message, frozen=True, tag=52):
     function: bytes
     first: int
     arguments: list[bytes]
+    buffers: list[list[bytes]] = msgspec.field(default_factory=list)
+    """As in `croft.compute.worker_messages.RunChunk`."""
 
 
 class CancelTasks(Message, frozen=True, tag=53):
@@ -52,7 +60,8 @@ class CancelTasks(Message, frozen=True, tag=53):
 class OpenCommandJob(Message, frozen=True, tag=54):
     """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here).
 
-    `stdin`: the name there of the input that is its standard input; "" for none.
+    `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
+    where every peer is full. `needs`: devices, one of each.
     """
 
     argv: list[str]
@@ -66,6 +75,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     disk_bytes: int = 0
     time_s_max: float = 0.0
     stdin: str = ""
+    wait_s: float = inf
+    needs: Sequence[str] = ()
 
 
 class OpenForward(Message, frozen=True, tag=55):
@@ -114,6 +125,8 @@ FromProgram = (
     | OpenForward
     | OpenProxy
     | OpenPipe
+    | BufferPart
+    | DropBuffer
     | SealJob
     | OpenResults
 )
@@ -133,6 +146,13 @@ class TaskOutcomes(Message, frozen=True, tag=61):
     peer: str
     peer_name: str
     outcomes: list[tuple[int, int, bytes]]
+
+
+class TaskResultPart(Message, frozen=True, tag=69):
+    """The next bytes of a large result; what is left comes as the task's outcome, next."""
+
+    task: int
+    data: bytes
 
 
 class CommandStarted(Message, frozen=True, tag=62):
@@ -204,6 +224,7 @@ FromDaemon = (
     | TunnelProblem
     | JobOpened
     | TaskOutcomes
+    | TaskResultPart
     | CommandStarted
     | CommandOutput
     | CommandEnded

@@ -16,6 +16,8 @@ from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender, Policy
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
 from croft.identity.keys import SecretKey
+from croft.ledger.leasing import LeaseBook
+from croft.model.amounts import BOX, CPU, DISK, MEMORY, Amounts
 from croft.model.hours import Hours
 from croft.node.health import Health
 from croft.node.jobs import JobBook
@@ -40,6 +42,8 @@ from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
 from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, RelayHost, Sandbox, Transport
 
 VERSION = version("croft")
+BOXES_MAX = 32
+"""Of others' work, warm ones among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Parts:
     health: Health
     overlay: Overlay
     admissions: Admissions
+    leases: LeaseBook
     lender: Lender
     lending: LendingHours
     jobs: JobBook
@@ -112,12 +117,14 @@ class Parts:
         await self.tunnel_host.load()
         await self.shaping.load()
         await self.relaying.load()
+        await self.leases.load()
         await self.lending.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for name, service in (
+                ("leases", self.leases.serve),
                 ("lending", self.lender.serve),
                 ("jobs", self.jobs.durable.serve),
                 ("delegations", self.jobs.delegations.serve),
@@ -157,8 +164,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         cpu, disk = plan.machine_load()
         return Load(lender.slots_busy, cpu, disk)
 
-    lender = Lender(ports.sandbox, plan.policy, plan.slots)
-    lending = LendingHours(lender, ports.database, ports.clock, plan.slots, plan.lending_hours, plan.minute_of_day)
+    leases, lending, lender = _lender(plan, ports)
     overlay = Overlay(
         plan.own,
         ports.transport,
@@ -190,6 +196,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         health,
         overlay,
         admissions,
+        leases,
         lender,
         lending,
         jobs,
@@ -205,6 +212,16 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     )
     _answer_others(parts)
     return parts
+
+
+def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, LendingHours, Lender]:
+    """What lends: the book of leases, the owner's offers, and who runs the work of others."""
+    leases = LeaseBook(ports.database, ports.clock)
+    most = Amounts.of({CPU: plan.slots, MEMORY: plan.memory_bytes, DISK: plan.disk_bytes, BOX: BOXES_MAX})
+    lending = LendingHours(leases, ports.database, ports.clock, most, plan.lending_hours, plan.minute_of_day)
+    lender = Lender(ports.sandbox, plan.policy, lending, leases)
+    lending.lend = lender.lend
+    return leases, lending, lender
 
 
 def _answer_others(parts: Parts) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from croft.compute.delegates import Delegations
 from croft.compute.durable import DurableJobs
 from croft.compute.journal import Entry
-from croft.compute.journal_exchange import STEP
+from croft.compute.journal_exchange import STEP, ResultParts
 from croft.compute.journal_messages import (
     CALL_END_JOB,
     CALL_FIND_JOB,
@@ -20,6 +20,7 @@ from croft.compute.journal_messages import (
     FindJob,
     FoundJob,
     HeldOutcomes,
+    HeldResultPart,
     JobOver,
     MayHold,
     ReadJob,
@@ -132,11 +133,14 @@ class JobsElsewhere:
         try:
             async with MessageStream(stream, step=STEP) as messages:
                 messages.post(ReadJob(found.job, is_in_order, after))
+                parts = ResultParts()
                 while (payload := await messages.receive()) is not None:
                     message: BetweenHolders = decode_union(payload, BetweenHolders, step=STEP)
                     match message:
-                        case HeldOutcomes(by, outcomes):
-                            yield PeerId(by), outcomes
+                        case HeldResultPart():
+                            parts.take(message)
+                        case HeldOutcomes(by, last):
+                            yield PeerId(by), parts.whole(last)
                         case JobOver():
                             return
                         case Declined(code, text, remedy):

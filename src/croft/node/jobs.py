@@ -135,7 +135,7 @@ class JobBook:
         number = self._new_id()
         label = shlex.join(opening.argv)[:LABEL_LENGTH_MAX]
         self._running[number] = _Running("command", label, self._clock.now(), None)
-        return number, CommandJob(self._peers, wish(opening), command_spec(opening))
+        return number, CommandJob(number, self._peers, wish(opening), command_spec(opening))
 
     def peer_name(self, peer: PeerId) -> str:
         """What to call a peer."""

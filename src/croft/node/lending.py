@@ -5,33 +5,40 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from croft.compute.lender import Lender
 from croft.compute.lending_time import LendingTime, Verdict
+from croft.errors import Refused
+from croft.ledger.leasing import LeaseBook
+from croft.model.amounts import CPU, Amounts
 from croft.model.hours import Hours
+from croft.model.ids import TwinId
 from croft.ports import Clock, Database
 
 LOOK_EVERY_S = 1.0
 PAUSE_SETTING = "lend.paused_until"
+OFFER = "settings"
+"""The one offer: what the settings lend, to every member."""
 
 
 class LendingHours:
-    """`load` before `serve`."""
+    """`load` before `serve`. `lend` is told how many slots are lent, in all and by offer."""
 
     def __init__(
         self,
-        lender: Lender,
+        leases: LeaseBook,
         database: Database,
         clock: Clock,
-        slots: int,
+        most: Amounts,
         hours: Hours | None,
         minute_of_day: Callable[[], int],
     ) -> None:
-        self._lender = lender
+        self._leases = leases
+        self._most = most
+        self.lend: Callable[[int, Mapping[str, int]], None] = lambda slots, offers: None
         self._database = database
         self._clock = clock
-        self._time = LendingTime(slots, hours)
+        self._time = LendingTime(most[CPU], hours)
         self._minute_of_day = minute_of_day
 
     @property
@@ -78,4 +85,13 @@ class LendingHours:
 
     def _apply(self) -> None:
         verdict = self.now
-        self._lender.lend(verdict.slots, verdict.reason)
+        amounts = self._most.with_(cpu=verdict.slots)
+        self._leases.offer({OFFER: amounts}, amounts)
+        self.lend(verdict.slots, {OFFER: verdict.slots})
+
+    def standing_for(self, twin: TwinId) -> tuple[str, ...]:
+        """See `croft.compute.lender.Offers`."""
+        verdict = self.now
+        if verdict.slots == 0:
+            raise Refused(f"this peer lends nothing now: {verdict.reason}", remedy="Ask its owner, or use others.")
+        return (OFFER,)

@@ -6,10 +6,16 @@ import asyncio
 import math
 import os
 import platform
+from collections.abc import Callable
+from dataclasses import asdict
+
+import msgspec
 
 from croft.control import schema
 from croft.control.config import KEYS, Config
 from croft.control.home import Home
+from croft.model.ids import PeerId
+from croft.model.lease import Lease
 from croft.node.assemble import VERSION, Parts
 from croft.overlay.invitation import Invitation
 from croft.overlay.membership import Member
@@ -128,6 +134,18 @@ class LocalPeer:
             code=code,
         )
 
+    async def leases(self) -> list[schema.Lease]:
+        """What others hold of this peer, then what they held, newest first."""
+        book, name_of = self._parts.leases, self._parts.overlay.name_of
+        live = [_lease(lease, stage, name_of) for lease, stage in reversed(book.shown())]
+        ended = [
+            msgspec.structs.replace(
+                _lease(settled.lease, "ended", name_of), ended_at=settled.ended_at, **asdict(settled.usage)
+            )
+            for settled in await book.records()
+        ]
+        return [*live, *ended]
+
     def settings(self) -> list[schema.Setting]:
         """The settings of this run."""
         return [
@@ -183,3 +201,19 @@ class LocalPeer:
             is_blocked=contact.is_blocked,
             labels=list(member.labels),
         )
+
+
+def _lease(lease: Lease, stage: str, name_of: Callable[[PeerId], str]) -> schema.Lease:
+    request = lease.request
+    return schema.Lease(
+        number=lease.number,
+        holder=name_of(request.peer),
+        peer=request.peer,
+        twin=request.twin,
+        purpose=request.purpose,
+        job=request.job,
+        offer=lease.offer,
+        stage=str(stage),
+        amounts=dict(lease.amounts.pairs),
+        granted_at=lease.granted_at,
+    )

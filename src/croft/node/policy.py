@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from croft.adapters.box_process import remove_folder
 from croft.adapters.python_runtime import runtime_environment, runtime_paths, worker_argv
-from croft.compute.messages import OpenCommand
+from croft.compute.messages import OpenCommand, OpenTasks
 from croft.control.config import Config
 from croft.control.home import Home
 from croft.errors import Failed, Refused
+from croft.model.amounts import BOX, CPU, DISK, MEMORY, Amounts
 from croft.model.ids import TwinId
 from croft.model.isolation import Grade, Isolation
 from croft.overlay.contacts import Trust
@@ -28,6 +29,7 @@ BOX_MEMORY_BYTES_MIN = 256 << 20
 PROCESSES_PER_SLOT = 64
 SCRATCH_BYTES_MAX = 256 << 20
 COMMAND_DISK_SHARE = 4
+CPUS_MIN = 0.1
 
 
 class OwnersPolicy:
@@ -77,9 +79,32 @@ class OwnersPolicy:
         key = "sandbox.own_devices_grade" if trust is Trust.HIGH else "sandbox.required_grade"
         return self._config[key], f"the setting `{key}`"
 
-    def task_box(self, twin: TwinId, memory_bytes: int) -> BoxSpec:
-        """The warm box of one consumer."""
-        slots = max(1, self._config["lend.cpus"])
+    def task_wants(self, opening: OpenTasks, most: Amounts, room: Amounts) -> Amounts:
+        """What a box of tasks takes; processors only if it asks for them: else it takes turns with others."""
+        return Amounts.of(
+            {
+                BOX: 1,
+                CPU: min(max(opening.cpus, 0), most[CPU]),
+                MEMORY: opening.memory_bytes or _default(most[MEMORY], room[MEMORY]),
+                **dict.fromkeys(opening.needs, 1),
+            }
+        )
+
+    def command_wants(self, opening: OpenCommand, most: Amounts, room: Amounts) -> Amounts:
+        """What the box of one command takes: a processor at least, all of them at most."""
+        return Amounts.of(
+            {
+                BOX: 1,
+                CPU: max(1, min(round(opening.cpus), most[CPU])),
+                MEMORY: opening.memory_bytes or _default(most[MEMORY], room[MEMORY]),
+                DISK: opening.disk_bytes or min(most[DISK] // COMMAND_DISK_SHARE, room[DISK] // 2),
+                **dict.fromkeys(opening.needs, 1),
+            }
+        )
+
+    def task_box(self, twin: TwinId, amounts: Amounts, slots: int) -> BoxSpec:
+        """The warm box of one consumer, in which up to `slots` tasks run at once."""
+        memory = max(MEMORY_BYTES_MIN, amounts[MEMORY])
         return BoxSpec(
             name=f"tasks-{next(self._numbers)}-{twin[:8]}",
             argv=worker_argv(slots),
@@ -87,23 +112,20 @@ class OwnersPolicy:
             environment=self._environment,
             host_name=self._host_name,
             cpus=slots,
-            memory_bytes=self._memory(memory_bytes),
+            memory_bytes=memory,
             processes_max=PROCESSES_PER_SLOT * slots,
-            scratch_bytes=min(SCRATCH_BYTES_MAX, self._memory(memory_bytes) // 2),
+            scratch_bytes=min(SCRATCH_BYTES_MAX, memory // 2),
         )
 
-    def command_box(self, opening: OpenCommand) -> BoxSpec:
-        """The box of one command, its work folder made. Raises Refused, Failed."""
-        memory = self._memory(opening.memory_bytes)
-        disk = opening.disk_bytes or self._config["lend.disk"] // COMMAND_DISK_SHARE
+    def command_box(self, amounts: Amounts, cpus: float) -> BoxSpec:
+        """The box of one command, its work folder made. Raises Failed."""
         number = next(self._numbers)
         folder = self._home.jobs / f"command-{number}"
         try:
             folder.mkdir(mode=0o700)
         except OSError as error:
             raise Failed(f"no folder can be made for a command: {error.strerror}") from None
-        slots = max(1, self._config["lend.cpus"])
-        cpus = min(max(opening.cpus, 0.1), slots)
+        memory, slots = max(MEMORY_BYTES_MIN, amounts[MEMORY]), amounts[CPU]
         return BoxSpec(
             name=f"command-{number}",
             argv=worker_argv(1),
@@ -111,11 +133,11 @@ class OwnersPolicy:
             work_dir=folder,
             environment=self._environment,
             host_name=self._host_name,
-            cpus=cpus,
+            cpus=min(max(cpus, CPUS_MIN), slots),
             memory_bytes=memory,
-            processes_max=PROCESSES_PER_SLOT * max(1, round(cpus)),
+            processes_max=PROCESSES_PER_SLOT * slots,
             scratch_bytes=min(SCRATCH_BYTES_MAX, memory // 2),
-            work_bytes=min(disk, self._config["lend.disk"]),
+            work_bytes=amounts[DISK],
         )
 
     def discard(self, spec: BoxSpec) -> None:
@@ -127,15 +149,11 @@ class OwnersPolicy:
         except OSError as error:
             log.warning("what a command left in %s stays until the next start: %s", spec.work_dir, error.strerror)
 
-    def _memory(self, wanted: int) -> int:
-        lent: int = self._config["lend.memory"]
-        if wanted > lent:
-            raise Refused(
-                f"it asks for {wanted >> 20} MiB of memory, this peer lends {lent >> 20} MiB",
-                remedy="Ask for less, or use a larger peer: `croft peers`.",
-            )
-        default = min(lent, max(lent // BOX_MEMORY_SHARE, BOX_MEMORY_BYTES_MIN))
-        return max(MEMORY_BYTES_MIN, wanted or default)
+
+def _default(offered: int, free: int) -> int:
+    """Memory of a box that asks for none: a part of what is offered, and never more than half of what is left."""
+    wanted = min(offered // BOX_MEMORY_SHARE, free // 2)
+    return max(MEMORY_BYTES_MIN, wanted, min(BOX_MEMORY_BYTES_MIN, free))
 
 
 def _host_name(name: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from croft.compute.messages import OpenCommand
+from croft.compute.messages import OpenCommand, OpenTasks
 from croft.errors import CroftError
+from croft.model.amounts import BOX, CPU, MEMORY, Amounts
 from croft.model.ids import TwinId
 from croft.ports import BoxSpec
 from croft.sim.sandbox import PYTHON
 
-BOX_MEMORY_BYTES = 512 << 20
+BOX_MEMORY_BYTES = 256 << 20
 
 
 @dataclass
@@ -19,12 +20,10 @@ class SimulatedPolicy:
     """Takes everybody's work.
 
     Attributes:
-        slots: processors that a box gets.
         version: of Python in the boxes.
         refusal: raised for every consumer while set.
     """
 
-    slots: int
     version: str = PYTHON
     refusal: CroftError | None = None
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -36,19 +35,27 @@ class SimulatedPolicy:
         if self.refusal is not None:
             raise self.refusal
 
-    def task_box(self, twin: TwinId, memory_bytes: int) -> BoxSpec:
-        return self._box("tasks", memory_bytes)
+    def task_wants(self, opening: OpenTasks, most: Amounts, room: Amounts) -> Amounts:
+        needs = dict.fromkeys(opening.needs, 1)
+        return Amounts.of({BOX: 1, CPU: opening.cpus, MEMORY: opening.memory_bytes or BOX_MEMORY_BYTES, **needs})
 
-    def command_box(self, opening: OpenCommand) -> BoxSpec:
-        return self._box("command", opening.memory_bytes)
+    def command_wants(self, opening: OpenCommand, most: Amounts, room: Amounts) -> Amounts:
+        memory, cpus = opening.memory_bytes or BOX_MEMORY_BYTES, max(1, min(round(opening.cpus), most[CPU]))
+        return Amounts.of({BOX: 1, CPU: cpus, MEMORY: memory, **dict.fromkeys(opening.needs, 1)})
+
+    def task_box(self, twin: TwinId, amounts: Amounts, slots: int) -> BoxSpec:
+        return self._box("tasks", amounts, slots)
+
+    def command_box(self, amounts: Amounts, cpus: float) -> BoxSpec:
+        return self._box("command", amounts, amounts[CPU])
 
     def discard(self, spec: BoxSpec) -> None:
         """Simulated boxes have no folder."""
 
-    def _box(self, kind: str, memory_bytes: int) -> BoxSpec:
+    def _box(self, kind: str, amounts: Amounts, slots: int) -> BoxSpec:
         return BoxSpec(
             name=f"{kind}-{next(self._numbers)}",
             argv=("worker", "{fd}"),
-            cpus=max(1, self.slots),
-            memory_bytes=memory_bytes or BOX_MEMORY_BYTES,
+            cpus=max(1, slots),
+            memory_bytes=amounts[MEMORY],
         )

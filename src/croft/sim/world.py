@@ -150,7 +150,7 @@ class World:
             device=SecretKey(keys.randbytes(32)),
             slots=slots,
             clock=SimulatedClock(skew_s),
-            policy=SimulatedPolicy(slots),
+            policy=SimulatedPolicy(),
         )
         self.machines[name] = machine
         return machine

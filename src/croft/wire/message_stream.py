@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol, Self
 
 from croft.errors import ConnectionLost, PeerMisbehaved
@@ -45,6 +46,9 @@ class MessageStream:
         self._has_room.set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self.sent_bytes = 0
+        """Of messages, sent or queued so far."""
+        self.received_bytes = 0
         self._failure: ConnectionLost | None = None
         self._writer: asyncio.Task[None] | None = None
         self._step = step
@@ -71,13 +75,17 @@ class MessageStream:
 
     def post(self, message: Message) -> None:
         """Queues a message without waiting. For messages whose number something else bounds."""
+        self.post_encoded(encode(message))
+
+    def post_encoded(self, payload: bytes) -> None:
+        """The same for a message that is encoded already."""
         if self._failure is not None:
             raise self._failure
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_out(), name=f"{self._step}.write")
-        payload = encode(message)
         self._unsent.append(payload)
         self._unsent_bytes += len(payload)
+        self.sent_bytes += len(payload)
         self._is_idle.clear()
         self._has_unsent.set()
         if self._unsent_bytes > UNSENT_BYTES_MAX:
@@ -85,7 +93,11 @@ class MessageStream:
 
     async def send(self, message: Message) -> None:
         """Queues a message, and waits while the other side does not keep up. Raises ConnectionLost."""
-        self.post(message)
+        await self.send_encoded(encode(message))
+
+    async def send_encoded(self, payload: bytes) -> None:
+        """The same for a message that is encoded already."""
+        self.post_encoded(payload)
         if not self._has_room.is_set():
             await self._has_room.wait()
             if self._failure is not None:
@@ -105,6 +117,7 @@ class MessageStream:
                 if self._reader.is_empty:
                     return None
                 raise ConnectionLost(f"{self._step}: the stream ended inside a frame")
+            self.received_bytes += len(data)
             self._received.extend(self._reader.feed(data))
         return self._received.popleft()
 
@@ -153,17 +166,15 @@ async def _read_exactly(stream: ByteStream, size: int, step: str) -> bytes:
     return data
 
 
-def _pieces(payloads: list[bytes]) -> list[bytes]:
-    """The frames of `payloads`, joined into pieces of about WRITE_BYTES_MAX."""
-    pieces: list[bytes] = []
+def _pieces(payloads: list[bytes]) -> Iterator[bytes]:
+    """The frames of `payloads`, joined into pieces of about WRITE_BYTES_MAX, each when it is asked for."""
     group: list[bytes] = []
     size = 0
     for payload in payloads:
         group.append(payload)
         size += len(payload)
         if size >= WRITE_BYTES_MAX:
-            pieces.append(frames.join(group))
+            yield frames.join(group)
             group, size = [], 0
     if group:
-        pieces.append(frames.join(group))
-    return pieces
+        yield frames.join(group)

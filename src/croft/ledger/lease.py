@@ -1,0 +1,408 @@
+"""Decides who holds how much of what this peer offers, and never sells anything twice.
+
+A lease is one box. Whoever asks is granted it, refused, or waits in line; a lease lasts while somebody uses it. When
+its last user has gone it rests: kept warm, but given up to whoever needs it. When its holder fell silent, or this peer
+was restarted, it is kept for GRACE_S, and nobody else gets it in that time.
+
+Sans-IO: events go in, effects come out. `now` is the time of a clock that never jumps; a lease that is read back after
+a restart therefore has its grace in full, whatever the wall clock did. A grant is told only once it is on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import assert_never
+
+from croft.model.amounts import Amounts
+from croft.model.lease import Lease, Request, Stage
+
+GRACE_S = 30.0
+WARM_S = 60.0
+ENDING_S_MAX = 30.0
+"""How long at least whoever asked waits for a box that is being closed to make room."""
+WAITING_MAX = 256
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What is offered from now on, by the name of the offer; `total` caps all of it. What is held stays held."""
+
+    offers: Mapping[str, Amounts]
+    total: Amounts
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Leases that the last run left on disk."""
+
+    leases: Sequence[Lease]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody asks, and would wait for so long."""
+
+    ask: int
+    request: Request
+    wait_s: float
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Whoever asked no longer waits for the answer."""
+
+    ask: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A lease is on disk, or could not be written."""
+
+    number: int
+    is_done: bool
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """One of a lease's users has gone; if it was the last one, the lease goes into `stage`."""
+
+    number: int
+    stage: Stage
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A lease's box is gone, and what it held is free."""
+
+    number: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Something may be due."""
+
+    now: float
+
+
+Event = Offered | Restored | Asked | Withdrawn | Written | Left | Ended | TimePassed
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Put this lease on disk; `Written` follows."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Tell whoever asked that it may use this lease."""
+
+    ask: int
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Why a request does not fit: of `name`, `wanted` were asked for, `free` of `offered` are not taken.
+
+    `free_in_s`: when the next lease that holds some of it ends at the latest; None: with its work.
+    """
+
+    name: str
+    wanted: int
+    free: int
+    offered: int
+    free_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell whoever asked that it gets nothing, and why. No lacks: the lease could not be written."""
+
+    ask: int
+    lacks: tuple[Lack, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """Close this lease's box; `Ended` follows."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Take this lease off the disk: what it held is free."""
+
+    number: int
+
+
+Effect = Write | Grant | Refuse | Reclaim | Erase
+
+
+@dataclass(slots=True)
+class _Entry:
+    lease: Lease
+    stage: Stage
+    ends: float = inf
+    users: int = 0
+    askers: list[int] = field(default_factory=list)
+    until: float = inf
+
+
+@dataclass(slots=True)
+class _Waiting:
+    ask: int
+    request: Request
+    deadline: float
+
+
+class Leases:
+    """Every lease of one peer. `number` is the first that is free."""
+
+    def __init__(self, number: int = 1) -> None:
+        self._number = number
+        self._offers: dict[str, Amounts] = {}
+        self._total = Amounts()
+        self._entries: dict[int, _Entry] = {}
+        self._keys: dict[str, _Entry] = {}
+        self._waiting: list[_Waiting] = []
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def taken(self, offer: str | None = None, *, without: Collection[Stage] = ()) -> Amounts:
+        """What is held, in all or under one offer."""
+        held = Amounts()
+        for entry in self._entries.values():
+            if entry.stage not in without and offer in (None, entry.lease.offer):
+                held += entry.lease.amounts
+        return held
+
+    def most(self, offers: Sequence[str]) -> Amounts:
+        """The most of each resource that is offered to somebody with these offers, taken or not."""
+        best = Amounts()
+        for offer in offers:
+            best = best.most(self._offers.get(offer, Amounts()))
+        return best.least(self._total)
+
+    def room(self, offers: Sequence[str]) -> Amounts:
+        """The most of each resource that somebody with these offers could be granted at once."""
+        resting = (Stage.WARM, Stage.ENDING)
+        best = Amounts()
+        for offer in offers:
+            best = best.most(self._offers.get(offer, Amounts()) - self.taken(offer, without=resting))
+        return best.least(self._total - self.taken(without=resting))
+
+    def stage(self, number: int) -> Stage | None:
+        """Where a lease stands; None once it has ended."""
+        entry = self._entries.get(number)
+        return None if entry is None else entry.stage
+
+    def shown(self) -> list[tuple[Lease, Stage]]:
+        """Every lease and its stage, oldest first."""
+        return [(entry.lease, entry.stage) for entry in self._entries.values()]
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> Sequence[Effect]:
+        """What to do about `event`."""
+        match event:
+            case Offered(offers, total, now):
+                self._offers, self._total = dict(offers), total
+                return self._serve_waiting(now)
+            case Restored(leases, now):
+                for lease in leases:
+                    self._keep(_Entry(lease, Stage.SILENT, until=now + GRACE_S))
+                return []
+            case Asked(ask, request, wait_s, now):
+                return self._asked(_Waiting(ask, request, now + wait_s), now)
+            case Withdrawn(ask, now):
+                return self._withdrawn(ask, now)
+            case Written(number, is_done, now):
+                return self._written(self._entries[number], is_done, now)
+            case Left(number, stage, now):
+                return self._left(self._entries[number], stage, now)
+            case Ended(number, now):
+                self._drop(self._entries[number])
+                return [Erase(number), *self._serve_waiting(now)]
+            case TimePassed(now):
+                return [*self._overdue(now), *self._serve_waiting(now)]
+            case _:
+                assert_never(event)
+
+    def _asked(self, waiting: _Waiting, now: float) -> list[Effect]:
+        entry = self._keys.get(waiting.request.key)
+        match entry:
+            case _Entry(stage=Stage.WRITING):
+                entry.askers.append(waiting.ask)
+                return []
+            case _Entry(stage=Stage.HELD | Stage.SILENT | Stage.WARM):
+                entry.stage, entry.until = Stage.HELD, inf
+                entry.users += 1
+                return [Grant(waiting.ask, entry.lease)]
+            case _:
+                effects, is_settled = self._try(waiting, self._waiting, now)
+                if not is_settled:
+                    if waiting.deadline <= now or len(self._waiting) >= WAITING_MAX:
+                        return [*effects, self._refusal(waiting, now)]
+                    self._waiting.append(waiting)
+                return effects
+
+    def _try(self, waiting: _Waiting, earlier: Sequence[_Waiting], now: float) -> tuple[list[Effect], bool]:
+        """Grants or refuses for good if that can be said now; asks leases that rest to make room."""
+        request = waiting.request
+        if request.key in self._keys:  # its box is being closed: a new one may be had after that
+            if self._keys[request.key].stage is not Stage.ENDING:
+                return self._asked(waiting, now), True
+            waiting.deadline = max(waiting.deadline, now + ENDING_S_MAX)
+            return [], False
+        if not any(self._could_hold(offer, request) for offer in request.offers):
+            return [self._refusal(waiting, now)], True
+        if any(self._is_before(other, request) for other in earlier):
+            return [], False
+        if (offer := self._offer_with_room(request, ())) is not None:
+            return self._grant(waiting, offer, now), True
+        resting = [e for e in self._entries.values() if e.stage is Stage.WARM]
+        given_up = [e.lease.number for e in self._entries.values() if e.stage is Stage.ENDING]
+        effects: list[Effect] = []
+        if self._offer_with_room(request, [*given_up, *(e.lease.number for e in resting)]) is not None:
+            waiting.deadline = max(waiting.deadline, now + ENDING_S_MAX)
+            for entry in resting:
+                if self._offer_with_room(request, given_up) is not None:
+                    break
+                effects.append(self._reclaim(entry))
+                given_up.append(entry.lease.number)
+        return effects, False
+
+    def _could_hold(self, offer: str, request: Request) -> bool:
+        most = self._offers.get(offer, Amounts()).least(self._total)
+        return offer in self._offers and not most.lacking(request.wants)
+
+    def _is_before(self, other: _Waiting, request: Request) -> bool:
+        """Whether somebody who waits already wants what this request would take: first come, first served."""
+        return any(request.wants[name] for name in self._lacking(other.request))
+
+    def _lacking(self, request: Request) -> tuple[str, ...]:
+        shortest: tuple[str, ...] | None = None
+        for offer in request.offers:
+            room = (self._offers.get(offer, Amounts()) - self.taken(offer)).least(self._total - self.taken())
+            lacking = room.lacking(request.wants)
+            if shortest is None or len(lacking) < len(shortest):
+                shortest = lacking
+        return shortest if shortest is not None else tuple(request.wants)
+
+    def _offer_with_room(self, request: Request, without: Collection[int]) -> str | None:
+        """The first offer under which the request fits, once the leases `without` are gone."""
+        gone = [e.lease for e in self._entries.values() if e.lease.number in without]
+        freed = sum((lease.amounts for lease in gone), Amounts())
+        if (self._total - self.taken() + freed).lacking(request.wants):
+            return None
+        for offer in request.offers:
+            freed = sum((lease.amounts for lease in gone if lease.offer == offer), Amounts())
+            if offer in self._offers and not (self._offers[offer] - self.taken(offer) + freed).lacking(request.wants):
+                return offer
+        return None
+
+    def _grant(self, waiting: _Waiting, offer: str, now: float) -> list[Effect]:
+        lease = Lease(self._number, waiting.request, offer)
+        self._number += 1
+        self._keep(_Entry(lease, Stage.WRITING, now + waiting.request.lasts_s, askers=[waiting.ask]))
+        assert not self._offers[offer].lacking(self.taken(offer)), "an offer is sold twice"
+        assert not self._total.lacking(self.taken()), "this peer is sold twice"
+        return [Write(lease)]
+
+    def _written(self, entry: _Entry, is_done: bool, now: float) -> list[Effect]:
+        askers, entry.askers = entry.askers, []
+        if not is_done:
+            self._drop(entry)
+            return [*(Refuse(ask, ()) for ask in askers), *self._serve_waiting(now)]
+        if not askers:
+            self._drop(entry)
+            return [Erase(entry.lease.number), *self._serve_waiting(now)]
+        entry.stage, entry.users = Stage.HELD, len(askers)
+        return [Grant(ask, entry.lease) for ask in askers]
+
+    def _withdrawn(self, ask: int, now: float) -> list[Effect]:
+        self._waiting = [waiting for waiting in self._waiting if waiting.ask != ask]
+        for entry in self._entries.values():
+            if ask in entry.askers:
+                entry.askers.remove(ask)
+        return self._serve_waiting(now)
+
+    def _left(self, entry: _Entry, stage: Stage, now: float) -> list[Effect]:
+        assert entry.users > 0, "only a user leaves"
+        entry.users -= 1
+        if entry.users or entry.stage is Stage.ENDING:
+            return []
+        entry.stage = stage
+        match stage:
+            case Stage.WARM:
+                entry.until = now + WARM_S
+                return self._serve_waiting(now)
+            case Stage.SILENT:
+                entry.until = now + GRACE_S
+            case _:
+                assert stage is Stage.ENDING, "what a lease can go into"
+        return []
+
+    def _overdue(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for entry in self._entries.values():
+            if entry.stage in (Stage.WARM, Stage.SILENT, Stage.HELD) and min(entry.until, entry.ends) <= now:
+                effects.append(self._reclaim(entry))
+        late = [waiting for waiting in self._waiting if waiting.deadline <= now]
+        self._waiting = [waiting for waiting in self._waiting if waiting.deadline > now]
+        return [*effects, *(self._refusal(waiting, now) for waiting in late)]
+
+    def _serve_waiting(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        queue, self._waiting = self._waiting, []
+        for waiting in queue:
+            done, is_settled = self._try(waiting, self._waiting, now)
+            effects += done
+            if not is_settled:
+                self._waiting.append(waiting)
+        return effects
+
+    def _reclaim(self, entry: _Entry) -> Reclaim:
+        entry.stage = Stage.ENDING
+        return Reclaim(entry.lease)
+
+    def _refusal(self, waiting: _Waiting, now: float) -> Refuse:
+        request = waiting.request
+        offered, room = self.most(request.offers), self.room(request.offers)
+        names = room.lacking(request.wants) or self._lacking(request)
+        lacks = [Lack(n, request.wants[n], max(0, room[n]), offered[n], self._free_in_s(n, now)) for n in names]
+        if not lacks:  # it would fit, but others came first
+            lacks = [Lack(n, request.wants[n], max(0, room[n]), offered[n]) for n in request.wants]
+        return Refuse(waiting.ask, tuple(lacks))
+
+    def _free_in_s(self, name: str, now: float) -> float | None:
+        ends = [min(entry.until, entry.ends) for entry in self._entries.values() if entry.lease.amounts[name]]
+        soonest = min(ends, default=inf)
+        return None if soonest == inf else max(0.0, soonest - now)
+
+    def _keep(self, entry: _Entry) -> None:
+        self._entries[entry.lease.number] = entry
+        self._keys[entry.lease.request.key] = entry
+        self._number = max(self._number, entry.lease.number + 1)
+
+    def _drop(self, entry: _Entry) -> None:
+        del self._entries[entry.lease.number]
+        del self._keys[entry.lease.request.key]
