@@ -177,6 +177,7 @@ def submit_durable(
         options.memory_bytes,
         options.time_s,
         is_durable=True,
+        needs=options.needs,
     )
 
     async def open_job() -> tuple[MessageStream, str]:

@@ -226,7 +226,7 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = (tuple(self.api.find_peer(name).peer for name in names) for names in (wants.on, wants.avoid))
-        return Options(label, on, avoid, wants.memory_bytes, wants.time_s)
+        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.needs)
 
 
 class MapResult(Generic[R]):

@@ -201,7 +201,7 @@ class TaskJob:
                 self._perform(self._bag.handle(core.LenderLost(peer)))
 
     async def _open(self, messages: MessageStream) -> Opened:
-        messages.post(OpenTasks(self._wish.python, self._memory_bytes, self.id))
+        messages.post(OpenTasks(self._wish.python, self._memory_bytes, self.id, needs=self._wish.needs))
         try:
             async with asyncio.timeout(OPENING_TIMEOUT_S):
                 payload = await messages.receive()

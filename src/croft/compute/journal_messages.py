@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from croft.wire.codec import Message
 
 
@@ -14,3 +16,4 @@ class JobSpec(Message, frozen=True):
     never: list[str]
     memory_bytes: int = 0
     task_s_max: float = 0.0
+    needs: Sequence[str] = ()

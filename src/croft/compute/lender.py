@@ -32,7 +32,7 @@ from croft.compute.worker_messages import (
 )
 from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, TimedOut
 from croft.model.amounts import CPU, Amounts
-from croft.model.ids import PeerId, TwinId
+from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.model.lease import Lease, Request, Stage, Usage
 from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import MessageStream
@@ -65,6 +65,9 @@ class Consumer(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def communities(self) -> frozenset[CommunityId]: ...
+
 
 class Policy(Protocol):
     """What the owner of this machine allows, and how boxes are made."""
@@ -85,11 +88,11 @@ class Policy(Protocol):
         """The same for the box of one command."""
         ...
 
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int) -> BoxSpec:
-        """A box in which up to `slots` tasks run at once."""
+    def task_box(self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str]) -> BoxSpec:
+        """A box in which up to `slots` tasks run at once; `devices` by name, and where each of them is."""
         ...
 
-    def command_box(self, amounts: Amounts, cpus: float) -> BoxSpec:
+    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str]) -> BoxSpec:
         """The box of one command, its work folder made. Raises Failed."""
         ...
 
@@ -101,8 +104,12 @@ class Policy(Protocol):
 class Offers(Protocol):
     """What the owner offers to whom."""
 
-    def standing_for(self, twin: TwinId) -> tuple[str, ...]:
-        """The offers that stand for this twin at this moment, best first. Raises Refused that says why none does."""
+    def standing_for(self, consumer: Consumer) -> tuple[str, ...]:
+        """The offers that stand for somebody at this moment, best first. Raises Refused that says why none does."""
+        ...
+
+    def places(self, lease: Lease) -> Mapping[str, str]:
+        """Where the devices that a lease holds are to be found, if they are files."""
         ...
 
 
@@ -133,6 +140,9 @@ class _Session:
     messages: MessageStream
     lease: Lease
     box: TaskBox
+    offer: str
+    """From which its slots come."""
+    slots: int
     slots_per_task: int = 1
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
@@ -178,7 +188,7 @@ class Lender:
         self._lent = dict(offers)
         self._perform(self._admission.handle(admission.SlotsChanged(slots, offers)))
         for session in self._sessions.values():
-            if offers.get(session.lease.offer, 0) == 0:
+            if offers.get(session.offer, 0) == 0:
                 session.is_over.set()
 
     @property
@@ -203,7 +213,7 @@ class Lender:
 
     def _check(self, consumer: Consumer) -> tuple[str, ...]:
         """The offers under which a consumer's work may run. Raises Refused, Busy."""
-        offers = self._offers.standing_for(consumer.twin)
+        offers = self._offers.standing_for(consumer)
         self._policy.check(consumer.twin)
         if self._admission.is_full:
             raise Busy("too many sessions are open on this peer", remedy="Try again later.")
@@ -242,7 +252,7 @@ class Lender:
             number = next(self._numbers)
             self._sessions[number] = session
             lease, box, stage = session.lease, session.box, Stage.ENDING
-            opened = admission.SessionOpened(number, lease.offer, lease.amounts[CPU])
+            opened = admission.SessionOpened(number, session.offer, lease.amounts[CPU])
             self._perform(self._admission.handle(opened))
             listening = asyncio.create_task(self._listen(consumer, number, session), name="tasks.listen")
             ended = asyncio.create_task(box.ended.wait(), name="tasks.box_ended")
@@ -273,9 +283,7 @@ class Lender:
                 self._perform(self._admission.handle(admission.SessionClosed(number)))
 
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
-        lease = session.lease
-        slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(lease.offer, 0))
-        session.messages.post(Opened(slots, list(self._pool.functions(consumer.twin))))
+        session.messages.post(Opened(session.slots, list(self._pool.functions(consumer.twin))))
         while (payload := await session.messages.receive()) is not None:
             self._take(consumer, number, session, payload)
 
@@ -295,15 +303,25 @@ class Lender:
         request = Request(key, consumer.peer, consumer.twin, "tasks", opening.job, offers, wants)
         lease = await self._leases.take(request)
         try:
-            slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(lease.offer, 0))
+            offer = lease.offer_of(CPU) or self._offer_with_slots(offers)
+            slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(offer, 0))
+            devices = self._offers.places(lease)
             box = await self._pool.acquire(
-                lease.number, consumer.twin, lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots))
+                lease.number,
+                consumer.twin,
+                lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots), devices),
             )
             self._check(consumer)  # again: others were let in while the box started
         except BaseException as error:
             self._leave(lease, Stage.WARM if isinstance(error, Busy) else Stage.ENDING)
             raise
-        return _Session(messages, lease, box, max(1, min(opening.cpus_per_task, CPUS_MAX)))
+        return _Session(messages, lease, box, offer, slots, max(1, min(opening.cpus_per_task, CPUS_MAX)))
+
+    def _offer_with_slots(self, offers: Sequence[str]) -> str:
+        offer = max(offers, key=lambda offer: self._lent.get(offer, 0))
+        if self._lent.get(offer, 0) == 0:
+            raise Refused("this peer lends you no processors now", remedy="Ask its owner, or use others.")
+        return offer
 
     def _take(self, consumer: Consumer, number: int, session: _Session, payload: bytes) -> None:
         message: ToWorker = decode_union(payload, ToWorker, step="tasks")
@@ -409,7 +427,7 @@ class Lender:
         try:
             if self._admission.is_full:
                 raise Busy("too many sessions are open on this peer", remedy="Try again later.")
-            self._perform(self._admission.handle(admission.SessionOpened(number, lease.offer, slots)))
+            self._perform(self._admission.handle(admission.SessionOpened(number, lease.offer_of(CPU), slots)))
             is_open = True
             self._perform(self._admission.handle(admission.UnitArrived(number, 0, slots)))
             waiting = asyncio.create_task(command.started.wait(), name="command.slot")
@@ -442,7 +460,8 @@ class Lender:
     ) -> None:
         spec: BoxSpec | None = None
         try:
-            spec = self._policy.command_box(command.lease.amounts, opening.cpus)
+            devices = self._offers.places(command.lease)
+            spec = self._policy.command_box(command.lease.amounts, opening.cpus, devices)
             box = await self._sandbox.open(spec)
             try:
                 await self._attend(command, box, messages, stream, first)

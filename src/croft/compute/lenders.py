@@ -24,7 +24,7 @@ ROUND_TRIP_GUESSED_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A reachable member that lends processor time."""
+    """A reachable member that lends processor time. `devices`: what else it lends to us; `reason`: why no slots now."""
 
     peer: PeerId
     name: str
@@ -34,15 +34,18 @@ class Candidate:
     round_trip_s: float | None
     python: str
     grade: str
+    devices: frozenset[str] = frozenset()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any."""
+    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any. `needs`: devices, all of them."""
 
     python: str = ""
     only: frozenset[PeerId] = frozenset()
     never: frozenset[PeerId] = frozenset()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -101,7 +104,11 @@ class Lenders:
             return False
         if candidate.slots <= 0:
             if wish.only:
-                self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now"
+                why = f": {candidate.reason}" if candidate.reason else ""
+                self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now{why}"
+            return False
+        if lacking := [need for need in wish.needs if need not in candidate.devices]:
+            self._mismatches[candidate.peer] = f"{candidate.name}: lends us no {' and no '.join(lacking)}"
             return False
         self._mismatches.pop(candidate.peer, None)
         if wish.python and candidate.python != wish.python:

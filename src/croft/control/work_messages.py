@@ -14,7 +14,7 @@ from croft.wire.codec import Message
 
 
 class OpenTaskJob(Message, frozen=True, tag=50):
-    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit.
+    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices.
 
     One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go.
     """
@@ -26,6 +26,7 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     memory_bytes: int = 0
     task_s_max: float = 0.0
     is_durable: bool = False
+    needs: Sequence[str] = ()
 
 
 class DefineFunction(Message, frozen=True, tag=51):

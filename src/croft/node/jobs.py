@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
 from croft.errors import CroftError, NotFound
+from croft.model.amounts import CPU
 from croft.model.ids import JobId, PeerId
+from croft.node.offering import OfferedHere
 
 if TYPE_CHECKING:
     import sqlite3
@@ -32,33 +35,40 @@ JOBS_KEPT_MAX = 1_000
 LABEL_LENGTH_MAX = 200
 JOB_ID_BYTES = 8
 
+OfferedByPeer = Callable[[], Mapping[PeerId, OfferedHere]]
+
 
 class OverlayPeers:
     """The overlay, as compute wants to see it; fulfils `croft.compute.jobs.Peers`."""
 
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Overlay, offered_here: OfferedByPeer) -> None:
         self._overlay = overlay
+        self._offered_here = offered_here
 
     def candidates(self) -> list[Candidate]:
         """Members that are alive, and this peer itself."""
         own = self._overlay.own.peer
         candidates: list[Candidate] = []
+        offered, nothing = self._offered_here(), OfferedHere()
         for member in self._overlay.members():
             link = self._overlay.links.get(member.peer)
             is_self = member.peer == own
             if not self._overlay.is_alive(member.peer):
                 continue
             load = self._overlay.seen(member.peer).load
+            here = offered.get(member.peer, nothing)
             candidates.append(
                 Candidate(
                     peer=member.peer,
                     name=member.name,
                     is_self=is_self,
-                    slots=member.slots,
+                    slots=max(member.slots, here.amounts[CPU]),
                     slots_busy=load.slots_busy if load else 0,
                     round_trip_s=0.0 if is_self else link.round_trip_s if link else None,
                     python=member.python,
                     grade=member.grade,
+                    devices=here.devices,
+                    reason=here.reason,
                 )
             )
         return candidates
@@ -79,9 +89,11 @@ class _Running:
 class JobBook:
     """Every job of this machine's programs; fulfils `croft.control.work.JobFactory`."""
 
-    def __init__(self, overlay: Overlay, database: Database, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, overlay: Overlay, offered_here: OfferedByPeer, database: Database, clock: Clock, entropy: Entropy
+    ) -> None:
         self._overlay = overlay
-        self._peers = OverlayPeers(overlay)
+        self._peers = OverlayPeers(overlay, offered_here)
         self._database = database
         self._clock = clock
         self._entropy = entropy
@@ -90,7 +102,8 @@ class JobBook:
         self.durable = DurableJobs(Journal(database, clock), self._durable_tasks, entropy, own.twin, own.peer)
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
-        wanted = Wish(spec.python, frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never)))
+        only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
+        wanted = Wish(spec.python, only, never, tuple(spec.needs))
         return TaskJob(
             job,
             self._peers,
