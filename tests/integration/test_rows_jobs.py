@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import croft
@@ -139,3 +140,12 @@ def test_what_cannot_be_sent_leaves_no_job_behind(trio: list[RealPeer]) -> None:
         with pytest.raises(croft.Unserialisable):
             grid.map(id, items, name="half", detach=True)
         until(lambda: not [job for job in grid.jobs() if job.label == "half"], "it is dropped")
+
+
+def test_large_arguments_and_results_of_a_job_on_disk_come_whole(trio: list[RealPeer]) -> None:
+    """Arrays of megabytes both ways: the journal keeps them in full."""
+    with trio[0].grid() as grid:
+        job = grid.map(lambda array: array * 2, [np.full(400_000, float(n)) for n in range(3)], detach=True)
+
+        assert [(float(array[0]), array.size) for array in job.results()] == [(2.0 * n, 400_000) for n in range(3)]
+        job.forget()

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, TimedOut, Unreachable
 from croft.identity import grants
@@ -164,6 +165,39 @@ def test_two_that_dial_each_other_end_with_one_link(run: Run, lead_s: float) -> 
             await asyncio.sleep(1)
         one_link(anna, bert)
         assert len(anna.links.all()) == len(bert.links.all()) == 1
+
+    run(story)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_dial_in_place_of_a_link_that_only_the_other_side_lost_is_no_double_dial(run: Run, lost: int) -> None:
+    async def story(town: Town) -> None:
+        # Of two that dial at once, the connection that `keeper` dialled stays.
+        keeper, loser = sorted((town.settle("anna"), town.settle("bert")), key=lambda one: one.peer)
+        old = await keeper.to(loser)
+        elsewhere = town.network.open("elsewhere", loser.name.encode().ljust(32), [PROTOCOL])
+        connection = await elsewhere.dial(keeper.peer, keeper.transport.addresses(), PROTOCOL, 5)
+        await say(connection, replace(loser.passport.hello(frozenset([COMMUNITY])), lost=lost))
+        await asyncio.sleep(1)
+
+        assert old.is_closed == (lost == 1)
+        assert (keeper.links.get(loser.peer) is old) == (lost == 0)
+        connection.close(0, "bye")
+
+    run(story)
+
+
+def test_a_peer_says_in_its_hello_how_many_links_it_has_lost(run: Run) -> None:
+    async def story(town: Town) -> None:
+        anna, bert = town.settle("anna"), town.settle("bert")
+        for lost in range(3):
+            link = await bert.to(anna)
+            await asyncio.sleep(1)
+            seen = anna.links.get(bert.peer)
+            assert seen is not None
+            assert seen.greeted.lost == lost
+            link.give_up()
+            await asyncio.sleep(1)
 
     run(story)
 

@@ -25,6 +25,7 @@ from croft.control.work_messages import (
     SealJob,
     SubmitTasks,
     TaskOutcomes,
+    TaskResultPart,
 )
 from croft.errors import Cancelled, ConnectionLost, TimedOut, Unreachable, by_code
 from croft.wire.codec import decode_union
@@ -142,10 +143,16 @@ async def read_outcomes(
     """What came of a job's tasks, in batches, until it is over. Raises NotFound, Unreachable."""
     async with _connection(work_socket) as messages:
         messages.post(OpenResults(job, is_in_order, after))
+        parts: dict[int, list[bytes]] = {}
         while True:
             match await _receive(messages):
                 case TaskOutcomes(_, name, outcomes):
-                    yield [Done(task, status, payload, name) for task, status, payload in outcomes]
+                    yield [
+                        Done(task, status, b"".join([*parts.pop(task, ()), payload]), name)
+                        for task, status, payload in outcomes
+                    ]
+                case TaskResultPart(task, data):
+                    parts.setdefault(task, []).append(data)
                 case ResultsEnded():
                     return
                 case other:
@@ -209,7 +216,8 @@ def _batches(calls: Iterable[tuple[Any, ...]]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     size = 0
     for call in calls:
-        batch.append(argument_bytes(call, {}))
+        pickled, _ = argument_bytes(call, {}, is_apart=False)
+        batch.append(pickled)
         size += len(batch[-1])
         if size > BATCH_BYTES_MAX or len(batch) >= BATCH_TASKS_MAX:
             yield batch

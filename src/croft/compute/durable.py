@@ -85,6 +85,7 @@ class Carried:
 
     def _take(self, peer: PeerId, outcomes: Sequence[Outcome]) -> None:
         self._open_bytes -= sum(self._sizes.pop(task, 0) for task, _, _ in outcomes)
+        outcomes = self.tasks.whole(peer, outcomes)
         self._unwritten += 1
 
         def written(_: int) -> None:

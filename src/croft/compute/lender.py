@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
 from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox
+from croft.compute.lending_terms import Consumer, Leases, Offers, Policy
 from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
+    BUFFERS_MAX,
+    BufferPart,
     CancelChunk,
     CancelCommand,
     ChunkDone,
+    DropBuffer,
     FileBytes,
     FileEnd,
     FromWorker,
@@ -31,8 +35,8 @@ from croft.compute.worker_messages import (
     ToWorker,
 )
 from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, TimedOut
-from croft.model.amounts import CPU, Amounts
-from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.model.amounts import CPU
+from croft.model.ids import PeerId
 from croft.model.lease import Lease, Request, Stage, Usage
 from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import MessageStream
@@ -53,86 +57,6 @@ LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with
 COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd
 
 
-class Consumer(Protocol):
-    """Who asks; what the hello proved."""
-
-    @property
-    def peer(self) -> PeerId: ...
-
-    @property
-    def twin(self) -> TwinId: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def communities(self) -> frozenset[CommunityId]: ...
-
-
-class Policy(Protocol):
-    """What the owner of this machine allows, and how boxes are made."""
-
-    def check(self, twin: TwinId) -> None:
-        """Raises Refused if foreign native code of this twin may not run here."""
-        ...
-
-    def python(self) -> str:
-        """Major.minor of the interpreter in the boxes."""
-        ...
-
-    def task_wants(self, opening: OpenTasks, most: Amounts, room: Amounts) -> Amounts:
-        """What a box of tasks takes, given what is offered at most and what of it nobody holds."""
-        ...
-
-    def command_wants(self, opening: OpenCommand, most: Amounts, room: Amounts) -> Amounts:
-        """The same for the box of one command."""
-        ...
-
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str]) -> BoxSpec:
-        """A box in which up to `slots` tasks run at once; `devices` by name, and where each of them is."""
-        ...
-
-    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str]) -> BoxSpec:
-        """The box of one command, its work folder made. Raises Failed."""
-        ...
-
-    def discard(self, spec: BoxSpec) -> None:
-        """Removes the work folder of a box that is closed, whatever the code inside made of it. Blocks."""
-        ...
-
-
-class Offers(Protocol):
-    """What the owner offers to whom."""
-
-    def standing_for(self, consumer: Consumer) -> tuple[str, ...]:
-        """The offers that stand for somebody at this moment, best first. Raises Refused that says why none does."""
-        ...
-
-    def places(self, lease: Lease) -> Mapping[str, str]:
-        """Where the devices that a lease holds are to be found, if they are files."""
-        ...
-
-
-class Leases(Protocol):
-    """See `croft.ledger.leasing.LeaseBook`."""
-
-    reclaim: Callable[[Lease], None]
-
-    def most(self, offers: Sequence[str]) -> Amounts: ...
-
-    def room(self, offers: Sequence[str]) -> Amounts: ...
-
-    async def take(self, request: Request, wait_s: float = 0.0) -> Lease: ...
-
-    def leave(self, lease: Lease, stage: Stage) -> None: ...
-
-    def stage(self, lease: Lease) -> Stage | None: ...
-
-    def used(self, lease: Lease, usage: Usage) -> None: ...
-
-    def ended(self, lease: Lease) -> None: ...
-
-
 @dataclass(slots=True)
 class _Session:
     """A consumer's stream of chunks."""
@@ -146,6 +70,7 @@ class _Session:
     slots_per_task: int = 1
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
+    buffers: set[bytes] = field(default_factory=set)
     tasks: int = 0
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -173,6 +98,7 @@ class Lender:
         self._numbers = itertools.count(1)
         self._sessions: dict[int, _Session] = {}
         self._commands: dict[int, _Command] = {}
+        self._command_keys: set[str] = set()
         self._closing: asyncio.Queue[Lease] = asyncio.Queue()
         self.tasks_done: dict[PeerId, int] = {}
         leases.reclaim = self._reclaim
@@ -275,6 +201,7 @@ class Lender:
                 del self._sessions[number]
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
+                box.drop(number, session.buffers)
                 used = Usage(
                     received_bytes=messages.received_bytes, sent_bytes=messages.sent_bytes, tasks=session.tasks
                 )
@@ -283,9 +210,18 @@ class Lender:
                 self._perform(self._admission.handle(admission.SessionClosed(number)))
 
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
-        session.messages.post(Opened(session.slots, list(self._pool.functions(consumer.twin))))
+        functions = list(self._pool.functions(consumer.twin))
+        session.messages.post(Opened(session.slots, functions, session.box.buffer_bytes_max))
         while (payload := await session.messages.receive()) is not None:
-            self._take(consumer, number, session, payload)
+            message: ToWorker = decode_union(payload, ToWorker, step="tasks")
+            if isinstance(message, BufferPart):
+                session.buffers.add(message.digest)
+                if not await session.box.put(number, message, payload):
+                    log.info("no room in the box of %s for what its tasks need: the session ends", consumer.name)
+                    session.is_over.set()
+                    return
+            else:
+                self._take(consumer, number, session, message)
 
     async def _let_in(self, consumer: Consumer, opening: OpenTasks, messages: MessageStream) -> _Session:
         offers = self._check(consumer)
@@ -323,16 +259,19 @@ class Lender:
             raise Refused("this peer lends you no processors now", remedy="Ask its owner, or use others.")
         return offer
 
-    def _take(self, consumer: Consumer, number: int, session: _Session, payload: bytes) -> None:
-        message: ToWorker = decode_union(payload, ToWorker, step="tasks")
+    def _take(self, consumer: Consumer, number: int, session: _Session, message: ToWorker) -> None:
         match message:
             case LoadFunction():
                 self._pool.keep_function(consumer.twin, message)
+            case DropBuffer(digest):
+                session.buffers.discard(digest)
+                session.box.drop(number, [digest])
             case RunChunk(chunk, function, arguments):
                 if chunk in session.chunks or not arguments:
                     raise PeerMisbehaved(f"chunk {chunk} is empty or sent twice", step="tasks")
                 if function not in self._pool.functions(consumer.twin):
                     raise PeerMisbehaved("a chunk of a function that was not sent", step="tasks")
+                _check_buffers(message, session)
                 session.chunks[chunk] = message
                 session.tasks += len(arguments)
                 self.tasks_done[consumer.peer] = self.tasks_done.get(consumer.peer, 0) + len(arguments)
@@ -361,17 +300,20 @@ class Lender:
         chunk = session.chunks[chunk_number]
         if session.box.is_dead:
             return  # the session ends now
+        if not session.box.has_whole(digest for digests in chunk.buffers for digest in digests):
+            session.is_over.set()  # the session that was to bring them has ended midway
+            return
         function = self._pool.functions(session.box.twin)[chunk.function]
         session.running[chunk_number] = session.box.run(chunk, function, lambda message: self._deliver(number, message))
 
-    def _deliver(self, number: int, message: Message) -> None:
+    async def _deliver(self, number: int, message: Message) -> None:
         """Passes a box's answer to its consumer."""
         session = self._sessions.get(number)
         if session is None:
             return
         with contextlib.suppress(ConnectionLost):
-            session.messages.post(message)
-        if isinstance(message, ChunkDone):
+            await session.messages.send(message)
+        if isinstance(message, ChunkDone) and number in self._sessions:
             session.chunks.pop(message.chunk, None)
             session.running.pop(message.chunk, None)
             self._perform(self._admission.handle(admission.UnitEnded(number, message.chunk)))
@@ -388,6 +330,7 @@ class Lender:
                 await _decline(messages, stream, error)
                 return
             # A consumer that goes away while it waits in line ends its stream: watch for both.
+            self._command_keys.add(request.key)
             hung_up = asyncio.create_task(messages.receive(), name="command.hung_up")
             taking = asyncio.create_task(self._leases.take(request, _seconds(opening.wait_s)), name="command.lease")
             try:
@@ -401,12 +344,13 @@ class Lender:
             finally:
                 await _stopped(taking)
                 hung_up.cancel()
+                self._command_keys.discard(request.key)
 
     def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
         offers = self._check(consumer)
         _check_words(opening.job, opening.needs)
         key = f"{consumer.peer}/{opening.job or next(self._numbers)}/command"
-        if any(command.lease.request.key == key for command in self._commands.values()):
+        if key in self._command_keys:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
         wants = self._policy.command_wants(opening, self._leases.most(offers), self._leases.room(offers))
         lasts_s = _seconds(opening.lasts_s) or inf
@@ -513,6 +457,14 @@ def _check_words(job: str, needs: Sequence[str]) -> None:
 def _seconds(wanted: float) -> float:
     """A time that somebody asks for, within reason."""
     return min(wanted, WAIT_S_MAX) if wanted > 0 else 0.0
+
+
+def _check_buffers(chunk: RunChunk, session: _Session) -> None:
+    if chunk.buffers and len(chunk.buffers) != len(chunk.arguments):
+        raise PeerMisbehaved(f"chunk {chunk.chunk} does not say what each of its tasks refers to", step="tasks")
+    for digests in chunk.buffers:
+        if len(digests) > BUFFERS_MAX or not session.buffers.issuperset(digests):
+            raise PeerMisbehaved(f"chunk {chunk.chunk} refers to what was not sent", step="tasks")
 
 
 async def _first(messages: MessageStream) -> bytes:

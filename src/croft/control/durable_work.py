@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from croft.compute.durable import DurableJobs
 from croft.compute.journal import JournalOutcome
 from croft.compute.journal_messages import JobSpec
+from croft.compute.worker_messages import PART_BYTES
 from croft.control.work_messages import (
     DefineFunction,
     FromProgram,
@@ -20,6 +21,7 @@ from croft.control.work_messages import (
     SealJob,
     SubmitTasks,
     TaskOutcomes,
+    TaskResultPart,
 )
 from croft.errors import PeerMisbehaved
 from croft.model.ids import JobId, PeerId
@@ -106,5 +108,11 @@ async def _send(
     outcomes: Sequence[JournalOutcome], peer_name: Callable[[PeerId], str], messages: MessageStream
 ) -> None:
     for peer, group in itertools.groupby(outcomes, key=lambda outcome: outcome.peer):
-        same = [(outcome.task, outcome.status, outcome.payload) for outcome in group]
+        same: list[tuple[int, int, bytes]] = []
+        for outcome in group:
+            at = 0
+            while len(outcome.payload) - at > PART_BYTES:
+                await messages.send(TaskResultPart(outcome.task, outcome.payload[at : at + PART_BYTES]))
+                at += PART_BYTES
+            same.append((outcome.task, outcome.status, outcome.payload[at:] if at else outcome.payload))
         await messages.send(TaskOutcomes(peer, peer_name(peer), same))

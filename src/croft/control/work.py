@@ -13,7 +13,7 @@ from croft.compute.commands import CommandJob, CommandSpec
 from croft.compute.durable import DurableJobs
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
-from croft.compute.worker_messages import LoadFunction
+from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import durable_work, tunnels
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -33,6 +33,7 @@ from croft.control.work_messages import (
     OpenTaskJob,
     SubmitTasks,
     TaskOutcomes,
+    TaskResultPart,
 )
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Usage
 from croft.model.ids import PeerId
@@ -136,6 +137,8 @@ class WorkServer:
             if open_bytes < OPEN_BYTES_MAX:
                 has_room.set()
             with contextlib.suppress(ConnectionLost):
+                for task, data in job.take_parts(peer, outcomes):
+                    messages.post(TaskResultPart(task, data))
                 messages.post(TaskOutcomes(peer, self._jobs.peer_name(peer), list(outcomes)))
 
         job = self._jobs.task_job(opening, on_outcomes)
@@ -148,11 +151,15 @@ class WorkServer:
                     match message:
                         case DefineFunction(digest, pickled):
                             job.add_function(LoadFunction(digest, pickled, opening.python))
-                        case SubmitTasks(function, first, arguments):
+                        case BufferPart(digest, size, offset):
+                            job.add_buffer_part(digest, size, offset, payload)
+                        case DropBuffer(digest):
+                            job.drop_buffer(digest)
+                        case SubmitTasks(function, first, arguments, buffers):
                             numbers = range(first, first + len(arguments))
-                            sizes.update(zip(numbers, map(len, arguments), strict=True))
-                            open_bytes += sum(map(len, arguments))
-                            job.add(function, numbers, arguments)
+                            added = job.add(function, numbers, arguments, buffers)
+                            sizes.update(zip(numbers, added, strict=True))
+                            open_bytes += sum(added)
                             if open_bytes > OPEN_BYTES_MAX:
                                 has_room.clear()
                                 await has_room.wait()

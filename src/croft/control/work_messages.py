@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
+import msgspec
+
+from croft.compute.worker_messages import BufferPart, DropBuffer
 from croft.wire.codec import Message
 
 # --- from the program ------------------------------------------------------------------------------------------------
@@ -42,6 +45,8 @@ class SubmitTasks(Message, frozen=True, tag=52):
     function: bytes
     first: int
     arguments: list[bytes]
+    buffers: list[list[bytes]] = msgspec.field(default_factory=list)
+    """As in `croft.compute.worker_messages.RunChunk`."""
 
 
 class CancelTasks(Message, frozen=True, tag=53):
@@ -118,6 +123,8 @@ FromProgram = (
     | OpenForward
     | OpenProxy
     | OpenPipe
+    | BufferPart
+    | DropBuffer
     | SealJob
     | OpenResults
 )
@@ -137,6 +144,13 @@ class TaskOutcomes(Message, frozen=True, tag=61):
     peer: str
     peer_name: str
     outcomes: list[tuple[int, int, bytes]]
+
+
+class TaskResultPart(Message, frozen=True, tag=69):
+    """The next bytes of a large result; what is left comes as the task's outcome, next."""
+
+    task: int
+    data: bytes
 
 
 class CommandStarted(Message, frozen=True, tag=62):
@@ -210,6 +224,7 @@ FromDaemon = (
     | TunnelProblem
     | JobOpened
     | TaskOutcomes
+    | TaskResultPart
     | CommandStarted
     | CommandOutput
     | CommandEnded

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from croft.compute.lender import Lender, Policy
+from croft.compute.lender import Lender
+from croft.compute.lending_terms import Policy
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
 from croft.identity.keys import SecretKey
 from croft.ledger.leasing import LeaseBook

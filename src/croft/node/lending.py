@@ -110,7 +110,7 @@ class Lending:
         return self._rules.paused_until if self._rules.paused_until > self._clock.now() else None
 
     def standing_for(self, consumer: Consumer) -> tuple[str, ...]:
-        """See `croft.compute.lender.Offers`."""
+        """See `croft.compute.lending_terms.Offers`."""
         forbidden = self._rules.at(self._clock.now())
         if forbidden:
             raise Refused(f"this peer lends nothing now: {forbidden}", remedy="Try later, or use others.")
@@ -118,7 +118,7 @@ class Lending:
         return self.offers.standing_for(asker, self._minute_of_week())
 
     def places(self, lease: Lease) -> Mapping[str, str]:
-        """See `croft.compute.lender.Offers`."""
+        """See `croft.compute.lending_terms.Offers`."""
         places = self.offers.places()
         return {name: places[name] for name in lease.amounts if name in places}
 

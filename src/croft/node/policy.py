@@ -33,7 +33,7 @@ CPUS_MIN = 0.1
 
 
 class OwnersPolicy:
-    """See `croft.compute.lender.Policy`."""
+    """See `croft.compute.lending_terms.Policy`."""
 
     def __init__(
         self,

@@ -59,7 +59,8 @@ CLOSE_REJECTED = 4
 class Greeted:
     """What the hello proved about the other side.
 
-    `communities`: those that both are in. `clock_ahead_s`: of its clock before ours, None if it did not say.
+    `communities`: those that both are in. `clock_ahead_s`: of its clock before ours, None if it did not say. `lost`:
+    how many links to us it has lost.
     """
 
     peer: PeerId
@@ -68,6 +69,7 @@ class Greeted:
     communities: frozenset[CommunityId]
     instance: bytes
     clock_ahead_s: float | None = None
+    lost: int = 0
 
 
 class Link:

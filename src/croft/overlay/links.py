@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec.structs import replace
+
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, Unreachable
 from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay.lasting_streams import Again, LastingStreams
@@ -102,6 +104,7 @@ class Links:
         self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
         self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
         self._links: dict[PeerId, Link] = {}
+        self._lost: dict[PeerId, int] = {}
         self._dialling: dict[PeerId, tuple[asyncio.Task[Link | CroftError], _Ways]] = {}
         self._calls: dict[str, CallHandler] = {CALL_ALIVE: _alive}
         self._notices: dict[str, NoticeHandler] = {}
@@ -298,7 +301,7 @@ class Links:
             if not isinstance(greeting, Hello):
                 raise ConnectionLost("the dialler rejected us unheard")
             greeted = self._passport.check(connection.remote, greeting)
-            control.post(self._passport.hello(greeted.communities))
+            control.post(self._hello(connection.remote, greeted.communities))
             await control.flush()
             return Link(connection, control, greeted, self._calls, self._notices)
         except Refused as refusal:
@@ -347,7 +350,7 @@ class Links:
         stream = await connection.open_stream()
         control = MessageStream(stream, step="control stream", frame_bytes_max=CONTROL_FRAME_BYTES_MAX)
         try:
-            control.post(self._passport.hello(self._passport.communities_with(connection.remote)))
+            control.post(self._hello(connection.remote, self._passport.communities_with(connection.remote)))
             greeting = await _receive_greeting(control)
             if isinstance(greeting, Rejected):
                 raise Refused(
@@ -360,6 +363,9 @@ class Links:
             await control.close()
             raise
 
+    def _hello(self, peer: PeerId, communities: frozenset[CommunityId]) -> Hello:
+        return replace(self._passport.hello(communities), lost=self._lost.get(peer, 0))
+
     def _register(self, link: Link) -> bool:
         """Whether `link` becomes the one link to its peer; both sides decide alike."""
         existing = self._links.get(link.peer)
@@ -368,6 +374,8 @@ class Links:
             is_double_dial = existing.connection.is_dialler != link.connection.is_dialler
             # Whoever dials long after the other did has lost its end of the connection, and ours is worth nothing.
             is_double_dial = is_double_dial and existing.age_s < DOUBLE_DIAL_S_MAX
+            # So is it if the other side says that it has lost a link since.
+            is_double_dial = is_double_dial and link.greeted.lost <= existing.greeted.lost
             if is_double_dial and not is_restart and self._dialler(existing) < self._dialler(link):
                 return False
         self._links[link.peer] = link
@@ -391,6 +399,7 @@ class Links:
             accepting.cancel()
         if self._links.get(link.peer) is link:
             del self._links[link.peer]
+            self._lost[link.peer] = self._lost.get(link.peer, 0) + 1
             self._complaints.pop(link.peer, None)
             for down in self._on_down:
                 down(link, reason)

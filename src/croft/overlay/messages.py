@@ -20,7 +20,9 @@ class Hello(Message, frozen=True, tag=1):
     """Who speaks: the device's certificate, and for each community that both may share, the grant chain.
 
     `instance` is drawn anew at each start, so that a restart is told from a second dial. `clock` is the sender's wall
-    time in Unix seconds, so that a clock that is wrong shows; 0 from versions that do not say it.
+    time in Unix seconds, so that a clock that is wrong shows; 0 from versions that do not say it. `lost` counts the
+    links to the receiver that the sender has lost since it started: a dial in place of one that the receiver still
+    holds for live is told from two dials at once.
     """
 
     version: int
@@ -28,6 +30,7 @@ class Hello(Message, frozen=True, tag=1):
     memberships: list[tuple[str, list[bytes]]]
     instance: bytes
     clock: float = 0.0
+    lost: int = 0
 
 
 class Rejected(Message, frozen=True, tag=2):

@@ -125,7 +125,7 @@ class PeerPassport:
         # Last: whoever is no member is not to hear whom the owner blocks.
         self._door.admit(peer, certified.twin)
         ahead_s = hello.clock - self._now() if hello.clock > 0 and math.isfinite(hello.clock) else None
-        return Greeted(peer, certified.twin, self._name_of(certified), communities, hello.instance, ahead_s)
+        return Greeted(peer, certified.twin, self._name_of(certified), communities, hello.instance, ahead_s, hello.lost)
 
     def _shared(self, certified: Certified, hello: Hello) -> frozenset[CommunityId]:
         shared: set[CommunityId] = set()

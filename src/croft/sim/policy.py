@@ -1,4 +1,4 @@
-"""What the owner of a simulated machine allows; fulfils `croft.compute.lender.Policy`."""
+"""What the owner of a simulated machine allows; fulfils `croft.compute.lending_terms.Policy`."""
 
 from __future__ import annotations
 
