@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender
 from croft.compute.lending_terms import Policy
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
@@ -80,6 +81,7 @@ class Plan:
     minute_of_week: Callable[[], int]
     relay_port: int = 0
     labels: tuple[str, ...] = ()
+    delegates_wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class Parts:
                 ("leases", self.leases.serve),
                 ("lending", self.lender.serve),
                 ("jobs", self.jobs.durable.serve),
+                ("delegations", self.jobs.delegations.serve),
                 ("lending hours", self.lending.serve),
                 ("offers", self.offering.serve),
                 ("overlay", self.overlay.serve),
@@ -178,7 +181,15 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     )
     admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
-    jobs = JobBook(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy)
+    jobs = JobBook(
+        overlay,
+        offering.offered_here,
+        ports.database,
+        ports.clock,
+        ports.entropy,
+        plan.policy.check,
+        plan.delegates_wanted,
+    )
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     tunnels = Tunnels(overlay, ports.local)
@@ -233,5 +244,6 @@ def _answer_others(parts: Parts) -> None:
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)

@@ -184,6 +184,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         adopt=lambda certificate: adopt(home, certificate),
         minute_of_week=minute_of_week,
         relay_port=config["relay.port"],
+        delegates_wanted=config["jobs.delegates"],
     )
 
 
