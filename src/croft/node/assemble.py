@@ -148,9 +148,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
 
     def lends() -> Lends:
         return Lends(
-            slots=lending.told_to_members[CPU],
-            memory_bytes=lending.told_to_members[MEMORY],
-            disk_bytes=lending.told_to_members[DISK],
+            *(lending.told_to_members[resource] for resource in (CPU, MEMORY, DISK)),
             grade=isolation.grade,
             python=plan.policy.python(),
             machine=platform.machine(),
@@ -182,13 +180,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
-        overlay,
-        offering.offered_here,
-        ports.database,
-        ports.clock,
-        ports.entropy,
-        plan.policy.check,
-        plan.delegates_wanted,
+        *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
+        *(plan.policy.check, plan.delegates_wanted),
     )
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
