@@ -148,7 +148,9 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
 
     def lends() -> Lends:
         return Lends(
-            *(lending.told_to_members[resource] for resource in (CPU, MEMORY, DISK)),
+            slots=lending.told_to_members[CPU],
+            memory_bytes=lending.told_to_members[MEMORY],
+            disk_bytes=lending.told_to_members[DISK],
             grade=isolation.grade,
             python=plan.policy.python(),
             machine=platform.machine(),
@@ -161,10 +163,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     leases, lending, lender = _lender(plan, ports)
     overlay = Overlay(
         plan.own,
-        ports.transport,
-        ports.database,
-        ports.clock,
-        ports.entropy,
+        *(ports.transport, ports.database, ports.clock, ports.entropy),
         lends,
         lambda: Load(lender.slots_busy, *plan.machine_load()),
         contacts=plan.contacts,
