@@ -176,6 +176,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     )
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
     overlay.told_addresses, overlay.relay_access = paths.addresses, paths.access
+    overlay.doubt_relays = paths.doubt
     relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
     admissions = Admissions(
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
