@@ -22,6 +22,7 @@ import pytest
 from croft.adapters.iroh_connection import STREAMS_MAX
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
+    BufferPart,
     ChunkDone,
     ChunkResults,
     CommandExited,
@@ -32,6 +33,7 @@ from croft.compute.worker_messages import (
     ListFiles,
     LoadFunction,
     PutFile,
+    ResultPart,
     RunChunk,
     RunCommand,
 )
@@ -409,8 +411,12 @@ async def open_tasks(greeted: Greeted) -> MessageStream:
         (RunChunk(1, b"unsent", []), "empty"),
         (PutFile("x"), "PutFile"),
         (ChunkDone(1, 0.0), "valid"),
+        (BufferPart(b"d" * 32, 1 << 62, 0, b"x"), "limit"),
+        (BufferPart(b"d" * 32, 10, 5, b"x"), "does not continue"),
+        (BufferPart(b"d" * 32, 1, 0, b"xyz"), "does not continue"),
+        (BufferPart(b"d" * 32, 1, 0, b"x"), "not what its digest says"),
     ],
-    ids=["function", "empty", "file", "backwards"],
+    ids=["function", "empty", "file", "backwards", "vast", "late", "long", "forged"],
 )
 def test_tasks_against_the_rules_end_their_stream(scene: Scene, message: Message, reason: str) -> None:
     async def story(_: EvilMember, greeted: Greeted) -> None:
@@ -507,6 +513,10 @@ def lies_of(chunk: RunChunk) -> dict[str, list[Message]]:
         "another's task": [ChunkResults(chunk.chunk, [(len(chunk.arguments) + 5, 0, payload)])],
         "another's chunk": [ChunkResults(chunk.chunk + 1000, [(0, 0, payload)])],
         "twice": [ChunkResults(chunk.chunk, [(0, 0, payload), (0, 0, payload)])],
+        "a part from nowhere": [ResultPart(chunk.chunk, 0, 50, payload)],
+        "a part of nothing": [ResultPart(chunk.chunk, 0, 0, b"")],
+        "a part of another's task": [ResultPart(chunk.chunk, len(chunk.arguments) + 5, 0, payload)],
+        "a part of another's chunk": [ResultPart(chunk.chunk + 1000, 0, 0, payload)],
         "an unknown status": [ChunkResults(chunk.chunk, [(0, 77, payload)])],
         "done without results": [ChunkDone(chunk.chunk, -1e300)],
         "an evil pickle": [ChunkResults(chunk.chunk, [(0, 0, pickle.dumps(Bomb("/tmp/never")))])],

@@ -15,7 +15,7 @@ from random import Random
 import pytest
 
 from croft.compute.messages import OpenCommand, Opened, OpenTasks, Reply
-from croft.compute.worker_messages import ChunkResults, FromWorker, LoadFunction, RunChunk, ToWorker
+from croft.compute.worker_messages import BufferPart, ChunkResults, FromWorker, LoadFunction, RunChunk, ToWorker
 from croft.errors import CodecError, CroftError, PeerMisbehaved
 from croft.identity.certificates import certify, open_certificate
 from croft.identity.grants import found, verify_chain
@@ -105,7 +105,11 @@ DOORS: dict[str, tuple[Door, list[bytes]]] = {
     "task answer": (lambda data: decode_union(data, Reply, step="fuzz"), [encode(Opened(1, [b"digest"]))]),
     "to a worker": (
         lambda data: decode_union(data, ToWorker, step="fuzz"),
-        [encode(RunChunk(1, b"f" * 32, [b"argument"])), encode(LoadFunction(b"f" * 32, b"pickle", "3.11"))],
+        [
+            encode(RunChunk(1, b"f" * 32, [b"argument"], 0.0, [[b"d" * 32]])),
+            encode(LoadFunction(b"f" * 32, b"pickle", "3.11")),
+            encode(BufferPart(b"d" * 32, 9, 0, b"argument")),
+        ],
     ),
     "from a worker": (
         lambda data: decode_union(data, FromWorker, step="fuzz"),

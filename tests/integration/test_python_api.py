@@ -10,7 +10,9 @@ import operator
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 
 import croft
@@ -32,6 +34,10 @@ def grid(pair: list[RealPeer]) -> Iterator[croft.Grid]:
         yield connected
 
 
+def sent_bytes(peer: RealPeer) -> int:
+    return sum(way.direct_sent_bytes for way in peer.api.net().ways)
+
+
 def are_idle(pair: list[RealPeer]) -> bool:
     return all(peer.is_idle() for peer in pair)
 
@@ -50,6 +56,48 @@ def test_a_call_with_all_kinds_of_arguments_comes_back(grid: croft.Grid) -> None
 
 def test_a_map_of_several_inputs_stops_at_the_shortest(grid: croft.Grid) -> None:
     assert list(grid.map(operator.add, [1, 2, 3], itertools.count(10))) == [11, 13, 15]
+
+
+# --- large values ----------------------------------------------------------------------------------------------------
+
+
+def test_large_arrays_travel_both_ways_and_once_for_many_tasks(grid: croft.Grid, pair: list[RealPeer]) -> None:
+    array = np.random.default_rng(7).random(3_000_000)
+
+    @croft.task(on=["bob"])
+    def scaled(values: Any, factor: int) -> Any:
+        values *= factor
+        return {"values": values, "factor": factor}
+
+    before = sent_bytes(pair[0])
+    futures = [grid.submit(scaled, array, factor) for factor in range(4)]
+
+    for factor, future in enumerate(futures):
+        assert np.array_equal(future.result()["values"], array * factor)
+    until(lambda: sent_bytes(pair[0]) - before > array.nbytes, "the counts have been told")
+    assert sent_bytes(pair[0]) - before < 1.5 * array.nbytes
+
+
+def test_what_the_caller_changes_after_submitting_changes_no_task(grid: croft.Grid) -> None:
+    array = np.zeros(1_000_000)
+
+    futures = []
+    for value in range(5):
+        array[:] = value
+        futures.append(grid.submit(lambda values: float(values.sum()), array))
+
+    assert [future.result() for future in futures] == [value * 1e6 for value in range(5)]
+
+
+def test_arguments_that_the_box_has_no_room_for_are_named(grid: croft.Grid) -> None:
+    array = np.zeros(30_000_000)
+
+    with pytest.raises(croft.TooLarge, match="room for") as caught:
+        grid.submit(croft.task(on=["bob"])(len), array).result()
+    assert "memory" in caught.value.remedy
+
+
+# --- the grid, on ----------------------------------------------------------------------------------------------------
 
 
 def test_an_endless_map_is_read_as_results_are_taken(grid: croft.Grid) -> None:

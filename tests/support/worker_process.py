@@ -15,6 +15,7 @@ import cloudpickle
 
 from croft.compute import worker
 from croft.compute.worker_messages import (
+    BufferPart,
     ChunkDone,
     ChunkResults,
     FromWorker,
@@ -22,7 +23,9 @@ from croft.compute.worker_messages import (
     LoadFunction,
     Outcome,
     Ready,
+    ResultPart,
     RunChunk,
+    Status,
 )
 from croft.wire.codec import Message, decode, encode
 from croft.wire.frames import FrameReader, frame
@@ -72,11 +75,21 @@ class WorkerProcess:
                 self._received.append(decode(payload, FromWorker, step="test"))  # type: ignore[arg-type]
         return self._received.pop(0)  # type: ignore[return-value]
 
-    def submit(self, digest: bytes, tasks: Sequence[bytes], task_s_max: float = 0.0) -> int:
+    def submit(
+        self, digest: bytes, tasks: Sequence[bytes], task_s_max: float = 0.0, buffers: Sequence[list[bytes]] = ()
+    ) -> int:
         """Sends a chunk; returns its number."""
         self._chunks += 1
-        self.send(RunChunk(self._chunks, digest, list(tasks), task_s_max))
+        self.send(RunChunk(self._chunks, digest, list(tasks), task_s_max, list(buffers)))
         return self._chunks
+
+    def put(self, data: bytes) -> bytes:
+        """Sends a buffer in two parts; returns its digest."""
+        digest = blake3.blake3(data).digest()
+        half = len(data) // 2
+        self.send(BufferPart(digest, len(data), 0, data[:half]))
+        self.send(BufferPart(digest, len(data), half, data[half:]))
+        return digest
 
     def load(self, function: Callable[..., object]) -> bytes:
         """Sends a function; returns its digest."""
@@ -88,12 +101,18 @@ class WorkerProcess:
         """Collects the outcomes of these chunks until all are done."""
         open_chunks = set(chunks)
         outcomes: dict[int, dict[int, Outcome]] = {chunk: {} for chunk in chunks}
+        parts: dict[tuple[int, int], bytes] = {}
         while open_chunks:
             message = self.receive()
             if isinstance(message, ChunkResults):
-                for outcome in message.outcomes:
-                    assert outcome[0] not in outcomes[message.chunk], "an outcome came twice"
-                    outcomes[message.chunk][outcome[0]] = outcome
+                for index, status, payload in message.outcomes:
+                    assert index not in outcomes[message.chunk], "an outcome came twice"
+                    whole = parts.pop((message.chunk, index), b"") + payload
+                    outcomes[message.chunk][index] = (index, status, whole if status == Status.OK else payload)
+            elif isinstance(message, ResultPart):
+                key = (message.chunk, message.task)
+                assert message.offset == len(parts.get(key, b"")), "a part continues what came before it"
+                parts[key] = parts.get(key, b"") + message.data
             elif isinstance(message, ChunkDone):
                 open_chunks.remove(message.chunk)
             elif isinstance(message, FunctionFailed):

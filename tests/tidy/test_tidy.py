@@ -42,6 +42,7 @@ CORES = [
     "compute/job.py",
     "compute/splitter.py",
     "compute/lenders.py",
+    "compute/custody.py",
     "compute/admission.py",
     "compute/lending_time.py",
     "ledger/lease.py",
@@ -134,4 +135,5 @@ def test_nothing_is_unpickled_outside_a_box() -> None:
     found = [name_of(path) for path in MODULES if loads.search(path.read_text(encoding="utf-8"))]
 
     in_boxes = ["compute/worker_crew.py", "compute/worker_runner.py", "sim/sandbox.py"]
-    assert found == in_boxes, "the last one stands in for a box"
+    where_the_user_says_so = ["joblib.py"]
+    assert found == [*in_boxes[:2], *where_the_user_says_so, in_boxes[2]], "the last one stands in for a box"

@@ -55,6 +55,26 @@ def test_chunks_grow_once_a_lender_has_shown_its_pace() -> None:
     assert len(following[0].tasks) == 8
 
 
+def test_a_lender_is_not_given_more_arguments_than_it_has_room_for() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 4, bytes_max=25))
+
+    dealt = chunks(bag.handle(TasksAdded(FUNCTION, range(4), [10, 10, 10, 10])))
+    assert [chunk.tasks for chunk in dealt] == [(0,), (1,)]
+
+    bag.handle(OutcomesReceived(ANNA, dealt[0].chunk, [(0, 0, b"")]))
+    following = chunks(bag.handle(ChunkEnded(ANNA, dealt[0].chunk, 0.1)))
+    assert [chunk.tasks for chunk in following] == [(2,)]
+    bag.validate()
+
+
+def test_a_task_that_no_lender_has_room_for_is_dealt_all_the_same() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 4, bytes_max=25))
+
+    assert [chunk.tasks for chunk in chunks(bag.handle(TasksAdded(FUNCTION, [0, 1], [100, 1])))] == [(0,)]
+
+
 def test_tasks_of_a_lost_lender_go_to_another() -> None:
     bag = Bag()
     bag.handle(LenderReady(ANNA, 1))

@@ -6,10 +6,11 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from croft.client.serialise import argument_bytes, function_bytes, outcome_value
-from croft.compute.worker_messages import ARGUMENT_BYTES_MAX, RemoteException, Status
+from croft.compute.worker_messages import ARGUMENT_BYTES_MAX, BUFFER_BYTES_MIN, RemoteException, Status
 from croft.errors import CodecError, TaskDied, TaskFailed, TaskTimedOut, TooLarge, Unserialisable
 from croft.wire.codec import encode
 from croft.wire.values import encode_value
@@ -71,7 +72,7 @@ def test_an_argument_of_a_class_of_the_main_program_travels_by_value() -> None:
     program = (
         "from croft.client.serialise import argument_bytes\n"
         "class Point:\n    def __init__(self): self.x = 5\n"
-        "import sys; sys.stdout.buffer.write(argument_bytes((Point(),), {}))"
+        "import sys; sys.stdout.buffer.write(argument_bytes((Point(),), {})[0])"
     )
     pickled = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
 
@@ -83,6 +84,26 @@ def test_an_argument_of_a_class_of_the_main_program_travels_by_value() -> None:
 def test_an_argument_over_the_limit_is_refused_before_it_is_sent() -> None:
     with pytest.raises(TooLarge, match="limit"):
         argument_bytes((bytes(ARGUMENT_BYTES_MAX + 1),), {})
+
+
+def test_large_arrays_travel_beside_the_pickle_and_small_ones_inside() -> None:
+    large, small = np.arange(BUFFER_BYTES_MIN, dtype="u1"), np.arange(10)
+
+    pickled, buffers = argument_bytes(([large, small],), {"again": large})
+
+    assert len(pickled) < 1_000
+    assert [buffer.nbytes for buffer in buffers] == [large.nbytes]
+    assert np.shares_memory(np.frombuffer(buffers[0], "u1"), large)
+    (([one, other],), named) = pickle.loads(pickled, buffers=[bytearray(buffer) for buffer in buffers])
+    assert (one == large).all() and (other == small).all() and named["again"] is one
+
+
+def test_arrays_that_do_not_lie_in_one_piece_travel_inside() -> None:
+    scattered = np.arange(4 * BUFFER_BYTES_MIN, dtype="u1")[::2]
+
+    pickled, buffers = argument_bytes((scattered,), {})
+
+    assert not buffers and (pickle.loads(pickled)[0][0] == scattered).all()
 
 
 def test_a_value_comes_back() -> None:

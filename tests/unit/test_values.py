@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from croft.errors import CodecError, TooLarge
-from croft.wire.values import decode_value, encode_value
+from croft.wire.values import decode_value, encode_in_parts, encode_value
 from croft.wire.values_codes import DEPTH_MAX, Code
 from support.carried import CARRIED, Outer, Point, Row, same
 
@@ -51,7 +51,7 @@ def test_there_is_a_golden_vector_for_every_code() -> None:
         msgspec.msgpack.Decoder(ext_hook=lambda code, _: seen.add(code)).decode(bytes.fromhex(text))
 
     assert set(frozen) == set(CARRIED)
-    assert seen == codes
+    assert seen == codes - {Code.NUMPY_ATTACHED}
 
 
 def test_a_path_to_files_stays_one() -> None:
@@ -69,6 +69,75 @@ def test_a_rebuilt_array_is_its_owner_s_to_change() -> None:
     assert isinstance(decoded, np.ndarray)
     decoded[0] = 5.0
     assert decoded.tolist() == [5.0, 0.0, 0.0]
+
+
+ATTACHED = {
+    "matrix": np.arange(6, dtype="<i4").reshape(2, 3),
+    "columns first": np.asfortranarray(np.arange(6, dtype="<i4").reshape(2, 3)),
+    "times": np.array(["2026-01-02", "NaT"], "<M8[s]"),
+    "nothing": np.zeros((0, 5)),
+}
+
+
+@pytest.mark.parametrize("name", ATTACHED)
+def test_what_is_attached_comes_out_as_it_went_in_and_can_be_changed(name: str) -> None:
+    value = {"rows": [ATTACHED[name], (ATTACHED[name], "text")]}
+
+    parts = encode_in_parts(value, attached_bytes_min=0)
+
+    assert sum(isinstance(part, memoryview) and np.shares_memory(part, ATTACHED[name]) for part in parts) in (0, 2)
+    assert same(decode_value(b"".join(parts)), value)
+    assert same(decode_value(bytearray(b"".join(parts))), value)
+
+
+def test_a_large_array_is_neither_copied_where_it_leaves_nor_where_it_arrives() -> None:
+    array = np.arange(1 << 17, dtype="<f8")
+    parts = encode_in_parts([array, np.arange(3)])
+    received = bytearray(b"".join(parts))
+
+    [decoded, _] = decode_value(received)  # type: ignore[misc]  # a list of two
+
+    assert any(isinstance(part, memoryview) and np.shares_memory(part, array) for part in parts)
+    assert np.shares_memory(decoded, np.frombuffer(received, "u1"))
+    assert decoded.flags.aligned and decoded.flags.writeable
+
+
+def test_the_bytes_of_an_attachment_are_frozen() -> None:
+    head = "c100000001000000000000000c0000000000000006" + "00" * 43
+    encoding = "c7092194a37c75319106c200" + "00" * 52
+    frozen = head + encoding + "000102030405" + "00" * 58
+
+    assert b"".join(encode_in_parts(np.arange(6, dtype="u1"), attached_bytes_min=0)).hex() == frozen
+
+
+@pytest.mark.parametrize("cut", [1, 12, 20, 60, 64, 70, 130])
+def test_an_attachment_that_is_cut_off_is_refused(cut: int) -> None:
+    whole = b"".join(encode_in_parts(np.arange(6, dtype="u1"), attached_bytes_min=0))
+
+    with pytest.raises(CodecError):
+        decode_value(whole[:cut])
+
+
+@pytest.mark.parametrize("number", [1, -1, 1 << 40, "0", None])
+def test_an_array_whose_attachment_is_not_there_is_refused(number: object) -> None:
+    whole = bytearray(b"".join(encode_in_parts(np.arange(6, dtype="u1"), attached_bytes_min=0)))
+    encoding = extension(Code.NUMPY_ATTACHED, ["|u1", [6], False, number])
+    whole[5:13] = len(encoding).to_bytes(8, "big")
+    whole[64 : 64 + len(encoding)] = encoding
+
+    with pytest.raises(CodecError):
+        decode_value(whole)
+
+
+def test_two_arrays_cannot_claim_the_same_attachment() -> None:
+    one = msgspec.msgpack.Ext(Code.NUMPY_ATTACHED, msgspec.msgpack.encode(["|u1", [6], False, 0]))
+    encoding = msgspec.msgpack.encode([one, one])
+    whole = bytearray(b"".join(encode_in_parts(np.arange(6, dtype="u1"), attached_bytes_min=0)))
+    whole[5:13] = len(encoding).to_bytes(8, "big")
+    whole[64 : 64 + len(encoding)] = encoding
+
+    with pytest.raises(CodecError, match="without its bytes"):
+        decode_value(whole)
 
 
 def test_equal_structured_arrays_have_equal_bytes_whatever_lies_between_their_fields() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -12,17 +14,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from croft.compute.worker_buffers import Buffers
 from croft.compute.worker_messages import (
     FILE_PART_BYTES,
     RESULT_BYTES_MAX,
     TASK_OUTPUT_BYTES_MAX,
+    BufferPart,
     CancelChunk,
     CancelCommand,
     ChunkDone,
     ChunkResults,
     CommandExited,
+    DropBuffer,
     FileBytes,
     FileEnd,
     FileFailed,
@@ -128,6 +134,80 @@ def test_results_of_many_megabytes_arrive_whole(worker: WorkerProcess) -> None:
     outcomes = worker.run(lambda n: bytes([n]) * (5 << 20), [arguments(n) for n in range(4)])
 
     assert [decode_value(payload) for _, payload in outcomes] == [bytes([n]) * (5 << 20) for n in range(4)]
+
+
+def test_an_array_of_many_megabytes_arrives_whole(worker: WorkerProcess) -> None:
+    def make(n: int) -> object:
+        import numpy
+
+        return numpy.arange(n).reshape(2, -1)
+
+    [(status, payload)] = worker.run(make, [arguments(1 << 20)])
+
+    assert status == Status.OK
+    assert np.array_equal(decode_value(payload), np.arange(1 << 20).reshape(2, -1))  # type: ignore[arg-type]
+
+
+def with_buffers(*args: object) -> tuple[bytes, list[bytes]]:
+    """One task's pickled arguments, and the buffers beside them."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps((args, {}), protocol=5, buffer_callback=buffers.append)
+    return pickled, [bytes(buffer.raw()) for buffer in buffers]
+
+
+def test_tasks_share_a_buffer_and_none_sees_what_another_writes(worker: WorkerProcess) -> None:
+    def overwrite(array: object, value: int) -> object:
+        before = int(array.sum())  # type: ignore[attr-defined]  # an array
+        array[:] = value  # type: ignore[index]
+        return before, int(array.sum())  # type: ignore[attr-defined]
+
+    calls = [with_buffers(np.ones(1000, "u1"), n) for n in range(3)]
+    digest = worker.put(calls[0][1][0])
+    function = worker.load(overwrite)
+
+    chunks = [worker.submit(function, [pickled], buffers=[[digest]]) for pickled, _ in calls]
+
+    outcomes = worker.finish(*chunks)
+    assert [decode_value(outcomes[chunk][0][2]) for chunk in chunks] == [(1000, 1000 * n) for n in range(3)]
+
+
+def test_a_buffer_can_be_dropped_while_a_task_that_has_it_runs(worker: WorkerProcess, tmp_path: Path) -> None:
+    started, may_end = tmp_path / "started", tmp_path / "may_end"
+
+    def wait(array: object) -> int:
+        started.write_text("yes")
+        while not may_end.exists():
+            time.sleep(0.005)
+        return int(array.sum())  # type: ignore[attr-defined]
+
+    pickled, [buffer] = with_buffers(np.ones(1000, "u1"))
+    digest = worker.put(buffer)
+    chunk = worker.submit(worker.load(wait), [pickled], buffers=[[digest]])
+    wait_for(started)
+    worker.send(DropBuffer(digest))
+    may_end.write_text("yes")
+
+    assert decode_value(worker.finish(chunk)[chunk][0][2]) == 1000
+
+
+def test_a_task_whose_buffer_is_not_there_ends_the_worker(worker: WorkerProcess) -> None:
+    pickled, _ = with_buffers(np.ones(1000, "u1"))
+    worker.submit(worker.load(lambda array: len(array)), [pickled], buffers=[[b"never sent"]])
+
+    with pytest.raises(EOFError):
+        while True:
+            worker.receive()
+
+
+def test_a_buffer_that_no_memory_holds_is_named_to_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("out of memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    buffers = Buffers()
+    buffers.put(BufferPart(b"d", 5, 0, b"hello"))
+
+    assert "5 bytes" in buffers.find([b"d"])
 
 
 def test_arguments_that_do_not_unpickle_fail_only_their_task(worker: WorkerProcess) -> None:

@@ -25,6 +25,7 @@ from croft.control.work_messages import (
     SealJob,
     SubmitTasks,
     TaskOutcomes,
+    TaskResultPart,
 )
 from croft.errors import Cancelled, ConnectionLost, TimedOut, Unreachable, by_code
 from croft.wire.codec import decode_union
@@ -142,10 +143,16 @@ async def read_outcomes(
     """What came of a job's tasks, in batches, until it is over. Raises NotFound, Unreachable."""
     async with _connection(work_socket) as messages:
         messages.post(OpenResults(job, is_in_order, after))
+        parts: dict[int, list[bytes]] = {}
         while True:
             match await _receive(messages):
                 case TaskOutcomes(_, name, outcomes):
-                    yield [Done(task, status, payload, name) for task, status, payload in outcomes]
+                    yield [
+                        Done(task, status, b"".join([*parts.pop(task, ()), payload]), name)
+                        for task, status, payload in outcomes
+                    ]
+                case TaskResultPart(task, data):
+                    parts.setdefault(task, []).append(data)
                 case ResultsEnded():
                     return
                 case other:
@@ -158,6 +165,7 @@ def submit_durable(
     options: Options,
     function: Callable[..., object],
     calls: Iterable[tuple[Any, ...]],
+    delegates: int | tuple[str, ...] | None,
 ) -> str:
     """Hands a job over: its id, once all of it is on the daemon's disk.
 
@@ -166,6 +174,7 @@ def submit_durable(
     Raises:
         Unserialisable, TooLarge: the function or an argument cannot be sent.
         Unreachable: the daemon is not running, or ends before all is on its disk; then there is no job.
+        Refused: not as many delegates as are wanted hold the job; then there is no job.
     """
     digest, pickled = function_bytes(function)
     stack = contextlib.AsyncExitStack()
@@ -177,6 +186,8 @@ def submit_durable(
         options.memory_bytes,
         options.time_s,
         is_durable=True,
+        delegates=delegates if isinstance(delegates, tuple) else (),
+        delegates_wanted=delegates if isinstance(delegates, int) else None,
     )
 
     async def open_job() -> tuple[MessageStream, str]:
@@ -208,7 +219,8 @@ def _batches(calls: Iterable[tuple[Any, ...]]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     size = 0
     for call in calls:
-        batch.append(argument_bytes(call, {}))
+        pickled, _ = argument_bytes(call, {}, is_apart=False)
+        batch.append(pickled)
         size += len(batch[-1])
         if size > BATCH_BYTES_MAX or len(batch) >= BATCH_TASKS_MAX:
             yield batch

@@ -10,13 +10,22 @@ import builtins
 import io
 import pickle
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 from blake3 import blake3
 
 from croft.client.local_modules import is_local, take_along_local_modules
-from croft.compute.worker_messages import ARGUMENT_BYTES_MAX, FUNCTION_BYTES_MAX, RemoteException, Status
+from croft.compute.worker_messages import (
+    ARGUMENT_BYTES_MAX,
+    BUFFER_BYTES_MAX,
+    BUFFER_BYTES_MIN,
+    BUFFERS_MAX,
+    FUNCTION_BYTES_MAX,
+    RemoteException,
+    Status,
+)
 from croft.errors import CodecError, PeerMisbehaved, TaskDied, TaskFailed, TaskTimedOut, TooLarge, Unserialisable
 from croft.wire.codec import decode
 from croft.wire.values import decode_value
@@ -52,25 +61,42 @@ def function_bytes(function: object) -> tuple[bytes, bytes]:
     return blake3(pickled).digest(), pickled
 
 
-def argument_bytes(arguments: tuple[Any, ...], named: dict[str, Any]) -> bytes:
-    """The pickle of one call's arguments. Raises Unserialisable, TooLarge."""
+def argument_bytes(
+    arguments: tuple[Any, ...], named: dict[str, Any], *, is_apart: bool = True
+) -> tuple[bytes, list[memoryview]]:
+    """The pickle of one call's arguments, and the buffers that it refers to (PEP 574), which still are the caller's.
+
+    Unless `is_apart`, all is in the pickle. Raises Unserialisable, TooLarge.
+    """
     call = (arguments, named)
+    buffers: list[memoryview] = []
+
+    def is_small(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if not is_apart or view.nbytes < BUFFER_BYTES_MIN or len(buffers) >= BUFFERS_MAX:
+            return True
+        buffers.append(view)
+        return False
+
     try:
-        pickled = _fast_pickle(call)
+        pickled = _fast_pickle(call, is_small)
     except Exception:
+        buffers.clear()
         try:
             take_along_local_modules()
-            pickled = cloudpickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
+            pickled = cloudpickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small)
         except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise Unserialisable(
                 f"an argument cannot be sent: {error}", remedy="Pass plain data, and open files or connections inside."
             ) from None
     if len(pickled) > ARGUMENT_BYTES_MAX:
         raise TooLarge(
-            f"the arguments are {len(pickled):,} bytes, limit is {ARGUMENT_BYTES_MAX:,}",
-            remedy="Split them into several tasks.",
+            f"the arguments are {len(pickled):,} bytes beside their arrays, limit is {ARGUMENT_BYTES_MAX:,}",
+            remedy="Split them into several tasks, or pass arrays.",
         )
-    return pickled
+    if any(buffer.nbytes > BUFFER_BYTES_MAX for buffer in buffers):
+        raise TooLarge(f"an array takes more than {BUFFER_BYTES_MAX:,} bytes", remedy="Pass it in parts.")
+    return pickled, buffers
 
 
 class _ByNameOnly(pickle.Pickler):
@@ -89,20 +115,25 @@ _FUNCTION = type(lambda: None)
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 
 
-def _fast_pickle(call: tuple[tuple[Any, ...], dict[str, Any]]) -> bytes:
+def _fast_pickle(
+    call: tuple[tuple[Any, ...], dict[str, Any]], is_small: Callable[[pickle.PickleBuffer], bool]
+) -> bytes:
     arguments, named = call
     if not named and all(type(argument) in _PLAIN for argument in arguments):
         return pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
     buffer = io.BytesIO()
-    _ByNameOnly(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(call)
+    _ByNameOnly(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small).dump(call)
     return buffer.getvalue()
 
 
-def outcome_value(status: int, payload: bytes, peer_name: str) -> Any:
-    """The value of a task. Raises what it raised, TaskDied, TaskTimedOut, CodecError or TooLarge."""
+def outcome_value(status: int, payload: bytes | bytearray, peer_name: str) -> Any:
+    """The value of a task. Raises what it raised, TaskDied, TaskTimedOut, CodecError or TooLarge.
+
+    The value may stand on `payload`: it is not to be used again.
+    """
     if status == Status.OK:
         return decode_value(payload)
-    raise _exception(status, payload, peer_name)
+    raise _exception(status, bytes(payload), peer_name)
 
 
 def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
@@ -115,7 +146,7 @@ def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
     if status == Status.UNCARRIED:
         return CodecError(f"the result of a task {where} cannot be carried: {text}", remedy="Return plain data.")
     if status == Status.TOO_LARGE:
-        return TooLarge(f"the result of a task {where} is too large: {text}", remedy="Return it in parts.")
+        return TooLarge(f"a task {where} is too large: {text}", remedy="Give it more `memory`, or do it in parts.")
     return TaskDied(f"the task {where} died: {text}")
 
 

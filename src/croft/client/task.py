@@ -46,8 +46,8 @@ class Wants:
         """What is wanted of a function: by the call, else by its own decorator. Raises Usage."""
         own = wants_of(function)
         return Wants(
-            _names(how.get("on", ())) or own.on,
-            _names(how.get("avoid", ())) or own.avoid,
+            names_of(how.get("on", ())) or own.on,
+            names_of(how.get("avoid", ())) or own.avoid,
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
         )
@@ -89,5 +89,6 @@ def plain(function: Callable[..., R]) -> Callable[..., R]:
     return function.function if isinstance(function, Task) else function
 
 
-def _names(names: Sequence[str]) -> tuple[str, ...]:
+def names_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Several names, or one that stands alone."""
     return (names,) if isinstance(names, str) else tuple(names)

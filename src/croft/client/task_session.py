@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from croft.client.local_api import not_running
 from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
+from croft.compute.worker_messages import PART_BYTES, BufferPart, DropBuffer
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -22,9 +25,10 @@ from croft.control.work_messages import (
     OpenTaskJob,
     SubmitTasks,
     TaskOutcomes,
+    TaskResultPart,
 )
 from croft.errors import Cancelled, ConnectionLost, CroftError, Unreachable, by_code
-from croft.wire.codec import decode_union
+from croft.wire.codec import decode_union, encode
 from croft.wire.message_stream import MessageStream
 
 BATCH_BYTES_MAX = 1 << 20
@@ -67,6 +71,8 @@ class _Batch:
     function: bytes
     first: int
     arguments: list[bytes] = field(default_factory=list)
+    buffers: list[list[bytes]] = field(default_factory=list)
+    """Empty, or of each task so far."""
     size: int = 0
 
 
@@ -85,7 +91,11 @@ class TaskSession:
         self._futures: dict[int, TaskFuture] = {}
         self._digests: dict[int, tuple[object, bytes]] = {}
         self._sent_functions: set[bytes] = set()
-        self._pending: list[_Batch] = []
+        self._pending: list[_Batch | bytes] = []
+        """Batches, and between them what is encoded already: parts of buffers before who uses them, and their end."""
+        self._buffer_users: dict[bytes, int] = {}
+        self._task_buffers: dict[int, list[bytes]] = {}
+        self._parts: dict[int, bytearray] = {}
         self._definitions: list[DefineFunction] = []
         self._is_flush_due = False
         self._cancelled: list[int] = []
@@ -114,20 +124,26 @@ class TaskSession:
         if self._failure is not None:
             raise self._failure
         digest = self._digest(function)
-        pickled = argument_bytes(arguments, named)
+        pickled, views = argument_bytes(arguments, named)
+        digests = [blake3(view, max_threads=blake3.AUTO).digest() for view in views]
         with self._lock:
             number = self._next
             self._next += 1
             future = self._futures[number] = TaskFuture(self, number)
+            if digests:
+                self._bring(number, digests, views)
             batch = self._pending[-1] if self._pending else None
             if (
-                batch is None
+                not isinstance(batch, _Batch)
                 or batch.function != digest
                 or batch.size > BATCH_BYTES_MAX
                 or len(batch.arguments) >= BATCH_TASKS_MAX
             ):
                 batch = _Batch(digest, number)
                 self._pending.append(batch)
+            if digests or batch.buffers:
+                batch.buffers += [[] for _ in range(len(batch.arguments) - len(batch.buffers))]
+                batch.buffers.append(digests)
             batch.arguments.append(pickled)
             batch.size += len(pickled)
             is_first = not self._is_flush_due
@@ -137,9 +153,35 @@ class TaskSession:
             self._loop.call_soon_threadsafe(self._flush)
         return future
 
+    def _bring(self, number: int, digests: list[bytes], views: list[memoryview]) -> None:
+        """Queues the buffers that the daemon does not have; under the lock. What is queued is a copy: a snapshot."""
+        self._task_buffers[number] = digests
+        for digest, view in zip(digests, views, strict=True):
+            if not self._buffer_users.get(digest):
+                for offset in range(0, view.nbytes, PART_BYTES):
+                    part = view[offset : offset + PART_BYTES]
+                    self._pending.append(encode(BufferPart(digest, view.nbytes, offset, part)))  # type: ignore[arg-type]  # msgspec takes any buffer
+            self._buffer_users[digest] = self._buffer_users.get(digest, 0) + 1
+
+    def _release_buffers(self, number: int) -> None:
+        """A task is over: what no other uses need not be kept by the daemon."""
+        if not self._task_buffers:
+            return
+        with self._lock:
+            for digest in self._task_buffers.pop(number, ()):
+                self._buffer_users[digest] -= 1
+                if not self._buffer_users[digest]:
+                    del self._buffer_users[digest]
+                    self._pending.append(encode(DropBuffer(digest)))
+            is_first = bool(self._pending) and not self._is_flush_due
+            self._is_flush_due |= is_first
+        if is_first and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._flush)
+
     def forget(self, number: int) -> bool:
         """A task's future was cancelled: nobody waits for it. Whether it was still open. From any thread."""
         was_open = self._futures.pop(number, None) is not None
+        self._release_buffers(number)
         with self._lock:
             self._cancelled.append(number)
             is_first = len(self._cancelled) == 1
@@ -192,7 +234,10 @@ class TaskSession:
             for definition in definitions:
                 self._messages.post(definition)
             for batch in batches:
-                self._messages.post(SubmitTasks(batch.function, batch.first, batch.arguments))
+                if isinstance(batch, bytes):
+                    self._messages.post_encoded(batch)
+                else:
+                    self._messages.post(SubmitTasks(batch.function, batch.first, batch.arguments, batch.buffers))
         except ConnectionLost:
             self._fail(_daemon_ended())
 
@@ -216,6 +261,8 @@ class TaskSession:
                         self.job = job
                     case TaskOutcomes(_, name, outcomes):
                         self._resolve(name, outcomes)
+                    case TaskResultPart(task, data):
+                        self._parts.setdefault(task, bytearray()).extend(data)
                     case JobFailed(code, text, remedy):
                         self._fail(by_code(code, text, remedy))
                         return
@@ -227,7 +274,12 @@ class TaskSession:
 
     def _resolve(self, name: str, outcomes: Sequence[tuple[int, int, bytes]]) -> None:
         self.done_by[name] = self.done_by.get(name, 0) + len(outcomes)
-        for number, status, payload in outcomes:
+        for number, status, last in outcomes:
+            self._release_buffers(number)
+            payload: bytes | bytearray = last
+            if number in self._parts:
+                payload = self._parts.pop(number)
+                payload += last
             future = self._futures.pop(number, None)
             if future is None or not future.set_running_or_notify_cancel():
                 continue

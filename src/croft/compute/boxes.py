@@ -8,18 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 from croft.compute.worker_messages import (
+    BUFFER_BYTES_MAX,
+    BufferPart,
     CancelChunk,
     ChunkDone,
     ChunkResults,
+    DropBuffer,
     FromWorker,
     FunctionFailed,
     LoadFunction,
     Ready,
+    ResultPart,
     RunChunk,
 )
 from croft.errors import ConnectionLost, Failed, PeerMisbehaved
@@ -36,7 +42,8 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 20.0
 FUNCTION_CACHE_BYTES_MAX = 256 << 20
 
-Deliver = Callable[[Message], None]
+Deliver = Callable[[Message], Awaitable[None]]
+"""Takes an answer of a box to the session that it is for; waits while that one's consumer does not keep up."""
 
 
 @dataclass(slots=True)
@@ -49,6 +56,21 @@ class _Waiting:
 
 
 @dataclass(slots=True)
+class _Buffer:
+    """A buffer in a box: which sessions want it there, and how much of it has come from the one that fills it."""
+
+    size: int
+    filled_by: int
+    hasher: blake3
+    filled: int = 0
+    sessions: set[int] = field(default_factory=set)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.filled == self.size
+
+
+@dataclass(slots=True)
 class TaskBox:
     """One lease's warm box."""
 
@@ -56,7 +78,9 @@ class TaskBox:
     twin: TwinId
     box: Box
     messages: MessageStream
+    memory_bytes: int = 0
     loaded: set[bytes] = field(default_factory=set)
+    buffers: dict[bytes, _Buffer] = field(default_factory=dict)
     waiting: dict[int, _Waiting] = field(default_factory=dict)
     next_chunk: int = 1
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,8 +100,54 @@ class TaskBox:
             if function.digest not in self.loaded:
                 self.loaded.add(function.digest)
                 self.messages.post(function)
-            self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max))
+            self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max, chunk.buffers))
         return number
+
+    async def put(self, session: int, part: BufferPart, payload: bytes) -> bool:
+        """Takes the next part of a buffer to the box, as it came in `payload`; False if there is no room for it.
+
+        Raises PeerMisbehaved.
+        """
+        buffer = self.buffers.get(part.digest)
+        if buffer is None:
+            if not 0 < part.size <= BUFFER_BYTES_MAX:
+                raise PeerMisbehaved(f"a buffer of {part.size} bytes, limit is {BUFFER_BYTES_MAX}", step="tasks")
+            if sum(b.size for b in self.buffers.values()) + part.size > self.buffer_bytes_max:
+                return False
+            buffer = self.buffers[part.digest] = _Buffer(part.size, session, blake3())
+        buffer.sessions.add(session)
+        if buffer.filled_by != session:
+            return True  # another session of the same consumer has brought it, or is about to
+        if part.size != buffer.size or part.offset != buffer.filled or len(part.data) > buffer.size - buffer.filled:
+            raise PeerMisbehaved("a part of a buffer that does not continue it", step="tasks")
+        buffer.hasher.update(part.data)
+        buffer.filled += len(part.data)
+        if buffer.is_whole and buffer.hasher.digest() != part.digest:
+            raise PeerMisbehaved("a buffer that is not what its digest says", step="tasks")
+        with contextlib.suppress(ConnectionLost):
+            await self.messages.send_encoded(payload)
+        return True
+
+    @property
+    def buffer_bytes_max(self) -> int:
+        """What the box has room for, beside what its tasks need."""
+        return self.memory_bytes * 3 // 4
+
+    def has_whole(self, digests: Iterable[bytes]) -> bool:
+        """Whether all of these buffers are in the box."""
+        return all((buffer := self.buffers.get(digest)) is not None and buffer.is_whole for digest in digests)
+
+    def drop(self, session: int, digests: Iterable[bytes]) -> None:
+        """A session needs these no more; what none needs is forgotten, and so is what nobody will complete."""
+        for digest in digests:
+            buffer = self.buffers.get(digest)
+            if buffer is None:
+                continue
+            buffer.sessions.discard(session)
+            if not buffer.sessions or (buffer.filled_by == session and not buffer.is_whole):
+                del self.buffers[digest]
+                with contextlib.suppress(ConnectionLost):
+                    self.messages.post(DropBuffer(digest))
 
     def cancel(self, number: int) -> None:
         """Kills a chunk; `ChunkDone` still comes."""
@@ -98,12 +168,15 @@ class TaskBox:
                 match message:
                     case ChunkResults(number, outcomes):
                         if waiting := self.waiting.get(number):
-                            waiting.deliver(ChunkResults(waiting.session_chunk, outcomes))
+                            await waiting.deliver(ChunkResults(waiting.session_chunk, outcomes))
+                    case ResultPart(number, task, offset, data):
+                        if waiting := self.waiting.get(number):
+                            await waiting.deliver(ResultPart(waiting.session_chunk, task, offset, data))
                     case ChunkDone(number, elapsed_s):
                         if waiting := self.waiting.pop(number, None):
-                            waiting.deliver(ChunkDone(waiting.session_chunk, elapsed_s))
+                            await waiting.deliver(ChunkDone(waiting.session_chunk, elapsed_s))
                     case FunctionFailed(digest):
-                        self._fail_function(digest, message)
+                        await self._fail_function(digest, message)
                     case _:
                         pass
         except (ConnectionLost, PeerMisbehaved) as fault:
@@ -113,14 +186,14 @@ class TaskBox:
             self.ended.set()
             self.waiting.clear()
 
-    def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
+    async def _fail_function(self, digest: bytes, message: FunctionFailed) -> None:
         told: list[Deliver] = []
         for number in [n for n, waiting in self.waiting.items() if waiting.function == digest]:
             waiting = self.waiting.pop(number)
             if waiting.deliver not in told:
                 told.append(waiting.deliver)
-                waiting.deliver(message)
-            waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
+                await waiting.deliver(message)
+            await waiting.deliver(ChunkDone(waiting.session_chunk, 0.0))
 
 
 class BoxPool:
@@ -196,7 +269,7 @@ class BoxPool:
             await messages.close()
             await box.close()
             raise
-        task_box = TaskBox(lease, twin, box, messages)
+        task_box = TaskBox(lease, twin, box, messages, spec.memory_bytes)
         self._tasks.create_task(task_box.listen(), name=f"box.{twin[:8]}")
         return task_box
 

@@ -45,10 +45,11 @@ class TasksAdded:
 
 @dataclass(frozen=True, slots=True)
 class LenderReady:
-    """A lender opened a session with so many slots."""
+    """A lender opened a session with so many slots. `bytes_max`: how much of arguments it has room for; 0: any."""
 
     peer: PeerId
     slots: int
+    bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +153,14 @@ class _Chunk:
     tasks: tuple[int, ...]
     open: set[int]
     dealt_at: float
+    size: int
 
 
 @dataclass(slots=True)
 class _Lender:
     slots: int
+    bytes_max: int = 0
+    bytes_held: int = 0
     pace: dict[bytes, Pace] = field(default_factory=dict)
     chunks: set[int] = field(default_factory=set)
 
@@ -207,9 +211,9 @@ class Bag:
                     self._tasks[task] = _Task(function, size)
                 self._queue.extend(tasks)
                 return self._deal()
-            case LenderReady(peer, slots):
+            case LenderReady(peer, slots, bytes_max):
                 assert peer not in self._lenders, "one session per lender"
-                self._lenders[peer] = _Lender(slots)
+                self._lenders[peer] = _Lender(slots, bytes_max)
                 return self._deal()
             case LenderLost(peer):
                 return self._lose(peer)
@@ -249,9 +253,14 @@ class Bag:
             for peer, lender in self._lenders.items():
                 if not self._queue:
                     return [*effects, *self._copy_overdue()]
-                if len(lender.chunks) < min(depth, lender.slots * CHUNKS_PER_SLOT):
+                if len(lender.chunks) < min(depth, lender.slots * CHUNKS_PER_SLOT) and self._has_room(lender):
                     effects.append(self._deal_one(peer, lender, slots_total))
         return effects
+
+    def _has_room(self, lender: _Lender) -> bool:
+        """Whether the next task's arguments fit beside what the lender holds; one that holds nothing is to try."""
+        size = self._tasks[self._queue[0]].size
+        return not lender.chunks or not lender.bytes_max or lender.bytes_held + size <= lender.bytes_max
 
     def _deal_one(self, peer: PeerId, lender: _Lender, slots_total: int) -> SendChunk:
         function = self._tasks[self._queue[0]].function
@@ -275,8 +284,10 @@ class Bag:
     def _give(self, peer: PeerId, lender: _Lender, function: bytes, tasks: tuple[int, ...]) -> SendChunk:
         number = self._next_chunk
         self._next_chunk += 1
-        self._chunks[number] = _Chunk(peer, function, tasks, set(tasks), self._now)
+        size = sum(self._tasks[task].size for task in tasks)
+        self._chunks[number] = _Chunk(peer, function, tasks, set(tasks), self._now, size)
         lender.chunks.add(number)
+        lender.bytes_held += size
         for task in tasks:
             self._tasks[task].chunks.append(number)
         return SendChunk(peer, number, function, tasks)
@@ -317,6 +328,15 @@ class Bag:
             raise PeerMisbehaved(f"answers chunk {number}, which it was not given", step="task results")
         return chunk
 
+    def running_task(self, peer: PeerId, number: int, index: int) -> int | None:
+        """The task at a place of a chunk that `peer` has, if it is open. Raises PeerMisbehaved for another's."""
+        chunk = self._chunk_of(peer, number)
+        if chunk is None:
+            return None
+        if not 0 <= index < len(chunk.tasks):
+            raise PeerMisbehaved(f"task {index} of a chunk of {len(chunk.tasks)}", step="task results")
+        return chunk.tasks[index] if chunk.tasks[index] in chunk.open else None
+
     def _record(self, peer: PeerId, number: int, outcomes: Sequence[Outcome]) -> Sequence[Effect]:
         chunk = self._chunk_of(peer, number)
         if chunk is None:
@@ -349,6 +369,7 @@ class Bag:
         del self._chunks[number]
         lender = self._lenders[peer]
         lender.chunks.discard(number)
+        lender.bytes_held -= chunk.size
         lender.pace[chunk.function].learn(len(chunk.tasks) - len(chunk.open), elapsed_s)
         # A lender that ends a chunk early has lost the rest, as if it had died with them.
         return [*self._requeue(number, chunk, self._running_in([chunk])), *self._deal()]
@@ -402,6 +423,7 @@ class Bag:
                     outcomes.append((task, status, reason))
             del self._chunks[number]
             self._lenders[peer].chunks.discard(number)
+            self._lenders[peer].bytes_held -= chunk.size
         return [Record(peer, tuple(outcomes)), *effects, *self._deal()]
 
     def _cancel(self, tasks: Sequence[int]) -> Sequence[Effect]:

@@ -8,19 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from croft.compute import job as core
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Reply
 from croft.compute.worker_messages import (
+    PART_BYTES,
+    RESULT_BYTES_MAX,
     CancelChunk,
     ChunkDone,
     ChunkResults,
+    DropBuffer,
     FromWorker,
     FunctionFailed,
     LoadFunction,
+    ResultPart,
     RunChunk,
     Status,
 )
@@ -87,6 +92,11 @@ class TaskJob:
         self._bag = core.Bag()
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}
+        self._buffers: dict[bytes, _Buffer] = {}
+        self._needs: dict[int, list[bytes]] = {}
+        """Tasks that refer to buffers, and to which."""
+        self._parts: dict[tuple[PeerId, int], list[bytes]] = {}
+        """What has come of large results, by who computes them and the task."""
         self._sessions: dict[PeerId, _Session | None] = {}
         self._wanted = asyncio.Event()
         self._nobody_since: float | None = None
@@ -108,12 +118,61 @@ class TaskJob:
         """Makes a function known; before its first task."""
         self._functions[function.digest] = function
 
-    def add(self, function: bytes, tasks: Sequence[int], arguments: Sequence[bytes]) -> None:
-        """Adds tasks; numbers are unique in the job."""
+    def add_buffer_part(self, digest: bytes, size: int, offset: int, payload: bytes) -> None:
+        """Takes the next part of a buffer, in the message `payload` that lenders get; before its first task.
+
+        Raises PeerMisbehaved if it does not continue the buffer.
+        """
+        buffer = self._buffers.setdefault(digest, _Buffer(size))
+        if offset != buffer.filled or size != buffer.size or offset > size:
+            raise PeerMisbehaved("a part of a buffer that does not continue it", step="local work")
+        buffer.parts.append(payload)
+        buffer.filled = min(size, offset + PART_BYTES)
+
+    def drop_buffer(self, digest: bytes) -> None:
+        """No task that is still to come uses this buffer."""
+        self._buffers.pop(digest, None)
+        for session in self._sessions.values():
+            if session is not None:
+                session.drop([digest])
+
+    def add(
+        self, function: bytes, tasks: Sequence[int], arguments: Sequence[bytes], buffers: Sequence[list[bytes]] = ()
+    ) -> list[int]:
+        """Adds tasks; numbers are unique in the job. Returns how many bytes each task's arguments add.
+
+        `buffers` are the digests that each task's pickle refers to, or nothing if none does. Raises PeerMisbehaved
+        for one that is not here.
+        """
         self.tasks_added += len(tasks)
         self._arguments.update(zip(tasks, arguments, strict=True))
-        self._perform(self._bag.handle(core.TasksAdded(function, tasks, [len(a) for a in arguments])))
+        sizes = [len(argument) for argument in arguments]
+        for index, digests in enumerate(buffers):
+            if not all(digest in self._buffers for digest in digests):
+                raise PeerMisbehaved("a task that refers to what was not sent", step="local work")
+            if digests:
+                self._needs[tasks[index]] = digests
+                # Whoever is first to use a buffer pays for it: a lender gets it once.
+                sizes[index] += sum(self._buffers[digest].first_use() for digest in set(digests))
+        self._perform(self._bag.handle(core.TasksAdded(function, tasks, sizes)))
         self._wanted.set()
+        return sizes
+
+    def take_parts(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> Iterator[tuple[int, bytes]]:
+        """The parts of the results among these outcomes that stand before their payloads, which are then forgotten."""
+        for task, status, _ in outcomes if self._parts else ():
+            parts = self._parts.pop((peer, task), [])
+            if status == Status.OK:
+                yield from ((task, part) for part in parts)
+
+    def whole(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> Sequence[core.Outcome]:
+        """These outcomes with all their parts in their payloads; the parts are then forgotten."""
+        parts: dict[int, list[bytes]] = {}
+        for task, part in self.take_parts(peer, outcomes):
+            parts.setdefault(task, []).append(part)
+        if not parts:
+            return outcomes
+        return [(task, status, b"".join([*parts.get(task, ()), last])) for task, status, last in outcomes]
 
     def cancel(self, tasks: Sequence[int]) -> None:
         """Forgets tasks that nobody waits for; what runs of them is killed if nothing else is in its chunk."""
@@ -181,8 +240,8 @@ class TaskJob:
             async with MessageStream(stream, step="task results") as messages:
                 opened = await self._open(messages)
                 self._lenders.accepted(peer)
-                self._sessions[peer] = _Session(messages, opened.slots, set(opened.functions))
-                self._perform(self._bag.handle(core.LenderReady(peer, opened.slots)))
+                self._sessions[peer] = _Session(messages, opened)
+                self._perform(self._bag.handle(core.LenderReady(peer, opened.slots, opened.buffer_bytes_max)))
                 while (payload := await messages.receive()) is not None:
                     self._take(peer, payload)
                 self._lenders.refused(candidate, "it closed the session", loop.time())
@@ -197,6 +256,7 @@ class TaskJob:
             if stream is not None:
                 stream.abort()
             del self._sessions[peer]
+            self._forget_parts(lambda of, _: of == peer)
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]  # this is a task
                 self._perform(self._bag.handle(core.LenderLost(peer)))
 
@@ -225,13 +285,36 @@ class TaskJob:
                 raise by_code(code, text, remedy)  # the box died, and why
             case ChunkResults(chunk, outcomes):
                 self._perform(self._bag.handle(core.OutcomesReceived(peer, chunk, outcomes)))
+            case ResultPart(chunk, index, offset, data):
+                self._take_part(peer, chunk, index, offset, data)
             case ChunkDone(chunk, elapsed_s):
+                self._end_chunk(peer, chunk)
                 self._perform(self._bag.handle(core.ChunkEnded(peer, chunk, elapsed_s)))
             case FunctionFailed(digest, reason):
                 payload = f"the function cannot be loaded on {self._names[peer]}: {reason}".encode()
                 self._perform(self._bag.handle(core.FunctionBroken(peer, digest, Status.DIED, payload)))
             case _:
                 raise PeerMisbehaved(f"{type(message).__name__} on a stream of tasks", step="task results")
+
+    def _take_part(self, peer: PeerId, chunk: int, index: int, offset: int, data: bytes) -> None:
+        task = self._bag.running_task(peer, chunk, index)
+        if task is None:
+            return
+        parts = self._parts.setdefault((peer, task), [])
+        if offset == 0:
+            parts.clear()
+        if offset != sum(map(len, parts)) or not data or offset + len(data) > RESULT_BYTES_MAX:
+            raise PeerMisbehaved("a part of a result that does not continue it", step="task results")
+        parts.append(data)
+
+    def _end_chunk(self, peer: PeerId, chunk: int) -> None:
+        session = self._sessions.get(peer)
+        if session is not None:
+            session.chunk_buffers.pop(chunk, None)
+
+    def _forget_parts(self, is_void: Callable[[PeerId, int], bool]) -> None:
+        for key in [key for key in self._parts if is_void(*key)]:
+            del self._parts[key]
 
     def _perform(self, effects: Sequence[core.Effect]) -> None:
         for effect in effects:
@@ -260,24 +343,88 @@ class TaskJob:
                 session.functions.add(function)
                 session.messages.post(self._functions[function])
             arguments = [self._arguments[task] for task in tasks]
-            session.messages.post(RunChunk(chunk, function, arguments, self._task_s_max))
+            needs = [self._needs.get(task, []) for task in tasks] if self._needs else []
+            if any(needs):
+                too_large = session.bring(chunk, needs, self._buffers)
+                if too_large:
+                    outcomes = [(index, int(Status.TOO_LARGE), too_large.encode()) for index in range(len(tasks))]
+                    self._perform(self._bag.handle(core.OutcomesReceived(peer, chunk, outcomes)))
+                    self._perform(self._bag.handle(core.ChunkEnded(peer, chunk, 0.0)))
+                    return
+            else:
+                needs = []
+            session.messages.post(RunChunk(chunk, function, arguments, self._task_s_max, needs))
 
     def _record(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> None:
         for task, status, _ in outcomes:
             self._arguments.pop(task, None)
+            self._needs.pop(task, None)
             if status != Status.OK:
                 self.tasks_failed += 1
         self.tasks_done += len(outcomes)
         self.done_by[peer] = self.done_by.get(peer, 0) + len(outcomes)
         self._on_outcomes(peer, outcomes)
+        if self._parts:
+            recorded = {task for task, _, _ in outcomes}
+            self._forget_parts(lambda _, task: task in recorded)
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """A buffer of arguments as the messages that bring it to a lender."""
+
+    size: int
+    filled: int = 0
+    parts: list[bytes] = field(default_factory=list)
+    is_used: bool = False
+
+    def first_use(self) -> int:
+        """Its size at the first call, 0 later."""
+        size, self.is_used = 0 if self.is_used else self.size, True
+        return size
 
 
 class _Session:
     """A lender's open stream."""
 
-    __slots__ = ("functions", "messages", "slots")
+    __slots__ = ("buffer_bytes_max", "buffers", "chunk_buffers", "functions", "messages", "slots")
 
-    def __init__(self, messages: MessageStream, slots: int, functions: set[bytes]) -> None:
+    def __init__(self, messages: MessageStream, opened: Opened) -> None:
         self.messages = messages
-        self.slots = slots
-        self.functions = functions
+        self.slots = opened.slots
+        self.functions = set(opened.functions)
+        self.buffer_bytes_max = opened.buffer_bytes_max
+        self.buffers: dict[bytes, int] = {}
+        """What the lender has, and how large it is."""
+        self.chunk_buffers: dict[int, set[bytes]] = {}
+
+    def bring(self, chunk: int, needs: Sequence[list[bytes]], buffers: Mapping[bytes, _Buffer]) -> str:
+        """Sends what the lender lacks for a chunk; for want of room, drops first what nothing there uses.
+
+        Returns why not, if the lender could never hold it.
+        """
+        wanted = {digest for digests in needs for digest in digests}
+        size = sum(buffers[digest].size for digest in wanted)
+        if size > self.buffer_bytes_max:
+            return f"its arguments take {size:,} bytes, its box has room for {self.buffer_bytes_max:,}"
+        self.chunk_buffers[chunk] = wanted
+        missing = [digest for digest in wanted if digest not in self.buffers]
+        used = set().union(*self.chunk_buffers.values())
+        room = self.buffer_bytes_max - sum(self.buffers.values()) - sum(buffers[digest].size for digest in missing)
+        for digest in [digest for digest in self.buffers if digest not in used]:
+            if room >= 0:
+                break
+            room += self.buffers[digest]
+            self.drop([digest])
+        for digest in missing:
+            self.buffers[digest] = buffers[digest].size
+            for payload in buffers[digest].parts:
+                self.messages.post_encoded(payload)
+        return ""
+
+    def drop(self, digests: Iterable[bytes]) -> None:
+        """Says that the lender need not keep these."""
+        for digest in digests:
+            if self.buffers.pop(digest, None) is not None:
+                with contextlib.suppress(ConnectionLost):
+                    self.messages.post(DropBuffer(digest))

@@ -15,9 +15,12 @@ from croft.compute import admission
 from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox
 from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
+    BUFFERS_MAX,
+    BufferPart,
     CancelChunk,
     CancelCommand,
     ChunkDone,
+    DropBuffer,
     FileBytes,
     FileEnd,
     FromWorker,
@@ -136,6 +139,7 @@ class _Session:
     slots_per_task: int = 1
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
+    buffers: set[bytes] = field(default_factory=set)
     tasks: int = 0
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -265,6 +269,7 @@ class Lender:
                 del self._sessions[number]
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
+                box.drop(number, session.buffers)
                 used = Usage(
                     received_bytes=messages.received_bytes, sent_bytes=messages.sent_bytes, tasks=session.tasks
                 )
@@ -275,9 +280,18 @@ class Lender:
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
         lease = session.lease
         slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(lease.offer, 0))
-        session.messages.post(Opened(slots, list(self._pool.functions(consumer.twin))))
+        functions = list(self._pool.functions(consumer.twin))
+        session.messages.post(Opened(slots, functions, session.box.buffer_bytes_max))
         while (payload := await session.messages.receive()) is not None:
-            self._take(consumer, number, session, payload)
+            message: ToWorker = decode_union(payload, ToWorker, step="tasks")
+            if isinstance(message, BufferPart):
+                session.buffers.add(message.digest)
+                if not await session.box.put(number, message, payload):
+                    log.info("no room in the box of %s for what its tasks need: the session ends", consumer.name)
+                    session.is_over.set()
+                    return
+            else:
+                self._take(consumer, number, session, message)
 
     async def _let_in(self, consumer: Consumer, opening: OpenTasks, messages: MessageStream) -> _Session:
         offers = self._check(consumer)
@@ -305,16 +319,19 @@ class Lender:
             raise
         return _Session(messages, lease, box, max(1, min(opening.cpus_per_task, CPUS_MAX)))
 
-    def _take(self, consumer: Consumer, number: int, session: _Session, payload: bytes) -> None:
-        message: ToWorker = decode_union(payload, ToWorker, step="tasks")
+    def _take(self, consumer: Consumer, number: int, session: _Session, message: ToWorker) -> None:
         match message:
             case LoadFunction():
                 self._pool.keep_function(consumer.twin, message)
+            case DropBuffer(digest):
+                session.buffers.discard(digest)
+                session.box.drop(number, [digest])
             case RunChunk(chunk, function, arguments):
                 if chunk in session.chunks or not arguments:
                     raise PeerMisbehaved(f"chunk {chunk} is empty or sent twice", step="tasks")
                 if function not in self._pool.functions(consumer.twin):
                     raise PeerMisbehaved("a chunk of a function that was not sent", step="tasks")
+                _check_buffers(message, session)
                 session.chunks[chunk] = message
                 session.tasks += len(arguments)
                 self.tasks_done[consumer.peer] = self.tasks_done.get(consumer.peer, 0) + len(arguments)
@@ -343,17 +360,20 @@ class Lender:
         chunk = session.chunks[chunk_number]
         if session.box.is_dead:
             return  # the session ends now
+        if not session.box.has_whole(digest for digests in chunk.buffers for digest in digests):
+            session.is_over.set()  # the session that was to bring them has ended midway
+            return
         function = self._pool.functions(session.box.twin)[chunk.function]
         session.running[chunk_number] = session.box.run(chunk, function, lambda message: self._deliver(number, message))
 
-    def _deliver(self, number: int, message: Message) -> None:
+    async def _deliver(self, number: int, message: Message) -> None:
         """Passes a box's answer to its consumer."""
         session = self._sessions.get(number)
         if session is None:
             return
         with contextlib.suppress(ConnectionLost):
-            session.messages.post(message)
-        if isinstance(message, ChunkDone):
+            await session.messages.send(message)
+        if isinstance(message, ChunkDone) and number in self._sessions:
             session.chunks.pop(message.chunk, None)
             session.running.pop(message.chunk, None)
             self._perform(self._admission.handle(admission.UnitEnded(number, message.chunk)))
@@ -494,6 +514,14 @@ def _check_words(job: str, needs: Sequence[str]) -> None:
 def _seconds(wanted: float) -> float:
     """A time that somebody asks for, within reason."""
     return min(wanted, WAIT_S_MAX) if wanted > 0 else 0.0
+
+
+def _check_buffers(chunk: RunChunk, session: _Session) -> None:
+    if chunk.buffers and len(chunk.buffers) != len(chunk.arguments):
+        raise PeerMisbehaved(f"chunk {chunk.chunk} does not say what each of its tasks refers to", step="tasks")
+    for digests in chunk.buffers:
+        if len(digests) > BUFFERS_MAX or not session.buffers.issuperset(digests):
+            raise PeerMisbehaved(f"chunk {chunk.chunk} refers to what was not sent", step="tasks")
 
 
 async def _first(messages: MessageStream) -> bytes:

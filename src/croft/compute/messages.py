@@ -48,10 +48,14 @@ class OpenCommand(Message, frozen=True, tag=31):
 
 
 class Opened(Message, frozen=True, tag=32):
-    """Granted. `functions`: digests of the consumer's functions that the lender still has."""
+    """Granted. `functions`: digests of the consumer's functions that the lender still has.
+
+    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none.
+    """
 
     slots: int
     functions: list[bytes]
+    buffer_bytes_max: int = 0
 
 
 class Declined(Message, frozen=True, tag=33):

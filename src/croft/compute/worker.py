@@ -17,13 +17,16 @@ if __name__ == "__main__" and not __package__:
 
 import cloudpickle  # noqa: F401 - pickles of functions refer to it, and every runner shares this import
 
+from croft.compute.worker_buffers import Buffers
 from croft.compute.worker_command import Commands
 from croft.compute.worker_crew import Crew
 from croft.compute.worker_files import Files
 from croft.compute.worker_loop import Loop, PeerLink
 from croft.compute.worker_messages import (
+    BufferPart,
     CancelChunk,
     CancelCommand,
+    DropBuffer,
     FileBytes,
     FileEnd,
     GetFile,
@@ -49,7 +52,8 @@ class Worker:
         self._loop = Loop()
         self._link = PeerLink(self._loop, descriptor, self._receive)
         self._children = Children()
-        self._crew = Crew(self._loop, self._link, self._children, slots)
+        self._buffers = Buffers()
+        self._crew = Crew(self._loop, self._link, self._children, self._buffers, slots)
         root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._files = Files(self._link, root)
         self._commands = Commands(self._loop, self._link, self._children, root)
@@ -76,6 +80,10 @@ class Worker:
                 self._crew.load(message)
             case CancelChunk(number):
                 self._crew.cancel(number)
+            case BufferPart():
+                self._buffers.put(message)
+            case DropBuffer(digest):
+                self._buffers.drop(digest)
             case PutFile():
                 self._files.begin_put(message)
             case FileBytes(data):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import mmap
 import os
 import pickle
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from croft.compute.worker_buffers import Buffers
 from croft.compute.worker_loop import READ_BYTES, Loop, PeerLink
 from croft.compute.worker_messages import (
     ChunkDone,
@@ -27,12 +29,14 @@ from croft.compute.worker_messages import (
     LoadFunction,
     Outcome,
     RemoteException,
+    ResultPart,
     RunChunk,
     Status,
 )
 from croft.compute.worker_processes import Children, describe_exit
 from croft.compute.worker_runner import (
     MARK_TOKEN_BYTES,
+    PART,
     BrokenReport,
     OutcomeReader,
     OutputTail,
@@ -95,11 +99,18 @@ class RunnerProcess:
     started: float = 0.0
     forked: float = field(default_factory=time.monotonic)
     chunks: int = 0
+    part_offset: int = 0
+    """Where in the outcome that comes now its next part stands."""
     verdict: Verdict | None = None
 
 
-def fork_runner(digest: bytes, function: Function, chunk: Chunk | None) -> RunnerProcess:
-    """Forks a runner: at work on `chunk` at once, or as a spare that waits for one. Raises OSError."""
+def fork_runner(
+    digest: bytes, function: Function, chunk: Chunk | None, buffers: Sequence[Sequence[mmap.mmap]] = ()
+) -> RunnerProcess:
+    """Forks a runner: at work on `chunk` at once, or as a spare that waits for one. Raises OSError.
+
+    `buffers` are those of each task of the chunk, or nothing if none has any.
+    """
     opened: list[int] = []
     try:
         for _ in range(3):
@@ -122,7 +133,7 @@ def fork_runner(digest: bytes, function: Function, chunk: Chunk | None) -> Runne
                 request = _await_request(request_end)
                 is_clean = runner.run(function, range(len(request.arguments)), request.arguments)
             else:
-                is_clean = runner.run(function, list(chunk.unfinished), chunk.request.arguments)
+                is_clean = runner.run(function, list(chunk.unfinished), chunk.request.arguments, buffers)
             while is_clean:
                 request = _await_request(request_end)
                 is_clean = runner.run(function, range(len(request.arguments)), request.arguments)
@@ -160,10 +171,11 @@ def _await_request(descriptor: int) -> RunChunk:
 class Crew:
     """Functions by digest, chunks that wait, runners at work and runners in reserve."""
 
-    def __init__(self, loop: Loop, link: PeerLink, children: Children, slots: int) -> None:
+    def __init__(self, loop: Loop, link: PeerLink, children: Children, buffers: Buffers, slots: int) -> None:
         self._loop = loop
         self._link = link
         self._children = children
+        self._buffers = buffers
         self._slots = slots
         self._functions: dict[bytes, Function | str] = {}
         self._waiting: deque[Chunk] = deque()
@@ -201,7 +213,13 @@ class Crew:
             self._link.send(FunctionFailed(message.function, function))
             self._link.send(ChunkDone(message.chunk, 0.0))
             return
-        self._waiting.append(Chunk(message, dict.fromkeys(range(len(message.arguments)))))
+        chunk = Chunk(message, dict.fromkeys(range(len(message.arguments))))
+        for index, digests in enumerate(message.buffers):
+            found = self._buffers.find(digests)
+            if isinstance(found, str):
+                del chunk.unfinished[index]
+                self._link.send(ChunkResults(message.chunk, [(index, Status.DIED, found.encode())]))
+        self._waiting.append(chunk)
         self._start_waiting()
 
     def cancel(self, number: int) -> None:
@@ -261,8 +279,10 @@ class Crew:
 
     def _take_spare(self, chunk: Chunk) -> RunnerProcess | None:
         request = chunk.request
+        if request.buffers or len(chunk.unfinished) < len(request.arguments):
+            return None
         framed = frame(encode(request))
-        if len(chunk.unfinished) < len(request.arguments) or len(framed) > REQUEST_BYTES_MAX:
+        if len(framed) > REQUEST_BYTES_MAX:
             return None
         # The one that waited least has most of its pages in the caches.
         for spare in [spare for spare in reversed(self._spares) if spare.function == request.function]:
@@ -293,7 +313,7 @@ class Crew:
         runner = self._take_spare(chunk)
         if runner is None:
             try:
-                runner = fork_runner(digest, function, chunk)
+                runner = fork_runner(digest, function, chunk, self._buffers_of(chunk))
             except OSError as error:
                 self._fork_refused(chunk, error)
                 return False
@@ -309,6 +329,11 @@ class Crew:
         if chunk.request.task_s_max > 0:
             self._loop.call_at(runner.started + chunk.request.task_s_max, lambda: self._check_time(runner, chunk))
         return True
+
+    def _buffers_of(self, chunk: Chunk) -> list[list[mmap.mmap]]:
+        """Per task; of those that are unfinished, all are here."""
+        found = [self._buffers.find(digests) for digests in chunk.request.buffers]
+        return [[] if isinstance(buffers, str) else buffers for buffers in found]
 
     def _fork_refused(self, chunk: Chunk, error: OSError) -> None:
         chunk.fork_refusals += 1
@@ -360,6 +385,11 @@ class Crew:
             for index, status, payload in runner.reader.feed(received):
                 if index not in chunk.unfinished:
                     raise BrokenReport(f"an outcome of task {index}, which is not running")
+                if status == PART:
+                    self._link.send(ResultPart(chunk.request.chunk, index, runner.part_offset, payload))
+                    runner.part_offset += len(payload)
+                    continue
+                runner.part_offset = 0
                 if status in (Status.RAISED, Status.DIED):
                     payload = self._with_output(runner, index, status, payload)
                 del chunk.unfinished[index]

@@ -9,12 +9,22 @@ leaves behind dies with it. A chunk is a short list of tasks of one function; it
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+
+import msgspec
 
 from croft.wire.codec import Message
 
 FUNCTION_BYTES_MAX = 64 << 20
 ARGUMENT_BYTES_MAX = 64 << 20
-RESULT_BYTES_MAX = 64 << 20
+RESULT_BYTES_MAX = 512 << 20
+BUFFER_BYTES_MAX = 1 << 30
+BUFFER_BYTES_MIN = 256 << 10
+"""Buffers of arguments (PEP 574) that are smaller travel inside the pickle."""
+BUFFERS_MAX = 1_000
+"""Per task."""
+PART_BYTES = 1 << 20
+"""Large arguments and results travel in parts of this size."""
 FILE_PART_BYTES = 1 << 20
 FILES_LISTED_MAX = 10_000
 FILE_DEPTH_MAX = 64
@@ -75,6 +85,8 @@ class RunChunk(Message, frozen=True, tag=2):
     arguments: list[bytes]
     task_s_max: float = 0.0
     """Time limit of each task in seconds; 0 for none."""
+    buffers: list[list[bytes]] = msgspec.field(default_factory=list)
+    """Per task, the digests of the buffers that its pickle refers to, in order (PEP 574); empty if no task has any."""
 
 
 class CancelChunk(Message, frozen=True, tag=3):
@@ -116,6 +128,21 @@ class ListFiles(Message, frozen=True, tag=8):
     """Asks which regular files are in a folder below /job, at any depth: answered by `FileList` or `FileFailed`."""
 
     path: str
+
+
+class BufferPart(Message, frozen=True, tag=9):
+    """The next bytes of a buffer of `size` bytes, by the BLAKE3 digest of all; before the first task that uses it."""
+
+    digest: bytes
+    size: int
+    offset: int
+    data: bytes
+
+
+class DropBuffer(Message, frozen=True, tag=12):
+    """No task that is still to come uses this buffer."""
+
+    digest: bytes
 
 
 # --- both ways -------------------------------------------------------------------------------------------------------
@@ -195,6 +222,18 @@ class FileList(Message, frozen=True, tag=28):
     paths: list[str]
 
 
+class ResultPart(Message, frozen=True, tag=29):
+    """The next bytes of a result that is too large for one message; what is left comes as the task's outcome.
+
+    `offset` 0 begins it anew. If the outcome is not OK, what came before it is void.
+    """
+
+    chunk: int
+    task: int
+    offset: int
+    data: bytes
+
+
 ToWorker = (
     LoadFunction
     | RunChunk
@@ -204,6 +243,8 @@ ToWorker = (
     | RunCommand
     | CancelCommand
     | ListFiles
+    | BufferPart
+    | DropBuffer
     | FileBytes
     | FileEnd
 )
@@ -219,4 +260,18 @@ FromWorker = (
     | FileFailed
     | FilePut
     | FileList
+    | ResultPart
 )
+
+
+def leading_parts(payload: bytes) -> Iterator[bytes]:
+    """What travels of a large payload before its outcome; nothing of a small one."""
+    for at in range(0, len(payload) - PART_BYTES, PART_BYTES):
+        yield payload[at : at + PART_BYTES]
+
+
+def last_part(payload: bytes) -> bytes:
+    """What travels of a payload in its outcome: what `leading_parts` leaves."""
+    if len(payload) <= PART_BYTES:
+        return payload
+    return payload[(len(payload) - 1) // PART_BYTES * PART_BYTES :]

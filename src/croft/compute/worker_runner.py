@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from croft.compute.worker_messages import (
+    PART_BYTES,
     RESULT_BYTES_MAX,
     TASK_OUTPUT_BYTES_MAX,
     Outcome,
@@ -33,13 +34,15 @@ from croft.compute.worker_messages import (
 from croft.compute.worker_processes import become_subreaper, prefer_for_killing, set_dumpable
 from croft.errors import CodecError, TooLarge
 from croft.wire.codec import encode
-from croft.wire.values import encode_value
+from croft.wire.values import encode_in_parts, encode_value
 
 MESSAGE_CHARACTERS_MAX = 4 << 10
 TRACEBACK_CHARACTERS_MAX = 16 << 10
 ARGUMENTS_BYTES_MAX = 64 << 10
 OUTCOME_BYTES_MAX = RESULT_BYTES_MAX + 4096
 MARK_TOKEN_BYTES = 16
+PART = 0x7F
+"""Stands in the place of a status where an outcome is not complete: more of its payload follows."""
 
 CLEAN_FLAG = 0x80
 """Set in the status of a chunk's last outcome by a runner that is as it was before, and waits for another chunk."""
@@ -83,25 +86,34 @@ class Progress:
 
 
 class OutcomeReader:
-    """Cuts a runner's report into outcomes."""
+    """Cuts a runner's report into outcomes, and a large one into parts."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._large: tuple[int, int, int] | None = None
+        """Index and flagged status of the large outcome that comes now, and how many bytes of it are still to come."""
         self.is_clean = False
 
     def feed(self, received: bytes) -> list[Outcome]:
-        """The outcomes that `received` completes. Raises BrokenReport."""
+        """The outcomes that `received` completes, and parts of large ones with status PART. Raises BrokenReport."""
         buffer = self._buffer
         buffer += received
         outcomes: list[Outcome] = []
         position, end = 0, len(buffer)
         unpack, header, view = _HEADER.unpack_from, _HEADER.size, memoryview(buffer)
-        while end - position >= header:
+        while True:
+            if self._large is not None:
+                position = self._cut(view, position, outcomes)
+            if self._large is not None or end - position < header:
+                break
             index, flagged, size = unpack(buffer, position)
             status = flagged & ~CLEAN_FLAG
             if size > OUTCOME_BYTES_MAX or status > Status.TOO_LARGE:
                 raise BrokenReport(f"an outcome of {size} bytes with status {status}")
             start = position + header
+            if size > PART_BYTES:
+                position, self._large = start, (index, flagged, size)
+                continue
             if end - start < size:
                 break
             position = start + size
@@ -110,6 +122,22 @@ class OutcomeReader:
         view.release()
         del buffer[:position]
         return outcomes
+
+    def _cut(self, view: memoryview, position: int, outcomes: list[Outcome]) -> int:
+        """Takes from the large outcome what has come of it, in whole parts; returns where it left off."""
+        assert self._large is not None, "only then is there something to cut"
+        index, flagged, rest = self._large
+        while rest > PART_BYTES and len(view) - position >= PART_BYTES:
+            outcomes.append((index, PART, bytes(view[position : position + PART_BYTES])))
+            position += PART_BYTES
+            rest -= PART_BYTES
+        self._large = (index, flagged, rest)
+        if rest <= PART_BYTES and len(view) - position >= rest:
+            outcomes.append((index, flagged & ~CLEAN_FLAG, bytes(view[position : position + rest])))
+            position += rest
+            self.is_clean = bool(flagged & CLEAN_FLAG)
+            self._large = None
+        return position
 
 
 class OutputTail:
@@ -184,15 +212,22 @@ class Runner:
         sys.stderr.reconfigure(line_buffering=True)
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # new process, new streams
 
-    def run(self, function: Callable[..., object], indices: Sequence[int], arguments: Sequence[bytes]) -> bool:
+    def run(
+        self,
+        function: Callable[..., object],
+        indices: Sequence[int],
+        arguments: Sequence[bytes],
+        buffers: Sequence[Sequence[mmap.mmap]] = (),
+    ) -> bool:
         """Runs tasks in order and reports each. Whether another chunk may follow: the tasks left nothing behind."""
         mark, now = self._progress.mark, time.monotonic
         last = indices[-1]
         self._size_kib = self._size_kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        is_clean = True
+        # Memory that came with this runner goes with it.
+        is_clean = not buffers
         for index in indices:
             mark(index, now())
-            status, payload = run_task(function, arguments[index])
+            status, payload = run_task(function, arguments[index], buffers[index] if buffers else ())
             self._end_output(index, is_kept=status in (Status.RAISED, Status.DIED))
             is_clean = is_clean and status == Status.OK
             if index == last:
@@ -216,10 +251,12 @@ class Runner:
             return True
         return False
 
-    def _report(self, index: int, status: int, payload: bytes) -> None:
-        report = memoryview(_HEADER.pack(index, status, len(payload)) + payload)
-        while report:
-            report = report[os.write(self._results, report) :]
+    def _report(self, index: int, status: int, payload: Sequence[bytes | memoryview]) -> None:
+        head = _HEADER.pack(index, status, sum(map(len, payload)))
+        for part in (head + payload[0], *payload[1:]):
+            report = memoryview(part)
+            while report:
+                report = report[os.write(self._results, report) :]
 
     def _end_output(self, index: int, *, is_kept: bool) -> None:
         with contextlib.suppress(Exception):  # a task may have closed or replaced its streams
@@ -231,17 +268,26 @@ class Runner:
                 os.write(1, self._token + _MARK.pack(index, is_kept))
 
 
-def run_task(function: Callable[..., object], pickled: bytes) -> tuple[Status, bytes]:
-    """Calls `function` with the pickled (args, kwargs) and says how it went. Never raises."""
+def run_task(
+    function: Callable[..., object], pickled: bytes, buffers: Sequence[mmap.mmap] = ()
+) -> tuple[Status, Sequence[bytes | memoryview]]:
+    """Calls `function` with the pickled (args, kwargs) and says how it went, the payload in parts. Never raises."""
+    status, payload = _outcome(function, pickled, buffers)
+    return status, [payload] if isinstance(payload, bytes) else payload
+
+
+def _outcome(
+    function: Callable[..., object], pickled: bytes, buffers: Sequence[mmap.mmap]
+) -> tuple[Status, bytes | Sequence[bytes | memoryview]]:
     try:
-        args, kwargs = pickle.loads(pickled)
+        args, kwargs = pickle.loads(pickled, buffers=buffers)
         result = function(*args, **kwargs)
     except SystemExit as error:
         return Status.DIED, f"the task called sys.exit({error.code!r:.100})".encode()
     except BaseException as error:
         return Status.RAISED, encode(describe_exception(error))
     try:
-        encoded = encode_value(result, size_bytes_max=RESULT_BYTES_MAX)
+        encoded = encode_in_parts(result, size_bytes_max=RESULT_BYTES_MAX)
     except TooLarge as error:
         return Status.TOO_LARGE, error.message.encode()
     except CodecError as error:

@@ -15,6 +15,7 @@ from croft.model.hours import Hours
 from croft.model.isolation import Grade
 
 CPUS_MAX = 4096
+DELEGATES_MAX = 8
 PORT_MAX = 65_535
 LABELS_MAX = 32
 LABEL_LENGTH_MAX = 64
@@ -46,6 +47,12 @@ def _cpus(text: str) -> int:
         return total
     if not text.isdigit() or int(text) > CPUS_MAX:
         raise Usage(f"`{text}` is not a number of processors", remedy="Write a number, `half` or `all`.")
+    return int(text)
+
+
+def _delegates(text: str) -> int:
+    if not text.isdigit() or int(text) > DELEGATES_MAX:
+        raise Usage(f"`{text}` is not a number of delegates", remedy=f"Write a number up to {DELEGATES_MAX}.")
     return int(text)
 
 
@@ -108,6 +115,9 @@ KEYS: Mapping[str, Key] = {
     "lend.disk": Key("10G", size_bytes, "Disk that the work of others may use in all."),
     "lend.when": Key("", _hours, "Processors are lent only in these hours of the day, like `20-08`; else always."),
     "labels": Key("", _labels, "Words for what is special here, like `gpu, quiet`; others find peers by them."),
+    "jobs.delegates": Key(
+        "0", _delegates, "How many peers hold a copy of a detached job, to carry it on while this one is away."
+    ),
     "sandbox.required_grade": Key(
         "B", _grade, "Code of others runs here only at this isolation grade or a better one."
     ),

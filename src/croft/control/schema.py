@@ -183,6 +183,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job that this peer submitted. `state`: filling, queued, running, ended, failed or cancelled.
 
     One that `is_durable` is kept on disk, results and all, until it is forgotten. `reason` is why nobody works on it.
+    `submitter`, `carrier` and `delegates` are names: who submitted it, carries it on now, and holds copies.
     """
 
     job: str
@@ -197,6 +198,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     done_by: dict[str, int] = {}
     is_durable: bool = False
     reason: str = ""
+    submitter: str = ""
+    carrier: str = ""
+    delegates: list[str] = []
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from croft.compute.commands import CommandJob, CommandSpec
-from croft.compute.durable import DurableJobs
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
-from croft.compute.worker_messages import LoadFunction
+from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import durable_work, tunnels
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -33,6 +32,7 @@ from croft.control.work_messages import (
     OpenTaskJob,
     SubmitTasks,
     TaskOutcomes,
+    TaskResultPart,
 )
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Usage
 from croft.model.ids import PeerId
@@ -47,17 +47,12 @@ OPEN_BYTES_MAX = 512 << 20
 """Arguments of unfinished tasks kept for one program; more is taken in as tasks finish."""
 
 
-class JobFactory(Protocol):
+class JobFactory(durable_work.JobFactory, Protocol):
     """Makes jobs, and keeps account of them."""
-
-    @property
-    def durable(self) -> DurableJobs: ...
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob: ...
 
     def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]: ...
-
-    def peer_name(self, peer: PeerId) -> str: ...
 
     async def ended(self, job: str, error: CroftError | None) -> None:
         """A job is over."""
@@ -101,9 +96,9 @@ class WorkServer:
                 opening: FromProgram = decode_union(payload, FromProgram, step="local work")
                 match opening:
                     case OpenTaskJob(is_durable=True):
-                        await durable_work.serve_filling(self._jobs.durable, opening, messages)
+                        await durable_work.serve_filling(self._jobs, opening, messages)
                     case OpenResults():
-                        await durable_work.serve_results(self._jobs.durable, self._jobs.peer_name, opening, messages)
+                        await durable_work.serve_results(self._jobs, opening, messages)
                     case OpenTaskJob():
                         await self._serve_tasks(opening, messages)
                     case OpenCommandJob():
@@ -136,6 +131,8 @@ class WorkServer:
             if open_bytes < OPEN_BYTES_MAX:
                 has_room.set()
             with contextlib.suppress(ConnectionLost):
+                for task, data in job.take_parts(peer, outcomes):
+                    messages.post(TaskResultPart(task, data))
                 messages.post(TaskOutcomes(peer, self._jobs.peer_name(peer), list(outcomes)))
 
         job = self._jobs.task_job(opening, on_outcomes)
@@ -148,11 +145,15 @@ class WorkServer:
                     match message:
                         case DefineFunction(digest, pickled):
                             job.add_function(LoadFunction(digest, pickled, opening.python))
-                        case SubmitTasks(function, first, arguments):
+                        case BufferPart(digest, size, offset):
+                            job.add_buffer_part(digest, size, offset, payload)
+                        case DropBuffer(digest):
+                            job.drop_buffer(digest)
+                        case SubmitTasks(function, first, arguments, buffers):
                             numbers = range(first, first + len(arguments))
-                            sizes.update(zip(numbers, map(len, arguments), strict=True))
-                            open_bytes += sum(map(len, arguments))
-                            job.add(function, numbers, arguments)
+                            added = job.add(function, numbers, arguments, buffers)
+                            sizes.update(zip(numbers, added, strict=True))
+                            open_bytes += sum(added)
                             if open_bytes > OPEN_BYTES_MAX:
                                 has_room.clear()
                                 await has_room.wait()

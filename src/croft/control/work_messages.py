@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
+import msgspec
+
+from croft.compute.worker_messages import BufferPart, DropBuffer
 from croft.wire.codec import Message
 
 # --- from the program ------------------------------------------------------------------------------------------------
@@ -16,7 +19,8 @@ from croft.wire.codec import Message
 class OpenTaskJob(Message, frozen=True, tag=50):
     """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit.
 
-    One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go.
+    One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go. Copies are held by
+    `delegates`, peers by id, or, if none is named, by as many as `delegates_wanted`; None: as the settings say.
     """
 
     label: str
@@ -26,6 +30,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     memory_bytes: int = 0
     task_s_max: float = 0.0
     is_durable: bool = False
+    delegates: tuple[str, ...] = ()
+    delegates_wanted: int | None = None
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -41,6 +47,8 @@ class SubmitTasks(Message, frozen=True, tag=52):
     function: bytes
     first: int
     arguments: list[bytes]
+    buffers: list[list[bytes]] = msgspec.field(default_factory=list)
+    """As in `croft.compute.worker_messages.RunChunk`."""
 
 
 class CancelTasks(Message, frozen=True, tag=53):
@@ -117,6 +125,8 @@ FromProgram = (
     | OpenForward
     | OpenProxy
     | OpenPipe
+    | BufferPart
+    | DropBuffer
     | SealJob
     | OpenResults
 )
@@ -136,6 +146,13 @@ class TaskOutcomes(Message, frozen=True, tag=61):
     peer: str
     peer_name: str
     outcomes: list[tuple[int, int, bytes]]
+
+
+class TaskResultPart(Message, frozen=True, tag=69):
+    """The next bytes of a large result; what is left comes as the task's outcome, next."""
+
+    task: int
+    data: bytes
 
 
 class CommandStarted(Message, frozen=True, tag=62):
@@ -198,8 +215,6 @@ class JobSealed(Message, frozen=True, tag=160):
 class ResultsEnded(Message, frozen=True, tag=161):
     """No more outcomes will come: the job has ended or was cancelled."""
 
-    state: str
-
 
 FromDaemon = (
     JobSealed
@@ -209,6 +224,7 @@ FromDaemon = (
     | TunnelProblem
     | JobOpened
     | TaskOutcomes
+    | TaskResultPart
     | CommandStarted
     | CommandOutput
     | CommandEnded

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender, Policy
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
 from croft.identity.keys import SecretKey
@@ -82,6 +83,7 @@ class Plan:
     relay_port: int = 0
     lending_hours: Hours | None = None
     labels: tuple[str, ...] = ()
+    delegates_wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class Parts:
                 ("leases", self.leases.serve),
                 ("lending", self.lender.serve),
                 ("jobs", self.jobs.durable.serve),
+                ("delegations", self.jobs.delegations.serve),
                 ("lending hours", self.lending.serve),
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
@@ -182,7 +185,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
     )
     admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
-    jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
+    jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy, plan.policy.check, plan.delegates_wanted)
     shaping = Shaping(ports.database, plan.minute_of_day)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     tunnels = Tunnels(overlay, ports.local)
@@ -229,5 +232,6 @@ def _answer_others(parts: Parts) -> None:
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)

@@ -183,6 +183,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         minute_of_day=minute_of_day,
         relay_port=config["relay.port"],
         lending_hours=config["lend.when"],
+        delegates_wanted=config["jobs.delegates"],
     )
 
 

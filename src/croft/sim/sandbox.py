@@ -15,11 +15,13 @@ import cloudpickle
 
 from croft.compute.worker_messages import (
     RESULT_BYTES_MAX,
+    BufferPart,
     CancelChunk,
     CancelCommand,
     ChunkDone,
     ChunkResults,
     CommandExited,
+    DropBuffer,
     FileBytes,
     FileEnd,
     FileFailed,
@@ -103,6 +105,7 @@ class SimulatedBox:
         self._outbox = bytearray()
         self._changed = Signal()
         self._functions: dict[bytes, Any] = {}
+        self._buffers: dict[bytes, bytearray] = {}
         self._runners: dict[int, asyncio.Task[None]] = {}
         self._free = asyncio.Semaphore(max(1, int(spec.cpus)))
         self._usage = BoxUsage()
@@ -166,6 +169,10 @@ class SimulatedBox:
                 self._say(FileFailed(message.path, NOT_SIMULATED))
             case RunCommand():
                 self._say(CommandExited(COMMAND_NOT_FOUND, reason=NOT_SIMULATED))
+            case BufferPart():
+                self._buffers.setdefault(message.digest, bytearray()).extend(message.data)
+            case DropBuffer():
+                self._buffers.pop(message.digest, None)
             case CancelCommand() | FileBytes() | FileEnd():
                 pass
 
@@ -187,15 +194,17 @@ class SimulatedBox:
                 self._say(FunctionFailed(message.function, "it was never loaded"))
             else:
                 for number, pickled in enumerate(message.arguments):
-                    outcome = await self._task(number, function, pickled, message.task_s_max)
+                    digests = message.buffers[number] if message.buffers else []
+                    call = cloudpickle.loads(pickled, buffers=[bytes(self._buffers[digest]) for digest in digests])
+                    outcome = await self._task(number, function, call, message.task_s_max)
                     self._say(ChunkResults(message.chunk, [outcome]))
             elapsed_s = loop.time() - started
             self._usage = BoxUsage(self._usage.cpu_s + elapsed_s, self._usage.memory_peak_bytes, self._usage.death)
             self._runners.pop(message.chunk, None)
             self._say(ChunkDone(message.chunk, elapsed_s))
 
-    async def _task(self, number: int, function: Any, pickled: bytes, task_s_max: float) -> Outcome:
-        args, kwargs = cloudpickle.loads(pickled)
+    async def _task(self, number: int, function: Any, call: Any, task_s_max: float) -> Outcome:
+        args, kwargs = call
         duration_s = self._sandbox.duration(function, *args, **kwargs) * self._sandbox.slowness
         if task_s_max and duration_s > task_s_max:
             await asyncio.sleep(task_s_max)

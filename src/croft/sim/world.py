@@ -128,6 +128,10 @@ class World:
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
 
+    def machine_of(self, peer: PeerId) -> Machine:
+        """The machine that a peer is on."""
+        return next(machine for machine in self.machines.values() if machine.peer == peer)
+
     @property
     def now(self) -> float:
         """Seconds since the world began."""

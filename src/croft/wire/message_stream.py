@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol, Self
 
 from croft.errors import ConnectionLost, PeerMisbehaved
@@ -74,11 +75,14 @@ class MessageStream:
 
     def post(self, message: Message) -> None:
         """Queues a message without waiting. For messages whose number something else bounds."""
+        self.post_encoded(encode(message))
+
+    def post_encoded(self, payload: bytes) -> None:
+        """The same for a message that is encoded already."""
         if self._failure is not None:
             raise self._failure
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_out(), name=f"{self._step}.write")
-        payload = encode(message)
         self._unsent.append(payload)
         self._unsent_bytes += len(payload)
         self.sent_bytes += len(payload)
@@ -89,7 +93,11 @@ class MessageStream:
 
     async def send(self, message: Message) -> None:
         """Queues a message, and waits while the other side does not keep up. Raises ConnectionLost."""
-        self.post(message)
+        await self.send_encoded(encode(message))
+
+    async def send_encoded(self, payload: bytes) -> None:
+        """The same for a message that is encoded already."""
+        self.post_encoded(payload)
         if not self._has_room.is_set():
             await self._has_room.wait()
             if self._failure is not None:
@@ -158,17 +166,15 @@ async def _read_exactly(stream: ByteStream, size: int, step: str) -> bytes:
     return data
 
 
-def _pieces(payloads: list[bytes]) -> list[bytes]:
-    """The frames of `payloads`, joined into pieces of about WRITE_BYTES_MAX."""
-    pieces: list[bytes] = []
+def _pieces(payloads: list[bytes]) -> Iterator[bytes]:
+    """The frames of `payloads`, joined into pieces of about WRITE_BYTES_MAX, each when it is asked for."""
     group: list[bytes] = []
     size = 0
     for payload in payloads:
         group.append(payload)
         size += len(payload)
         if size >= WRITE_BYTES_MAX:
-            pieces.append(frames.join(group))
+            yield frames.join(group)
             group, size = [], 0
     if group:
-        pieces.append(frames.join(group))
-    return pieces
+        yield frames.join(group)

@@ -13,6 +13,9 @@ FRACTION_BYTES_MAX: Final = 16 << 10
 NAME_CHARS_MAX: Final = 500
 """Longest name of a class with its module, or of a time zone."""
 
+ATTACHED_BYTES_MIN: Final = 256 << 10
+"""Arrays of this size and more travel beside the encoding, see `croft.wire.values_attached`."""
+
 FACTORIES: Final[dict[str, type]] = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
@@ -55,3 +58,4 @@ class Code:
     NAMED_TUPLE: Final = 30
     NUMPY_ARRAY: Final = 31
     NUMPY_SCALAR: Final = 32
+    NUMPY_ATTACHED: Final = 33

@@ -25,10 +25,11 @@ _COMPLEX = struct.Struct(">dd")
 
 
 class _Extensions:
-    """Decodes extensions at one depth; what is inside them, at the next. One instance per depth, stateless."""
+    """Decodes extensions at one depth; what is inside them, at the next. Stateless but for what is attached."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, attached: list[memoryview | None] | None = None) -> None:
         self._depth = depth
+        self._attached = attached
 
     def lift(self, code: int, payload: memoryview) -> object:
         """The value of one extension. Raises CodecError, or whatever the type's own constructor raises."""
@@ -38,15 +39,27 @@ class _Extensions:
         if scalar is not None:
             return scalar(payload)
         container = _CONTAINERS.get(code)
+        if code == Code.NUMPY_ATTACHED and self._attached is not None:
+            container = self._lift_attached
         if container is None:
             raise CodecError(
                 f"type code {code} is not known here",
                 remedy="The peer that computed it runs a newer version: update this one.",
             )
-        content = _DECODERS[self._depth + 1].decode(payload)
+        content = self._inner().decode(payload)
         if type(content) is not list:
             raise CodecError(f"{container.__name__.strip('_')} without its parts")
         return container(content)
+
+    def _inner(self) -> Decoder[Any]:
+        if self._attached is None:
+            return _DECODERS[self._depth + 1]
+        return Decoder(ext_hook=_Extensions(self._depth + 1, self._attached).lift)
+
+    def _lift_attached(self, content: list[Any]) -> object:
+        from croft.wire import values_numpy
+
+        return values_numpy.rebuild_attached(content, self._attached or [])
 
 
 def _lift_int(payload: memoryview) -> int:
@@ -255,3 +268,8 @@ _DECODERS: Final = [Decoder(ext_hook=_Extensions(depth).lift) for depth in range
 
 decode_top = _DECODERS[0].decode
 """The value that bytes encode. Raises whatever a constructor raises."""
+
+
+def decode_attached(data: memoryview, attached: list[memoryview]) -> object:
+    """The same, with what travelled beside it. Raises whatever a constructor raises."""
+    return Decoder(ext_hook=_Extensions(0, list(attached)).lift).decode(data)

@@ -8,6 +8,7 @@ import enum
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain
 from typing import Any, Final
@@ -79,11 +80,20 @@ def is_plain(value: object, size_bytes_max: int | None) -> bool:
     return False
 
 
+@dataclass(slots=True)
+class Attached:
+    """Collects what travels beside an encoding: arrays of `bytes_min` and more, without a copy."""
+
+    bytes_min: int
+    buffers: list[memoryview] = field(default_factory=list)
+
+
 class Lowering:
     """Turns a value into one that msgspec encodes without loss: what it does not know becomes an `Ext`."""
 
-    def __init__(self, leaves: frozenset[type], size_bytes_max: int | None) -> None:
+    def __init__(self, leaves: frozenset[type], size_bytes_max: int | None, attached: Attached | None = None) -> None:
         self._leaves = leaves
+        self._attached = attached
         # Every item takes a byte at least, so this refuses early what would exceed the size in the end.
         self._items_left = ITEMS_MAX if size_bytes_max is None else size_bytes_max
 
@@ -284,6 +294,12 @@ class Lowering:
         return Ext(Code.NAMED_TUPLE, _pack([*names, self.named(fields, depth)]))
 
     def numpy_array(self, value: Any, depth: int) -> object:
+        attached = self._attached
+        if attached is not None and value.nbytes >= attached.bytes_min:
+            from croft.wire import values_numpy
+
+            if values_numpy.is_one_piece(value):
+                return Ext(Code.NUMPY_ATTACHED, _pack(values_numpy.describe_attached(value, attached.buffers)))
         return self._numpy(Code.NUMPY_ARRAY, value)
 
     def numpy_scalar(self, value: Any, depth: int) -> object:

@@ -53,6 +53,20 @@ def describe(value: Any) -> list[Any]:
     return [fields, value.tobytes()]
 
 
+def is_one_piece(value: Any) -> bool:
+    """Whether an array's bytes lie in memory as they would travel, so that they can be sent from there."""
+    is_simple = value.dtype.names is None and not value.dtype.hasobject and value.dtype.itemsize > 0
+    return is_simple and bool(value.flags.c_contiguous or value.flags.f_contiguous)
+
+
+def describe_attached(value: Any, buffers: list[memoryview]) -> list[Any]:
+    """Dtype, shape and order of an array, and where among `buffers` its bytes now are."""
+    is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+    flat = (value.T if is_fortran else value).reshape(-1)
+    buffers.append(flat.view(np.uint8).data)
+    return [_dtype_fields(value.dtype), list(value.shape), is_fortran, len(buffers) - 1]
+
+
 def _without_padding(value: Any) -> Any:
     """A copy whose bytes between fields are zero: what lies there is chance, and equal arrays want equal bytes."""
     if value.dtype.hasobject:
@@ -68,6 +82,18 @@ def rebuild_array(content: list[Any]) -> object:
     return _array(_dtype(fields), shape, bool(is_fortran), buffer)
 
 
+def rebuild_attached(content: list[Any], buffers: list[memoryview | None]) -> object:
+    """The array, on top of its buffer, which no other array may claim. Raises CodecError, ValueError or TypeError."""
+    fields, shape, is_fortran, number = content
+    buffer = buffers[number] if type(number) is int and 0 <= number < len(buffers) else None
+    if buffer is None:
+        raise CodecError("an array without its bytes")
+    buffers[number] = None
+    if buffer.readonly:
+        return _array(_dtype(fields), shape, bool(is_fortran), bytes(buffer))
+    return _view(_dtype(fields), shape, bool(is_fortran), buffer)
+
+
 def rebuild_scalar(content: list[Any]) -> object:
     """The scalar. Raises CodecError, ValueError or TypeError if the parts do not fit each other."""
     fields, buffer = content
@@ -79,13 +105,18 @@ def rebuild_scalar(content: list[Any]) -> object:
 
 
 def _array(dtype: Any, shape: Any, is_fortran: bool, buffer: Any) -> Any:
+    if type(buffer) is not bytes:
+        raise CodecError("an array's shape does not fit its bytes")
+    return _view(dtype, shape, is_fortran, buffer).copy(order="K")
+
+
+def _view(dtype: Any, shape: Any, is_fortran: bool, buffer: bytes | memoryview) -> Any:
     if type(shape) is not list or len(shape) > DIMENSIONS_MAX or not all(type(n) is int and n >= 0 for n in shape):
         raise CodecError("an array without a shape")
-    if type(buffer) is not bytes or math.prod(shape) * dtype.itemsize != len(buffer):
+    if math.prod(shape) * dtype.itemsize != len(buffer):
         raise CodecError("an array's shape does not fit its bytes")
     # A dtype may take no room at all; numpy then still wants one byte to point at.
-    view = np.ndarray(shape, dtype, buffer or b"\0", order="F" if is_fortran else "C")
-    return view.copy(order="K")
+    return np.ndarray(shape, dtype, buffer or b"\0", order="F" if is_fortran else "C")
 
 
 def _dtype_fields(dtype: Any, depth: int = 0) -> Any:
