@@ -171,7 +171,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         on_clock_compared=health.compare_clock,
     )
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
-    overlay.told_addresses, overlay.relay_access = paths.addresses, paths.access
+    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
     relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
     admissions = Admissions(
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
