@@ -137,8 +137,9 @@ workers without a sandbox.
 ## Splitting a bag of tasks
 
 `croft sim jobs --runs 20`, simulated: 10,000 tasks of a second on average over 100 peers of unequal speed (both
-lognormal), 20 ms round trip, without losses and with a tenth of the peers lost a minute. The bound is what the speeds of all
-that live add up to, or the longest task on the fastest peer. To reach: median 1.07, 95 % 1.12, under 2 % of work in vain.
+lognormal), 20 ms round trip, without losses and with a tenth of the peers lost a minute. The bound is what the speeds
+of all that live add up to, or the longest task on the fastest peer. To reach: median 1.07, 95 % 1.12, under 2 % of
+work in vain.
 
 {makespan_text(splits)}
 ## Starting, joining, idling
