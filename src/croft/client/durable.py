@@ -186,6 +186,7 @@ def submit_durable(
         options.memory_bytes,
         options.time_s,
         is_durable=True,
+        needs=options.needs,
         delegates=delegates if isinstance(delegates, tuple) else (),
         delegates_wanted=delegates if isinstance(delegates, int) else None,
     )

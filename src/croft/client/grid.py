@@ -237,7 +237,7 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
-        return Options(label, on, avoid, wants.memory_bytes, wants.time_s)
+        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.needs)
 
     def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.api.find_peer(name).peer for name in names)

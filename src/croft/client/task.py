@@ -20,12 +20,14 @@ class How(TypedDict, total=False):
         on, avoid: names or ids of peers to use only, or not to use.
         memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
         time: limit for one task, in seconds or such as "5m"; 0: none.
+        needs: devices, such as ["camera"]: only peers that lend all of them, held by this job alone meanwhile.
     """
 
     on: Sequence[str]
     avoid: Sequence[str]
     memory: str | int
     time: str | float
+    needs: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,14 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
+        needs: devices.
     """
 
     on: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
     memory_bytes: int = 0
     time_s: float = 0.0
+    needs: tuple[str, ...] = ()
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -50,6 +54,7 @@ class Wants:
             names_of(how.get("avoid", ())) or own.avoid,
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
+            names_of(how.get("needs", ())) or own.needs,
         )
 
 

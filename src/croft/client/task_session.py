@@ -64,6 +64,7 @@ class Options:
     avoid: tuple[str, ...] = ()
     memory_bytes: int = 0
     time_s: float = 0.0
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -114,7 +115,13 @@ class TaskSession:
         options = self._options
         self._messages.post(
             OpenTaskJob(
-                options.label, PYTHON, list(options.on), list(options.avoid), options.memory_bytes, options.time_s
+                options.label,
+                PYTHON,
+                list(options.on),
+                list(options.avoid),
+                options.memory_bytes,
+                options.time_s,
+                needs=options.needs,
             )
         )
         self._reading = asyncio.create_task(self._read(), name="session.read")

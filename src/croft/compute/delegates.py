@@ -28,7 +28,7 @@ from croft.compute.journal_messages import (
     MayHold,
     ReadJob,
 )
-from croft.compute.lender import Consumer
+from croft.compute.lending_terms import Consumer
 from croft.compute.messages import Declined
 from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused, by_code
 from croft.model.ids import JobId, PeerId, TwinId, is_key_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from croft.compute.messages import Declined
 from croft.wire.codec import Message
 
@@ -15,6 +17,7 @@ class JobSpec(Message, frozen=True):
     never: list[str]
     memory_bytes: int = 0
     task_s_max: float = 0.0
+    needs: Sequence[str] = ()
 
 
 # --- between the holders of a job: `journal/1` streams ---------------------------------------------------------------

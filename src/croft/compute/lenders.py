@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from croft.errors import Busy, CroftError, Refused
 from croft.model.ids import PeerId
 
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 20.0
+RETRY_FULL_MAX_S = 2.0
 NOBODY_S_MAX = 10.0
 """A job that no peer takes for this long fails, with every peer's reason."""
 DECLINED_S_MAX = 3.0
@@ -24,7 +26,7 @@ ROUND_TRIP_GUESSED_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A reachable member that lends processor time."""
+    """A reachable member that lends processor time. `devices`: what else it lends to us; `reason`: why no slots now."""
 
     peer: PeerId
     name: str
@@ -34,15 +36,18 @@ class Candidate:
     round_trip_s: float | None
     python: str
     grade: str
+    devices: frozenset[str] = frozenset()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any."""
+    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any. `needs`: devices, all of them."""
 
     python: str = ""
     only: frozenset[PeerId] = frozenset()
     never: frozenset[PeerId] = frozenset()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -51,6 +56,7 @@ class _Pause:
     wait_s: float
     reason: str
     is_declined: bool = False
+    is_full: bool = False
 
 
 class Lenders:
@@ -71,25 +77,38 @@ class Lenders:
         ]
         return sorted(fit, key=_rank)
 
-    def refused(self, candidate: Candidate, reason: str, now: float, *, is_declined: bool = False) -> None:
-        """A candidate could not be reached or has no room, or, with `is_declined`, does not want this job at all."""
+    def refused(
+        self, candidate: Candidate, reason: str, now: float, *, is_declined: bool = False, is_full: bool = False
+    ) -> None:
+        """A candidate could not be reached or has no room, or, with `is_declined`, does not want this job at all.
+
+        With `is_full`, it would take the job, and does so once others have gone: it is asked more often.
+        """
         pause = self._pauses.get(candidate.peer)
-        wait_s = RETRY_FIRST_S if pause is None else min(pause.wait_s * 2, RETRY_MAX_S)
-        self._pauses[candidate.peer] = _Pause(now + wait_s, wait_s, f"{candidate.name}: {reason}", is_declined)
+        wait_s_max = RETRY_FULL_MAX_S if is_full else RETRY_MAX_S
+        wait_s = min(RETRY_FIRST_S if pause is None else pause.wait_s * 2, wait_s_max)
+        why = f"{candidate.name}: {reason}"
+        self._pauses[candidate.peer] = _Pause(now + wait_s, wait_s, why, is_declined, is_full)
 
     def accepted(self, peer: PeerId) -> None:
         """A candidate let the job in."""
         self._pauses.pop(peer, None)
 
     def patience_s(self, candidates: Iterable[Candidate]) -> float:
-        """How long to go on without a lender: not as long where all that there are have declined."""
+        """How long to go on without a lender: less where all have declined, and for ever while one is only full."""
         # Where peers were named, one that does not fit has declined too; else another that fits may yet come.
         asked = [one for one in candidates if self._fits(one) or one.peer in self._wish.only]
+        if any(self._is_full(one) for one in asked):
+            return inf
         return DECLINED_S_MAX if asked and all(map(self._has_declined, asked)) else NOBODY_S_MAX
 
     def _has_declined(self, candidate: Candidate) -> bool:
         pause = self._pauses.get(candidate.peer)
         return not self._fits(candidate) or (pause is not None and pause.is_declined)
+
+    def _is_full(self, candidate: Candidate) -> bool:
+        pause = self._pauses.get(candidate.peer)
+        return pause is not None and pause.is_full and self._fits(candidate)
 
     def reasons(self) -> list[str]:
         """Why nobody works, a line per peer."""
@@ -101,7 +120,11 @@ class Lenders:
             return False
         if candidate.slots <= 0:
             if wish.only:
-                self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now"
+                why = f": {candidate.reason}" if candidate.reason else ""
+                self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now{why}"
+            return False
+        if lacking := [need for need in wish.needs if need not in candidate.devices]:
+            self._mismatches[candidate.peer] = f"{candidate.name}: lends us no {' and no '.join(lacking)}"
             return False
         self._mismatches.pop(candidate.peer, None)
         if wish.python and candidate.python != wish.python:

@@ -252,4 +252,5 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
 def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     """Which peers may serve, from what the program asked for."""
     python = opening.python if isinstance(opening, OpenTaskJob) else ""
-    return Wish(python, frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never)))
+    only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
+    return Wish(python, only, never, tuple(opening.needs))

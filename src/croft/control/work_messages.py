@@ -17,7 +17,7 @@ from croft.wire.codec import Message
 
 
 class OpenTaskJob(Message, frozen=True, tag=50):
-    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit.
+    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices.
 
     One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go. Copies are held by
     `delegates`, peers by id, or, if none is named, by as many as `delegates_wanted`; None: as the settings say.
@@ -32,6 +32,7 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     is_durable: bool = False
     delegates: tuple[str, ...] = ()
     delegates_wanted: int | None = None
+    needs: Sequence[str] = ()
 
 
 class DefineFunction(Message, frozen=True, tag=51):

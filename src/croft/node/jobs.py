@@ -20,8 +20,10 @@ from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
 from croft.errors import CroftError, NotFound
+from croft.model.amounts import CPU
 from croft.model.ids import JobId, PeerId, TwinId
 from croft.node.delegation import JobsElsewhere, Outcomes, OverlayHolders
+from croft.node.offering import OfferedHere
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,33 +38,40 @@ JOBS_KEPT_MAX = 1_000
 LABEL_LENGTH_MAX = 200
 JOB_ID_BYTES = 8
 
+OfferedByPeer = Callable[[], Mapping[PeerId, OfferedHere]]
+
 
 class OverlayPeers:
     """The overlay, as compute wants to see it; fulfils `croft.compute.jobs.Peers`."""
 
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Overlay, offered_here: OfferedByPeer) -> None:
         self._overlay = overlay
+        self._offered_here = offered_here
 
     def candidates(self) -> list[Candidate]:
         """Members that are alive, and this peer itself."""
         own = self._overlay.own.peer
         candidates: list[Candidate] = []
+        offered, nothing = self._offered_here(), OfferedHere()
         for member in self._overlay.members():
             link = self._overlay.links.get(member.peer)
             is_self = member.peer == own
             if not self._overlay.is_alive(member.peer):
                 continue
             load = self._overlay.seen(member.peer).load
+            here = offered.get(member.peer, nothing)
             candidates.append(
                 Candidate(
                     peer=member.peer,
                     name=member.name,
                     is_self=is_self,
-                    slots=member.slots,
+                    slots=max(member.slots, here.amounts[CPU]),
                     slots_busy=load.slots_busy if load else 0,
                     round_trip_s=0.0 if is_self else link.round_trip_s if link else None,
                     python=member.python,
                     grade=member.grade,
+                    devices=here.devices,
+                    reason=here.reason,
                 )
             )
         return candidates
@@ -86,6 +95,7 @@ class JobBook:
     def __init__(
         self,
         overlay: Overlay,
+        offered_here: OfferedByPeer,
         database: Database,
         clock: Clock,
         entropy: Entropy,
@@ -93,7 +103,7 @@ class JobBook:
         delegates_wanted: int,
     ) -> None:
         self._overlay = overlay
-        self._peers = OverlayPeers(overlay)
+        self._peers = OverlayPeers(overlay, offered_here)
         self._database = database
         self._clock = clock
         self._entropy = entropy
@@ -105,7 +115,8 @@ class JobBook:
         self._delegates_wanted = delegates_wanted
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
-        wanted = Wish(spec.python, frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never)))
+        only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
+        wanted = Wish(spec.python, only, never, tuple(spec.needs))
         return TaskJob(
             job,
             self._peers,
