@@ -72,9 +72,7 @@ def read_token(token: bytes, signer: str, facts: Mapping[str, type], now: float 
 
 
 @lru_cache(TOKENS_KEPT)
-def _opened(
-    token: bytes, signer: str, facts: tuple[tuple[str, type], ...]
-) -> tuple[tuple[Any, ...], datetime | None]:
+def _opened(token: bytes, signer: str, facts: tuple[tuple[str, type], ...]) -> tuple[tuple[Any, ...], datetime | None]:
     """The terms, and until when the token holds. Raises TokenInvalid; what is raised is not remembered."""
     names = ", ".join(f"${name}" for name, _ in facts)
     body = ", ".join(f"{name}(${name})" for name, _ in facts)
