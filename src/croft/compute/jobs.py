@@ -75,6 +75,7 @@ class TaskJob:
         *,
         memory_bytes: int,
         task_s_max: float,
+        retries: int = 0,
         is_patient: bool = False,
     ) -> None:
         self.id = job
@@ -89,7 +90,7 @@ class TaskJob:
         self._task_s_max = task_s_max
         self._is_patient = is_patient
         self._lenders = Lenders(wish, job)
-        self._bag = core.Bag()
+        self._bag = core.Bag(retries)
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}
         self._buffers: dict[bytes, _Buffer] = {}
