@@ -212,7 +212,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         paths,
         relaying,
         Measurements(),
-        LanPresence(overlay, ports.discovery, ports.entropy),
+        LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
     )
     _answer_others(parts)
     return parts
