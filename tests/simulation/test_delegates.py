@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from random import Random
 
 import pytest
 
 from croft.errors import NotFound, Refused
+from croft.model.ids import JobId
 from croft.sim.jobs import hand_over
 from croft.sim.world import World
 from support.durable import over, results
@@ -117,3 +119,41 @@ def test_nobody_else_reads_or_ends_a_job_that_is_held_for_another(play: Play) ->
                     pass
 
     play(story)
+
+
+def test_four_submitters_share_six_peers_whichever_is_killed(play: Play) -> None:
+    """D5: four submitters of 50 tasks on six peers, any one killed: all finish; no peer did over 40 % of the work."""
+
+    async def story(world: World) -> None:
+        names = await world.unite(6, slots=2)
+        victim = names[world.seed % 6]
+        submitted = {}
+        for name in names[:4]:
+            book = world[name].parts.jobs
+            submitted[name] = await hand_over(book, lasting(0.5, double), range(50), delegates=1)
+        await asyncio.sleep(2)
+        await world.crash(victim)
+        done_by: Counter[str] = Counter()
+        for name, job in submitted.items():
+            holder = name
+            if name == victim:
+                # Its delegate carries the job on.
+                holder = await holder_of(world, job)
+            await over(world, holder, job, within_s=120)
+            assert await results(world, holder, job) == [2 * number for number in range(50)]
+            journal = world[holder].parts.jobs.durable.journal
+            entry = await journal.find(job)
+            assert entry is not None
+            done_by.update(await journal.done_by(entry.number))
+        assert sum(done_by.values()) == 200
+        assert max(done_by.values()) <= 0.4 * 200, done_by
+
+    play(story)
+
+
+async def holder_of(world: World, job: JobId) -> str:
+    """A machine that is up and holds a copy."""
+    for machine in world.up():
+        if await machine.parts.jobs.durable.journal.find(job) is not None:
+            return machine.name
+    raise AssertionError("nobody holds it")

@@ -88,7 +88,7 @@ class TaskJob:
         self._memory_bytes = memory_bytes
         self._task_s_max = task_s_max
         self._is_patient = is_patient
-        self._lenders = Lenders(wish)
+        self._lenders = Lenders(wish, job)
         self._bag = core.Bag()
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}

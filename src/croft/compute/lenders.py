@@ -6,9 +6,12 @@ refused or failed is asked again after a pause that doubles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
+
+from blake3 import blake3
 
 from croft.errors import Busy, CroftError, Refused
 from croft.model.ids import PeerId
@@ -22,6 +25,8 @@ DECLINED_S_MAX = 3.0
 """The same where every peer has said no. Some first: a peer that has only just let us in may not know it yet."""
 ROUND_TRIP_GUESSED_S = 0.1
 """Of a peer to which there is no link yet."""
+ROUND_TRIP_EQUAL_S = 0.002
+"""Below this, one peer is as near as another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,10 @@ class _Pause:
 class Lenders:
     """One job's view of who could work for it."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, salt: str = "") -> None:
+        """`salt` differs from job to job, so that not all prefer the same of several equal peers."""
         self._wish = wish
+        self._salt = salt
         self._pauses: dict[PeerId, _Pause] = {}
         self._mismatches: dict[PeerId, str] = {}
 
@@ -75,7 +82,7 @@ class Lenders:
             for candidate in candidates
             if candidate.peer not in used and self._fits(candidate) and self._is_rested(candidate.peer, now)
         ]
-        return sorted(fit, key=_rank)
+        return sorted(fit, key=self._rank)
 
     def refused(
         self, candidate: Candidate, reason: str, now: float, *, is_declined: bool = False, is_full: bool = False
@@ -138,13 +145,14 @@ class Lenders:
         pause = self._pauses.get(peer)
         return pause is None or pause.until <= now
 
+    def _rank(self, candidate: Candidate) -> tuple[bool, float, int, bytes]:
+        busy = candidate.slots_busy / candidate.slots
+        round_trip_s = ROUND_TRIP_GUESSED_S if candidate.round_trip_s is None else candidate.round_trip_s
+        # By its order of magnitude: among peers that are about as near, submitters spread out.
+        distance = math.frexp(max(round_trip_s, ROUND_TRIP_EQUAL_S))[1]
+        return candidate.is_self, busy, distance, blake3(f"{self._salt}/{candidate.peer}".encode()).digest()
+
 
 def is_decline(error: CroftError) -> bool:
     """Whether a peer that answered so does not want the job at all; one that has no room for now may want it later."""
     return isinstance(error, Refused) and not isinstance(error, Busy)
-
-
-def _rank(candidate: Candidate) -> tuple[bool, float, float, PeerId]:
-    busy = candidate.slots_busy / candidate.slots
-    round_trip_s = ROUND_TRIP_GUESSED_S if candidate.round_trip_s is None else candidate.round_trip_s
-    return candidate.is_self, busy, round_trip_s, candidate.peer
