@@ -184,6 +184,7 @@ def submit_durable(
         options.memory_bytes,
         options.time_s,
         is_durable=True,
+        verify=options.verify,
     )
 
     async def open_job() -> tuple[MessageStream, str]:

@@ -226,7 +226,7 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = (tuple(self.api.find_peer(name).peer for name in names) for names in (wants.on, wants.avoid))
-        return Options(label, on, avoid, wants.memory_bytes, wants.time_s)
+        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.verify)
 
 
 class MapResult(Generic[R]):
@@ -254,6 +254,11 @@ class MapResult(Generic[R]):
     def done_by(self) -> dict[str, int]:
         """How many tasks each peer did so far, by name."""
         return dict(self._session.done_by)
+
+    @property
+    def liars(self) -> dict[str, list[int]]:
+        """Peers that were found to lie, with the items whose results from them had come before, unchecked."""
+        return dict(self._session.liars)
 
     def cancel(self) -> None:
         """Cancels what is not done, here and on the peers."""

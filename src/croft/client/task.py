@@ -20,12 +20,15 @@ class How(TypedDict, total=False):
         on, avoid: names or ids of peers to use only, or not to use.
         memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
         time: limit for one task, in seconds or such as "5m"; 0: none.
+        verify: `vote:3` has each task done by peers of different people until two agree; `spot:5%` has that share of
+            each peer's results done again by another, and more of those by peers that have no record yet.
     """
 
     on: Sequence[str]
     avoid: Sequence[str]
     memory: str | int
     time: str | float
+    verify: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Wants:
     avoid: tuple[str, ...] = ()
     memory_bytes: int = 0
     time_s: float = 0.0
+    verify: str = ""
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -50,6 +54,7 @@ class Wants:
             _names(how.get("avoid", ())) or own.avoid,
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
+            how.get("verify", "") or own.verify,
         )
 
 

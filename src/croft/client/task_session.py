@@ -23,6 +23,7 @@ from croft.control.work_messages import (
     JobFailed,
     JobOpened,
     OpenTaskJob,
+    PeerCaught,
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
@@ -64,6 +65,7 @@ class Options:
     avoid: tuple[str, ...] = ()
     memory_bytes: int = 0
     time_s: float = 0.0
+    verify: str = ""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class TaskSession:
     def __init__(self, options: Options) -> None:
         self.job = ""
         self.done_by: dict[str, int] = {}
+        self.liars: dict[str, list[int]] = {}
         self._options = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._messages: MessageStream | None = None
@@ -114,7 +117,13 @@ class TaskSession:
         options = self._options
         self._messages.post(
             OpenTaskJob(
-                options.label, PYTHON, list(options.on), list(options.avoid), options.memory_bytes, options.time_s
+                options.label,
+                PYTHON,
+                list(options.on),
+                list(options.avoid),
+                options.memory_bytes,
+                options.time_s,
+                verify=options.verify,
             )
         )
         self._reading = asyncio.create_task(self._read(), name="session.read")
@@ -261,6 +270,9 @@ class TaskSession:
                         self.job = job
                     case TaskOutcomes(_, name, outcomes):
                         self._resolve(name, outcomes)
+                    case PeerCaught(name, _, unchecked):
+                        self.liars[name] = unchecked
+                        self.done_by.pop(name, None)
                     case TaskResultPart(task, data):
                         self._parts.setdefault(task, bytearray()).extend(data)
                     case JobFailed(code, text, remedy):

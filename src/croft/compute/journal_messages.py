@@ -14,3 +14,5 @@ class JobSpec(Message, frozen=True):
     never: list[str]
     memory_bytes: int = 0
     task_s_max: float = 0.0
+    verify: str = ""
+    """As `croft.compute.verification.parse_check` reads it."""

@@ -40,6 +40,7 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.never,
         opening.memory_bytes,
         opening.task_s_max,
+        opening.verify,
     )
 
 

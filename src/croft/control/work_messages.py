@@ -29,6 +29,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     memory_bytes: int = 0
     task_s_max: float = 0.0
     is_durable: bool = False
+    verify: str = ""
+    """As `croft.compute.verification.parse_check` reads it."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -152,6 +154,14 @@ class TaskResultPart(Message, frozen=True, tag=69):
     data: bytes
 
 
+class PeerCaught(Message, frozen=True, tag=162):
+    """A peer was found to lie. `unchecked`: tasks whose results from it had come before, without a check."""
+
+    peer_name: str
+    reason: str
+    unchecked: list[int]
+
+
 class CommandStarted(Message, frozen=True, tag=62):
     """The command runs on this peer."""
 
@@ -224,6 +234,7 @@ FromDaemon = (
     | JobOpened
     | TaskOutcomes
     | TaskResultPart
+    | PeerCaught
     | CommandStarted
     | CommandOutput
     | CommandEnded

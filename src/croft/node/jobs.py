@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.journal import Entry, Journal
 from croft.compute.journal_messages import JobSpec
 from croft.compute.lenders import Candidate, Wish
+from croft.compute.verification import Standing, Verification, parse_check
 from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
@@ -59,6 +61,7 @@ class OverlayPeers:
                     round_trip_s=0.0 if is_self else link.round_trip_s if link else None,
                     python=member.python,
                     grade=member.grade,
+                    owner=member.peer if member.twin == self._overlay.own.twin else member.twin,
                 )
             )
         return candidates
@@ -87,6 +90,7 @@ class JobBook:
         self._entropy = entropy
         self._running: dict[str, _Running] = {}
         own = overlay.own
+        self._standing = Standing()
         self.durable = DurableJobs(Journal(database, clock), self._durable_tasks, entropy, own.twin, own.peer)
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
@@ -99,6 +103,8 @@ class JobBook:
             memory_bytes=spec.memory_bytes,
             task_s_max=spec.task_s_max,
             is_patient=True,
+            verdicts=self._verification(spec.verify),
+            standing=self._standing,
         )
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob:
@@ -110,10 +116,18 @@ class JobBook:
             on_outcomes,
             memory_bytes=opening.memory_bytes,
             task_s_max=opening.task_s_max,
+            verdicts=self._verification(opening.verify),
+            standing=self._standing,
         )
         label = opening.label[:LABEL_LENGTH_MAX]
         self._running[job.id] = _Running("tasks", label, self._clock.now(), job)
         return job
+
+    def _verification(self, text: str) -> Verification | None:
+        check = parse_check(text)
+        if not check.is_any:
+            return None
+        return Verification(check, self._standing, random.Random(self._entropy.token(JOB_ID_BYTES)))
 
     def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]:
         """A new command."""
