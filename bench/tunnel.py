@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
 import statistics
 import subprocess
@@ -24,15 +23,18 @@ from pathlib import Path
 
 import uvloop
 
+# The ssh server is that of the tests; where it is must be known before it is imported.
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from bench.peers import Pair
 from bench.transport import HOST, Channel, CroftLink, Link, answer, bulk, ping_pong
 from croft.client.local_api import LocalApi
 from croft.client.tunnel import HeldTunnel
 from croft.control.schema import ExposureWanted
 from croft.control.work_messages import OpenForward
+from support import ssh_server
 
 START_S_MAX = 10.0
-SSHD = "/usr/sbin/sshd"
 
 
 class SocketChannel:
@@ -108,27 +110,14 @@ def ssh_forward(port: int) -> Iterator[int]:
     """`ssh -L` to a service on this machine, through an sshd of our own; the local port."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as cleanup:
         folder = Path(name)
-        for key in ("host", "user"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
-        shutil.copy(folder / "user.pub", folder / "authorized")
-        Path("/run/sshd").mkdir(exist_ok=True)
+        ssh_server.make_keys(folder)
         listening, local = free_port(), free_port()
-        options = {
-            "HostKey": folder / "host",
-            "AuthorizedKeysFile": folder / "authorized",
-            "StrictModes": "no",
-            "UsePAM": "no",
-            "ListenAddress": f"{HOST}:{listening}",
-            "PidFile": "none",
-        }
-        settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", "/dev/null", *settings], stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(ssh_server.server_command(folder, listening), stderr=subprocess.DEVNULL)
         cleanup.callback(end, server)
         await_port(listening)
-        options = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": folder / "known", "IdentitiesOnly": "yes"}
-        settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-        forward = ["-i", str(folder / "user"), "-p", str(listening), "-L", f"{HOST}:{local}:{HOST}:{port}"]
-        client = subprocess.Popen(["ssh", "-N", *settings, *forward, HOST], stderr=subprocess.DEVNULL)
+        forward = ["-p", str(listening), "-L", f"{HOST}:{local}:{HOST}:{port}"]
+        command = ["ssh", "-N", *ssh_server.client_options(folder), *forward, HOST]
+        client = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         cleanup.callback(end, client)
         await_port(local)
         yield local
@@ -183,10 +172,10 @@ def measure(megabytes: int, rounds: int) -> dict[str, dict[str, float]]:
                 "TCP, nothing in between": int(port),
                 "croft tunnel": cleanup.enter_context(HeldTunnel(pair.consumer.work_socket, opening)).port,
             }
-            if Path(SSHD).exists():
+            if Path(ssh_server.SSHD).exists():
                 ways["ssh -L"] = cleanup.enter_context(ssh_forward(int(port)))
             else:
-                print(f"note: no {SSHD}: install openssh-server to compare with ssh -L", file=sys.stderr)
+                print(f"note: no {ssh_server.SSHD}: install openssh-server to compare with ssh -L", file=sys.stderr)
             for _ in range(rounds):  # by turns, so that all see the same load
                 for name, local in ways.items():
                     found.setdefault(name, []).append(measured(lambda local=local: tcp(local), megabytes))

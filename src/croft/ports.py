@@ -375,6 +375,7 @@ class BoxSpec:
         environment: the program's whole environment, besides PATH, HOME, TMPDIR and LANG.
         cpus: processor share; memory_bytes: resident, page cache and tmpfs together; processes_max: tasks alive;
         host_name: what the box calls itself, where it can have a name of its own.
+        devices: files and device nodes of the host by name, readable inside where `CROFT_DEVICE_NAME` says.
         scratch_bytes: size of `/tmp`; work_bytes and work_files_max: what `/job` may grow to.
     """
 
@@ -390,6 +391,7 @@ class BoxSpec:
     work_bytes: int = 1 << 30
     host_name: str = "box"
     work_files_max: int = 20_000
+    devices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

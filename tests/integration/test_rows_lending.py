@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+import croft
 from support import peers
 from support.peers import RealPeer, two_lines, until
 
@@ -51,3 +57,84 @@ def test_g2_ten_race_for_the_last_processors_and_the_lease_outlives_the_lenders_
         until(lambda: not held(lender), "all is free again")
         last = lender.json("leases")["leases"][0]
         assert last["number"] == lease["number"] and last["tasks"] == 1 and last["ended_at"] > lease["granted_at"]
+
+
+def offered_by(peer: RealPeer, name: str) -> list[dict[str, Any]]:
+    """What one peer offers to another, as that one sees it."""
+    return [offer for offer in peer.json("offer", "list")["offers"] if offer["name"] == name]
+
+
+def test_g1_an_offer_is_for_whom_it_says_and_for_its_hours() -> None:
+    """G1: an offer to friends at some hours: others see none and are refused, out of hours the friend is told when."""
+    hour = time.localtime().tm_hour
+    now, later = f"{hour:02}-{(hour + 2) % 24:02}", f"{(hour + 3) % 24:02}-{(hour + 4) % 24:02}"
+    with peers.homes() as base:
+        bob = peers.make(base, "bob", settings={"lend.cpus": "0"})
+        ada, cleo, dave = (peers.make(base, name) for name in ("ada", "cleo", "dave"))
+        for peer in (bob, ada, cleo, dave):
+            peer.start()
+        for peer in (ada, cleo):
+            peer.api.join(bob.api.invite(is_spoken=False).line)
+        peers.await_links([bob, ada, cleo])
+        bob.ok("contacts", "add", "ada", "my friend")
+        assert offered_by(ada, "bob") == [], "nothing is lent without an offer"
+
+        made = bob.json("offer", "cpu=1", "mem=512M", "disk=64M", "--to", "friends", "--when", now)
+        (seen,) = until(lambda: offered_by(ada, "bob"), "the friend sees the offer")
+        assert (seen["lent"]["cpu"], seen["to"], seen["is_standing"]) == (1, ["you"], True)
+        assert 0 < seen["expires_at"] - time.time() <= 3600
+        assert ada.ok("run", "--on", "bob", "--", "echo", "hello") == "hello\n"
+        with ada.grid() as grid:
+            assert list(grid.map(abs, [-1, -2], on=["bob"])) == [1, 2]
+
+        assert offered_by(cleo, "bob") == [] and offered_by(dave, "bob") == []
+        error, hint = two_lines(cleo.croft("run", "--on", "bob", "--", "true"))
+        assert "bob" in error and "lends no processors now" in error and hint
+
+        bob.ok("offer", "withdraw", str(made["number"]))
+        bob.ok("offer", "cpu=1", "mem=512M", "disk=64M", "--to", "my friend", "--when", later)
+        until(lambda: any(not offer["is_standing"] for offer in offered_by(ada, "bob")), "the friend sees the new one")
+        error, _ = two_lines(ada.croft("run", "--on", "bob", "--", "true"))
+        assert f"it lends to you at {later[:2]}:00-{later[3:]}:00" in error
+
+        bob.stop()
+        bob.start()
+        assert [offer["number"] for offer in offered_by(bob, "bob")] == [2], "offers outlive a restart"
+
+
+def test_d11_a_device_is_lent_where_it_is_and_to_one_job_at_a_time(tmp_path: Path) -> None:
+    """D11: `camera=…` is on one peer: only that one matches, and two jobs cannot hold it at once."""
+    tmp_path.chmod(0o755)
+    picture = tmp_path / "cam.jpg"
+    picture.write_text("a picture")
+    with peers.homes() as base:
+        ada, cleo = (peers.make(base, name) for name in ("ada", "cleo"))
+        bob = peers.make(base, "bob", settings={"lend.devices": f"camera={picture}"})
+        for peer in (ada, bob, cleo):
+            peer.start()
+        for peer in (bob, cleo):
+            peer.api.join(ada.api.invite(is_spoken=False).line)
+        peers.await_links([ada, bob, cleo])
+        until(lambda: offered_by(ada, "bob") and offered_by(cleo, "bob"), "both see the camera")
+        look = ("run", "-v", "--need", "camera")
+        first = ada.begin(*look, "--", "sh", "-c", 'cat "$CROFT_DEVICE_CAMERA"; sleep 4')
+        until(lambda: any("camera" in lease["amounts"] for lease in held(bob)), "it is held")
+        error, _ = two_lines(cleo.croft(*look, "--wait", "0", "--", "true"))
+        second = cleo.begin(*look, "--", "sh", "-c", 'echo >> "$CROFT_DEVICE_CAMERA" || cat "$CROFT_DEVICE_CAMERA"')
+        with ada.grid() as grid:
+            mapped = grid.map(read_camera, [0], needs=["camera"])
+            (shown,) = mapped
+        with pytest.raises(croft.Refused, match="lends us no telescope"), cleo.grid() as grid:
+            list(grid.map(abs, [1], needs=["telescope"]))
+
+        assert "1 of 1 camera taken" in error
+        for running in (first, second):
+            done = ended(running)
+            assert (done.returncode, done.stdout) == (0, "a picture"), done.stderr
+            assert "running on bob" in done.stderr
+        assert shown == "a picture" and list(mapped.done_by) == ["bob"]
+        assert picture.read_text() == "a picture", "it is lent to be read"
+
+
+def read_camera(_: int) -> str:
+    return Path(os.environ["CROFT_DEVICE_CAMERA"]).read_text()

@@ -104,6 +104,11 @@ def way(peer: RealPeer, other: RealPeer) -> schema.Way:
     return found
 
 
+def own_relay(peer: RealPeer) -> schema.Offer:
+    """The relay that a peer offers."""
+    return next(offer for offer in peer.api.offers() if offer.is_own and offer.what == "relay")
+
+
 def link(peer: RealPeer, other: RealPeer) -> str:
     """`direct`, `relayed`, or empty."""
     kind = way(peer, other).link
@@ -196,7 +201,7 @@ def test_a_relay_keeps_its_rate_reads_nothing_and_counts_right(net: Net) -> None
         net.cleo.ok("offer", "relay", RELAY_RATE)
         until(lambda: relay_process(net.cleo) not in (0, former), "the relay has its new rate")
         until(lambda: link(anna, bert) == link(bert, anna) == "relayed", "the way is relayed", DIRECT_S_MAX)
-        [place, *_] = until(lambda: net.cleo.api.offers()[0].places, "the relay runs")
+        [place, *_] = until(lambda: own_relay(net.cleo).places, "the relay runs")
         port = int(urlsplit(place).port or 0)
         answer, bytes_per_s = fastest_seconds(
             net.routers[0], port, lambda: anna.croft("run", "--on", bert.name, "--", *echo(marker))

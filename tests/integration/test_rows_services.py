@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from namespaces import Lab, NamespaceHost, behind, bridged
 
-from support import peers
+from support import peers, ssh_server
 from support.peers import RealPeer, two_lines, until
 
 SERVICE_PORT = 8000
@@ -160,6 +160,36 @@ def test_a_peer_without_a_grant_is_refused_and_datagrams_get_through(lab: Lab, f
         ("echo", DATAGRAM_PORT, "udp", ["ada"])
     ]
     assert "refused cyd" in bob.log()
+
+
+def test_a_shell_on_a_peer_behind_a_nat_by_its_name_for_those_granted_alone(lab: Lab, folder: Path) -> None:
+    """C5: sshd on NAT'd B's 127.0.0.1; `croft ssh b`: input, output and exit code pass; without grant refused."""
+    ada, cyd = peers.community(folder, ["ada", "cyd"], lab.hosts[:2])
+    keys = folder / "keys"
+    keys.mkdir()
+    ssh_server.make_keys(keys)
+    with behind(lab[4]) as inside:
+        bob = peers.make(folder, "bob", inside[0]).start()
+        bob.api.join(ada.api.invite(is_spoken=False).line)
+        peers.await_links([ada, bob])
+        inside[0].start(*ssh_server.server_command(keys, SERVICE_PORT))
+        bob.ok("expose", str(SERVICE_PORT), "--name", "ssh", "--to", "ada")
+        words = ["ssh", "root@bob", *ssh_server.client_options(keys)]
+        until(lambda: ada.croft(*words, "true").returncode == 0, "sshd answers")
+
+        shell = ada.croft(*words, "ip -4 -br address; tr a-z A-Z; exit 7", input="hello from ada")
+        refused = cyd.croft(*words, "true")
+        bob.ok("expose", "remove", "ssh")
+        removed = ada.croft(*words, "true")
+        bob.stop()
+
+    assert shell.returncode == 7, shell.stderr
+    assert inside[0].address in shell.stdout and shell.stdout.endswith("HELLO FROM ADA")
+    assert refused.returncode == removed.returncode == 5
+    for ended in (refused, removed):
+        said, remedy = two_lines(ended)
+        assert "bob" in said and "croft expose" in remedy
+    assert "croft-" in (keys / "known").read_text(), "the host is known by its peer's id, wherever it is"
 
 
 # --- A3: petnames, trust and block -----------------------------------------------------------------------------------

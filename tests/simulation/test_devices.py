@@ -13,18 +13,7 @@ from croft.overlay.devices import NOTICE_MEMBERSHIPS, REVOCATION_KIND, OwnMember
 from croft.overlay.service import MEMBER_KIND
 from croft.sim.world import World
 from croft.wire.codec import encode
-from support.worlds import Play, double
-
-
-async def add_device(world: World, name: str, by: str) -> None:
-    """A fresh machine that becomes a device of another one's twin."""
-    line = (await world[by].parts.admissions.add_device(3600.0)).line
-    world.add(name)
-    await world.start(name)
-    arrival = await world[name].parts.admissions.join(line)
-    assert arrival.is_to_start_anew and arrival.twin == world[by].twin
-    await world.restart(name)
-    world[name].chain = world[by].chain
+from support.worlds import Play, add_device, double
 
 
 async def household(world: World) -> None:

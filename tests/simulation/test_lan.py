@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from croft.overlay.lan_beacon import Beacon, unseal
 from croft.sim.world import World
-from support.worlds import Play
+from support.worlds import Play, add_device
 
 
 async def moved(world: World) -> None:
@@ -57,3 +58,33 @@ def test_strangers_on_the_network_hear_noise(play: Play) -> None:
         assert world["stranger"].parts.overlay.links.all() == []
 
     play(story)
+
+
+def test_a_revoked_device_learns_nothing_from_what_members_show_after_that(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await world.unite(3)
+        lost = "phone"
+        await add_device(world, lost, by=names[1])
+        for name in (*names, lost):
+            world[name].lan = "home"
+            await world.restart(name)
+        await asyncio.sleep(5)
+        assert world[names[0]].peer in heard_by(world, lost)
+
+        await world[names[1]].parts.devices.revoke(world[lost].peer)
+        await asyncio.sleep(5)
+
+        assert heard_by(world, lost) == {world[lost].peer}, "it understands its own beacon alone"
+        assert heard_by(world, names[2]) >= {world[name].peer for name in names}, "members understand each other"
+        late = await world.restart(names[2])
+        await asyncio.sleep(5)
+        assert late.overlay.links.get(world[names[0]].peer) is not None
+
+    play(story)
+
+
+def heard_by(world: World, name: str) -> set[str]:
+    """Who is named by the beacons on the local network, as far as that peer understands them."""
+    core = world[name].parts.lan._core
+    understood = (unseal(core._keys, Beacon(*shown)) for shown in world.lans["home"].beacons.items())
+    return {found[0] for found in understood if found is not None}

@@ -312,7 +312,7 @@ def test_a_lender_that_turns_slow_does_not_hold_up_the_end(play: Play) -> None:
         await job.values()
         return job.ended_at - job.started_at
 
-    # Four lenders do it in 10 s, three of them in 13 s; what the slow one holds is copied when it is overdue.
+    # Four lenders do it in 10 s, three of them in 13 s; what the slow one holds is moved and copied.
     assert play(story) < 25 * SECOND_S
 
 

@@ -34,7 +34,7 @@ async def serving(disk: SimulatedDisk) -> AsyncIterator[Journal]:
 
 async def filled(journal: Journal, tasks: int, *, size: int = 1) -> Entry:
     """A running job of so many tasks."""
-    entry = await journal.create(JobId("1234567890abcdef"), SPEC, TWIN, OWN, [])
+    entry = await journal.create(JobId("1234567890abcdef"), SPEC, TWIN, OWN)
     journal.add_function(entry.number, b"f", b"pickled")
     journal.add_tasks(entry.number, b"f", 0, [bytes(size)] * tasks)
     journal.set_running(entry.number)

@@ -46,3 +46,14 @@ def lasting(virtual_s: float, function: Callable[[int], object]) -> Callable[[in
 
 def double(number: int) -> int:
     return 2 * number
+
+
+async def add_device(world: World, name: str, by: str) -> None:
+    """A fresh machine that becomes a device of another one's twin."""
+    line = (await world[by].parts.admissions.add_device(3600.0)).line
+    world.add(name)
+    await world.start(name)
+    arrival = await world[name].parts.admissions.join(line)
+    assert arrival.is_to_start_anew and arrival.twin == world[by].twin
+    await world.restart(name)
+    world[name].chain = world[by].chain

@@ -42,6 +42,7 @@ CORES = [
     "compute/job.py",
     "compute/splitter.py",
     "compute/lenders.py",
+    "compute/custody.py",
     "compute/admission.py",
     "compute/lending_time.py",
     "ledger/lease.py",

@@ -21,7 +21,7 @@ from croft.compute.job import (
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
 
-ANNA, BO = PeerId("anna"), PeerId("bo")
+ANNA, BO, CLEO = PeerId("anna"), PeerId("bo"), PeerId("cleo")
 FUNCTION = b"f"
 
 
@@ -171,45 +171,89 @@ def test_large_arguments_make_small_chunks() -> None:
     assert len(following.tasks) == 1
 
 
-def overdue_bag() -> tuple[Bag, SendChunk]:
-    """Anna has shown her pace, and holds the last task for far too long; Bo has nothing to do."""
+def tail_bag() -> Bag:
+    """Anna has shown her pace of a second a task, runs the second of three and has the third waiting; Bo comes."""
     bag = Bag()
     bag.handle(LenderReady(ANNA, 1))
     first, _ = chunks(bag.handle(added(3)))
+    bag.handle(TimePassed(1.0))
     bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, 0, b"")]))
-    (last,) = chunks(bag.handle(ChunkEnded(ANNA, first.chunk, 0.01)))
-    bag.handle(LenderReady(BO, 1))
-    return bag, last
+    bag.handle(ChunkEnded(ANNA, first.chunk, 1.0))
+    return bag
 
 
-def test_what_is_overdue_is_copied_to_an_idle_lender() -> None:
-    bag, last = overdue_bag()
+def test_what_waits_at_a_busy_lender_is_moved_to_an_idle_one() -> None:
+    bag = tail_bag()
 
-    assert chunks(bag.handle(TimePassed(0.5))) == []
-    copies = chunks(bag.handle(TimePassed(5.0)))
+    effects = bag.handle(LenderReady(BO, 1))
 
-    assert [chunk.peer for chunk in copies] == [BO]
-    assert copies[0].tasks != last.tasks or len(last.tasks) == 1
+    assert [type(effect) for effect in effects] == [RevokeChunk, SendChunk]
+    assert [(chunk.peer, chunk.tasks) for chunk in chunks(effects)] == [(BO, (2,))]
+    bag.validate()
+
+
+def copied_bag() -> tuple[Bag, SendChunk]:
+    """Anna runs the last task for far too long, and Bo, who has done another, has a copy of it."""
+    bag = tail_bag()
+    (moved,) = chunks(bag.handle(LenderReady(BO, 1)))
+    bag.handle(TimePassed(2.0))
+    bag.handle(OutcomesReceived(BO, moved.chunk, [(0, 0, b"")]))
+    assert chunks(bag.handle(ChunkEnded(BO, moved.chunk, 1.0))) == [], "it has only just run out of its time"
+    assert chunks(bag.handle(TimePassed(2.1))) == []
+    (copy,) = chunks(bag.handle(TimePassed(4.0)))
+    return bag, copy
+
+
+def test_what_runs_too_long_is_copied_to_an_idle_lender() -> None:
+    bag, copy = copied_bag()
+
+    assert (copy.peer, copy.tasks) == (BO, (1,))
     bag.validate()
 
 
 def test_the_first_outcome_of_a_copied_task_counts_and_the_loser_is_revoked() -> None:
-    bag, _ = overdue_bag()
-    (copy,) = chunks(bag.handle(TimePassed(5.0)))
+    bag, copy = copied_bag()
 
     effects = bag.handle(OutcomesReceived(BO, copy.chunk, [(0, 0, b"copy")]))
 
-    assert effects[0] == Record(BO, ((copy.tasks[0], 0, b"copy"),))
+    assert effects[0] == Record(BO, ((1, 0, b"copy"),))
     assert [type(effect) for effect in effects[1:]] == [RevokeChunk]
     bag.validate()
 
 
 def test_a_copied_task_is_not_queued_again_when_one_of_its_lenders_is_lost() -> None:
-    bag, _ = overdue_bag()
-    (copy,) = chunks(bag.handle(TimePassed(5.0)))
+    bag, _ = copied_bag()
 
     bag.handle(LenderLost(ANNA))
 
-    assert bag.open_tasks == 2
-    assert copy.tasks[0] not in [task for chunk in chunks(bag.handle(TimePassed(6.0))) for task in chunk.tasks]
+    assert bag.open_tasks == 1 and bag.waiting_tasks == 0
     bag.validate()
+
+
+def test_a_copy_gets_its_time_before_there_is_another_one() -> None:
+    bag, _ = copied_bag()
+
+    assert chunks(bag.handle(LenderReady(CLEO, 1))) == []
+    assert [chunk.peer for chunk in chunks(bag.handle(TimePassed(5.5)))] == [CLEO]
+    bag.validate()
+
+
+def test_a_revoked_chunk_teaches_nothing_about_its_lender() -> None:
+    bag, copy = copied_bag()
+    bag.handle(OutcomesReceived(BO, copy.chunk, [(0, 0, b"copy")]))
+    anna = bag._lenders[ANNA]
+    before = anna.pace[FUNCTION].task_s
+
+    bag.handle(ChunkEnded(ANNA, next(iter(anna.chunks)), 0.0))
+
+    assert anna.pace[FUNCTION].task_s == before
+    bag.validate()
+
+
+def test_nothing_is_copied_while_nobody_knows_how_long_a_task_takes() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    bag.handle(added(1))
+    bag.handle(LenderReady(BO, 1))
+
+    assert chunks(bag.handle(TimePassed(1_000.0))) == []

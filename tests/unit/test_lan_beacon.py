@@ -9,6 +9,7 @@ import pytest
 from croft.model.ids import CommunityId, PeerId
 from croft.overlay.lan_beacon import (
     COMMUNITIES_MAX,
+    EARLIER_KEYS_MAX,
     FORGET_S,
     NEAR_MAX,
     ROTATE_S,
@@ -20,14 +21,14 @@ from croft.overlay.lan_beacon import (
     Heard,
     LanBeacons,
     Tick,
-    beacon_key,
+    beacon_keys,
     key_of,
     seal,
     unseal,
 )
 from support.joining import ALICE, ALICES_CHAIN, BOB, COMMUNITY, seed
 
-KEY, OTHER_KEY = beacon_key(ALICES_CHAIN[0]), beacon_key(b"another community")
+[KEY], [OTHER_KEY] = beacon_keys(ALICES_CHAIN[0]), beacon_keys(b"another community")
 ADDRESSES = ("192.168.1.20:4433", "[fd00::1]:4433")
 CHANCE = b"".join(seed(number) for number in range(10))[: COMMUNITIES_MAX * SEED_BYTES]
 
@@ -36,9 +37,15 @@ def beacon(key: bytes = KEY, peer: PeerId = ALICE.peer, number: int = 1) -> Beac
     return seal(key, peer, ADDRESSES, seed(number)[:SEED_BYTES])
 
 
-def tick(now: float, *, addresses: tuple[str, ...] = ADDRESSES, number: int = 0) -> Tick:
+def tick(
+    now: float,
+    *,
+    addresses: tuple[str, ...] = ADDRESSES,
+    number: int = 0,
+    keys: tuple[bytes, ...] = (KEY,),
+) -> Tick:
     chance = (CHANCE * 2)[number : number + len(CHANCE)]
-    return Tick({COMMUNITY: KEY}, addresses, now, chance)
+    return Tick({COMMUNITY: keys}, addresses, now, chance)
 
 
 def test_a_member_understands_it() -> None:
@@ -49,7 +56,7 @@ def test_a_stranger_learns_nothing_from_it() -> None:
     one, two = beacon(number=1), beacon(number=2)
 
     assert unseal([OTHER_KEY], one) is None
-    assert key_of([beacon_key(bytes.fromhex(COMMUNITY))], one.name) is None, "the community's id is no key"
+    assert key_of(beacon_keys(bytes.fromhex(COMMUNITY)), one.name) is None, "the community's id is no key"
     seen = one.name.encode() + one.sealed
     for told in (ALICE.peer.encode(), bytes.fromhex(ALICE.peer), COMMUNITY.encode(), *map(str.encode, ADDRESSES)):
         assert told not in seen
@@ -124,9 +131,36 @@ def test_the_list_of_those_heard_is_bounded() -> None:
 
 @pytest.mark.parametrize("count", [1, COMMUNITIES_MAX])
 def test_each_community_sees_a_beacon_of_its_own(count: int) -> None:
-    keys = {CommunityId(f"{number:064x}"): beacon_key(bytes([number])) for number in range(count)}
+    keys = {CommunityId(f"{number:064x}"): beacon_keys(bytes([number])) for number in range(count)}
 
     [shown] = LanBeacons(ALICE.peer).handle(Tick(keys, ADDRESSES, 0.0, CHANCE))
 
     assert isinstance(shown, Announce)
-    assert [key_of(keys.values(), one.name) for one in shown.beacons] == list(keys.values())
+    newest = [some[0] for some in keys.values()]
+    assert [key_of(newest, one.name) for one in shown.beacons] == newest
+
+
+def test_a_revoked_device_understands_nothing_that_is_made_after_its_revocation() -> None:
+    before, after = beacon_keys(ALICES_CHAIN[0], [b"first"]), beacon_keys(ALICES_CHAIN[0], [b"first", b"second"])
+    revoked = LanBeacons(BOB.peer)
+    revoked.handle(tick(0.0, keys=before))
+
+    [shown] = LanBeacons(ALICE.peer).handle(tick(0.0, keys=after))
+
+    assert isinstance(shown, Announce)
+    assert not revoked.is_ours(shown.beacons[0].name)
+    assert revoked.handle(Heard(shown.beacons[0], 1.0)) == []
+
+
+def test_a_member_that_has_not_heard_of_the_newest_revocations_is_understood_and_so_hears_of_them() -> None:
+    known = [bytes([number]) for number in range(EARLIER_KEYS_MAX + 2)]
+    core = LanBeacons(BOB.peer)
+    core.handle(tick(0.0, keys=beacon_keys(ALICES_CHAIN[0], known)))
+
+    understood = [
+        behind
+        for behind in range(len(known) + 1)
+        if core.is_ours(beacon(beacon_keys(ALICES_CHAIN[0], known[: len(known) - behind])[0]).name)
+    ]
+
+    assert understood == list(range(EARLIER_KEYS_MAX + 1))

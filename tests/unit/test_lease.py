@@ -150,7 +150,7 @@ def test_a_silent_lease_is_nobody_elses_until_its_grace_is_over() -> None:
 
 def test_after_a_restart_a_lease_waits_for_its_holder_and_for_nobody_else() -> None:
     lender = Lender(cpu=2)
-    lease = Lease(7, request("a", cpu=2), "all")
+    lease = Lease(7, request("a", cpu=2), (("cpu", "all"),))
     lender.handle(Restored([lease], 0.0))
 
     assert isinstance(lender.ask("b", 1.0, cpu=1)[0], Refuse)

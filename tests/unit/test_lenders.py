@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from math import inf
+
 from croft.compute.lenders import (
     DECLINED_S_MAX,
     NOBODY_S_MAX,
     RETRY_FIRST_S,
+    RETRY_FULL_MAX_S,
     RETRY_MAX_S,
     Candidate,
     Lenders,
@@ -50,7 +54,7 @@ def test_only_and_never_are_kept() -> None:
     three = [candidate(ANNA), candidate(BO), candidate(CLEO)]
 
     assert order(Lenders(Wish(only=frozenset([BO]))), *three) == [BO]
-    assert order(Lenders(Wish(never=frozenset([BO]))), *three) == [ANNA, CLEO]
+    assert sorted(order(Lenders(Wish(never=frozenset([BO]))), *three)) == [ANNA, CLEO]
     assert order(Lenders(Wish(only=frozenset([BO]), never=frozenset([BO]))), *three) == []
 
 
@@ -107,3 +111,38 @@ def test_a_peer_that_was_named_and_lends_nothing_has_said_no() -> None:
     assert lenders.patience_s([idle]) == DECLINED_S_MAX
     assert lenders.reasons() == ["bo: lends no processors now"]
     assert order(lenders, candidate(BO)) == [BO] and lenders.reasons() == []
+
+
+def test_jobs_do_not_all_prefer_the_same_of_equal_peers() -> None:
+    three = [candidate(ANNA), candidate(BO), candidate(CLEO)]
+    firsts = {order(Lenders(Wish(), f"job{number}"), *three)[0] for number in range(20)}
+
+    assert firsts == {ANNA, BO, CLEO}
+
+
+def test_while_a_peer_is_only_full_a_job_waits_for_it_and_asks_often() -> None:
+    lenders = Lenders(Wish())
+    for now in range(20):
+        lenders.refused(candidate(ANNA), "full", float(now * 10), is_full=True)
+    lenders.refused(candidate(BO), "no", 200.0, is_declined=True)
+
+    assert lenders.patience_s([candidate(ANNA), candidate(BO)]) == inf
+    assert order(lenders, candidate(ANNA), now=190 + RETRY_FULL_MAX_S) == [ANNA]
+    lenders.accepted(ANNA)
+    assert lenders.patience_s([candidate(BO)]) == DECLINED_S_MAX
+
+
+def test_who_lacks_what_the_job_needs_is_not_asked_and_named_as_a_reason() -> None:
+    lenders = Lenders(Wish(needs=("camera",)))
+    with_camera = dataclasses.replace(candidate(BO), devices=frozenset(["camera", "gpu"]))
+
+    assert order(lenders, candidate(ANNA), with_camera) == [BO]
+    assert lenders.reasons() == ["anna: lends us no camera"]
+
+
+def test_who_lends_only_at_other_hours_is_named_with_them() -> None:
+    lenders = Lenders(Wish(only=frozenset([ANNA])))
+    asleep = dataclasses.replace(candidate(ANNA, slots=0), reason="it lends to you at 20:00-08:00")
+
+    assert order(lenders, asleep) == []
+    assert lenders.reasons() == ["anna: lends no processors now: it lends to you at 20:00-08:00"]

@@ -10,15 +10,20 @@ from croft.identity.certificates import certify
 from croft.identity.grants import admit, found
 from croft.identity.keys import SecretKey
 from croft.ledger.offer import (
+    LENDING_LIFETIME_S,
     LIFETIME_S,
     OFFER_KIND,
     PLACES_MAX,
+    TWINS_MAX,
+    Lent,
     OfferContent,
     Offerer,
     What,
+    make_lending_offer,
     make_offer,
     open_offer,
 )
+from croft.model.amounts import Amounts
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.wire.envelope import sign
 
@@ -44,6 +49,20 @@ def test_an_offer_says_who_offers_what_where_and_until_when() -> None:
     assert offer.key == f"{DEVICE.public}/relay"
 
 
+def test_an_offer_of_resources_says_how_much_of_what_to_whom_and_when() -> None:
+    amounts = Amounts.of({"cpu": 4, "mem": 8 << 30, "camera": 1})
+    lent = Lent(3, amounts, (TWIN.public,), "sat,sun", is_standing=False)
+
+    record = make_lending_offer(OFFERER, lent, is_withdrawn=False, now=NOW, sequence=7)
+    offer = open_offer(VILLAGE, record, NOW)
+
+    assert (offer.what, offer.number, offer.lent, offer.when) == ("lend", 3, amounts, "sat,sun")
+    assert offer.is_for(TwinId(TWIN.public)) and not offer.is_for(TwinId(OTHER.public)) and not offer.is_standing
+    assert (offer.key, offer.expires_at) == (f"{DEVICE.public}/lend/3", NOW + LENDING_LIFETIME_S)
+    gone = make_lending_offer(OFFERER, lent, is_withdrawn=True, now=NOW, sequence=8)
+    assert open_offer(VILLAGE, gone, NOW).amount == 0
+
+
 def content(**changes: object) -> bytes:
     plain = OfferContent(VILLAGE, list(CHAIN), CERTIFICATE, "relay", 1.0, PLACES, 1, NOW + 60)
     return sign(DEVICE.signer, OFFER_KIND, msgspec.structs.replace(plain, **changes))
@@ -65,6 +84,15 @@ def content(**changes: object) -> bytes:
         ({"places": PLACES * (PLACES_MAX + 1)}, "too many"),
         ({"places": ["x" * 1000]}, "too long"),
         ({"what": ""}, "too long"),
+        ({"to": ["nobody"]}, "impossible people"),
+        ({"to": [TWIN.public] * (TWINS_MAX + 1)}, "impossible people"),
+        ({"when": "x" * 1000}, "impossible hours"),
+        ({"when": "\n"}, "number or hours"),
+        ({"number": -1}, "number or hours"),
+        ({"lent": {"cpu": 0}}, "impossible resources"),
+        ({"lent": {"cpu": 1 << 62}}, "impossible resources"),
+        ({"lent": {"x" * 100: 1}}, "impossible resources"),
+        ({"lent": {f"thing{number}": 1 for number in range(99)}}, "impossible resources"),
     ],
 )
 def test_an_offer_with_a_part_that_does_not_hold_is_refused(changes: dict[str, object], complaint: str) -> None:

@@ -22,6 +22,13 @@ MESSAGES: dict[str, Message] = {
     "measure wanted": MeasureWanted(2.0, True),
     "measured": Measured(1_000_000, 1.25),
     "offer": OfferContent("village", [b"token"], b"certificate", "relay", 2.5e6, ["http://a:1"], 7, 1e9),
+    "offer of resources": OfferContent(
+        *("village", [b"token"], b"certificate", "lend", 1.0, [], 7, 1e9, 3),
+        {"cpu": 4, "mem": 1 << 30},
+        ["ab" * 32],
+        "sat,sun 20:00-08:00",
+        False,
+    ),
     "relay pass": PassContent(b"relay", "invitation", 1e9),
     "line without relays": LineContent(b"token", b"peer", ["1.2.3.4:5"]),
     "line with a relay": LineContent(b"token", b"peer", ["1.2.3.4:5"], [("http://a:1", "pass")]),
@@ -46,3 +53,10 @@ def test_a_line_of_an_earlier_version_is_still_read() -> None:
     golden = encode([b"token", b"peer", ["1.2.3.4:5"]])
 
     assert decode(golden, LineContent, step="test").relays == ()
+
+
+def test_an_offer_of_an_earlier_version_is_still_read() -> None:
+    golden = encode(["village", [b"token"], b"certificate", "relay", 2.5e6, ["http://a:1"], 7, 1e9])
+
+    offer = decode(golden, OfferContent, step="test")
+    assert (offer.number, offer.lent, list(offer.to), offer.when, offer.is_standing) == (0, {}, [], "", True)

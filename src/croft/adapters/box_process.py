@@ -14,6 +14,7 @@ import errno
 import os
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 from collections import deque
@@ -395,6 +396,16 @@ class BoxProcess:
             self._loop.remove_reader(self._launch.errors)
         self._errors += printed
         del self._errors[: max(0, len(self._errors) - ERROR_BYTES_MAX)]
+
+
+def device_variable(name: str) -> str:
+    """The variable that says inside a box where a device is."""
+    return "CROFT_DEVICE_" + name.upper().replace("-", "_")
+
+
+def is_device_node(place: str) -> bool:
+    """Whether a lent device is a node, which is read and written, rather than a file, which is read."""
+    return stat.S_ISCHR(Path(place).stat().st_mode)
 
 
 def memory_exceeded(limit_bytes: int) -> str:

@@ -23,6 +23,8 @@ from croft.adapters.box_process import (
     ProcessSandbox,
     box_folder,
     box_folder_parents,
+    device_variable,
+    is_device_node,
     make_owned_below,
     resource_limits,
 )
@@ -47,6 +49,7 @@ YIELD_SESSION = (
 """See `box_launcher.yield_session`."""
 LOADER_PATHS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/localtime")
+DEVICE_FOLDER = "/devices"
 PASSWD = f"box:x:{UID_INSIDE}:{UID_INSIDE}::/tmp:/bin/sh\n".encode()
 GROUP = f"box:x:{UID_INSIDE}:\n".encode()
 
@@ -127,6 +130,9 @@ def _bubblewrap_arguments(spec: BoxSpec, launch: Launch, sources: dict[str, str]
         _forget_mount_points(spec, launch, spec.work_dir)
     for path in spec.read_only:
         arguments += ["--ro-bind", sources.get(path, path), path]
+    for name, path in spec.devices.items():
+        bind = "--dev-bind" if is_device_node(path) else "--ro-bind"
+        arguments += [bind, sources.get(path, path), f"{DEVICE_FOLDER}/{name}"]
     arguments += ["--remount-ro", "/", "--chdir", WORK_FOLDER if has_work else "/tmp"]
     environment = {
         "PATH": MINIMAL_PATH,
@@ -134,6 +140,7 @@ def _bubblewrap_arguments(spec: BoxSpec, launch: Launch, sources: dict[str, str]
         "TMPDIR": "/tmp",
         "LANG": "C.UTF-8",
         **spec.environment,
+        **{device_variable(name): f"{DEVICE_FOLDER}/{name}" for name in spec.devices},
     }
     for name, value in environment.items():
         arguments += ["--setenv", name, value]
@@ -154,7 +161,7 @@ def _forget_mount_points(spec: BoxSpec, launch: Launch, work_dir: Path) -> None:
 
 def _hidden_paths(spec: BoxSpec) -> Iterable[str]:
     """The paths that the box's own user cannot reach on the host."""
-    paths = [*spec.read_only]
+    paths = [*spec.read_only, *spec.devices.values()]
     if spec.work_dir is not None:
         paths.append(str(spec.work_dir))
     for path in paths:

@@ -21,6 +21,8 @@ from croft.adapters.box_process import (
     OPEN_FILES_MAX,
     Launch,
     ProcessSandbox,
+    device_variable,
+    is_device_node,
     make_owned_below,
     scratch_folder,
 )
@@ -69,7 +71,11 @@ class LaunchedSandbox(ProcessSandbox):
         environment = {"PATH": MINIMAL_PATH, "HOME": str(scratch), "TMPDIR": str(scratch), "LANG": "C.UTF-8"}
         plan: box_launcher.Plan = {
             "argv": spec.argv,
-            "environment": {**environment, **spec.environment},
+            "environment": {
+                **environment,
+                **spec.environment,
+                **{device_variable(name): place for name, place in spec.devices.items()},
+            },
             "folder": str(folders[0]),
             "socket": inside,
             "control": control_inside,
@@ -77,14 +83,17 @@ class LaunchedSandbox(ProcessSandbox):
             "niceness": NICENESS,
             "limits": _limits(spec, user, has_group=launch.group is not None),
             "user": user,
-            "reads_hidden": user is not None and _is_hidden([*spec.read_only, *map(str, folders)]),
+            "reads_hidden": user is not None
+            and _is_hidden([*spec.read_only, *spec.devices.values(), *map(str, folders)]),
             "read_only": None,
             "writable": None,
             "filter": "",
         }
         if self.confines:
-            plan["read_only"] = [*SYSTEM_PATHS, *spec.read_only]
-            plan["writable"] = [*DEVICES, *map(str, folders)]
+            nodes = [place for place in spec.devices.values() if is_device_node(place)]
+            files = [place for place in spec.devices.values() if place not in nodes]
+            plan["read_only"] = [*SYSTEM_PATHS, *spec.read_only, *files]
+            plan["writable"] = [*DEVICES, *nodes, *map(str, folders)]
             plan["filter"] = compile_filter(
                 has_namespaces=False, has_own_user=user is not None, has_memory_limit=launch.group is not None
             ).hex()

@@ -67,7 +67,7 @@ class ThreadOffload:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def minute_of_day() -> int:
-    """Minutes since midnight, by the machine's own time zone."""
-    here = time.localtime()
-    return here.tm_hour * 60 + here.tm_min
+def minute_of_week() -> int:
+    """Minutes since Monday, midnight, by the machine's own time zone."""
+    now = time.localtime()
+    return (now.tm_wday * 24 + now.tm_hour) * 60 + now.tm_min

@@ -95,6 +95,10 @@ def job(name: str, results: bool, watch: bool, cancel: bool, forget: bool, as_js
 def _print_job(shown: schema.Job) -> None:
     state = shown.state if not shown.failed else f"{shown.state}, {shown.failed} failed"
     click.echo(f"{style(shown.job, bold=True)}  {shown.label}  {state}  {shown.done} of {shown.tasks} done")
+    if shown.delegates:
+        click.echo(
+            f"submitted by {shown.submitter}, carried on by {shown.carrier}, held by {', '.join(shown.delegates)}"
+        )
     if shown.reason:
         say(f"nobody works on it now: {shown.reason}")
     if shown.done_by:

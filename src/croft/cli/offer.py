@@ -1,4 +1,4 @@
-"""`croft offer`: what this peer lends to whom, besides processors and disk, which the settings say."""
+"""`croft offer`: what this peer lends to whom, besides what its settings say."""
 
 from __future__ import annotations
 
@@ -10,12 +10,51 @@ from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
-from croft.control.quantities import rate_bytes_per_s, show_duration, show_rate
+from croft.control.quantities import rate_bytes_per_s, resources, show_duration, show_rate
+from croft.model.amounts import show_amount
 
 
-@click.group()
+class _Offer(click.Group):
+    """Takes `croft offer cpu=4 …` as one more command, which needs no name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts that command's name before what is to be lent."""
+        if any("=" in arg for arg in args[:1]) or (args and args[0].startswith("--") and args[0] != "--help"):
+            args = ["lend", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Offer)
 def offer() -> None:
-    """Lend bandwidth: see, make and withdraw offers."""
+    """Lend to others: see, make and withdraw offers.
+
+    \b
+    croft offer cpu=4 mem=8G --to friends --when 20-08
+    croft offer camera=/dev/video0 --to bo
+    croft offer relay 20Mbit
+    """
+
+
+@offer.command()
+@click.argument("what", nargs=-1, required=True, metavar="cpu=4 mem=8G disk=200G gpu=1 camera=PATH …")
+@click.option("--to", "to", multiple=True, metavar="WHO", help="friends, mine, members, or a name. Default: members.")
+@click.option("--when", "when", default="", metavar="WHEN", help="Such as 20-08 or `sat,sun`. Default: always.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def lend(what: tuple[str, ...], to: tuple[str, ...], when: str, as_json: bool) -> None:
+    """Lend processors, memory, disk and devices; the word `lend` may be left out.
+
+    Where several offers are for somebody, the largest of each resource counts. A device is a path or a number of units;
+    it has one holder at a time. Every offer is for your own devices too.
+    """
+    lent, places = resources(what)
+    made = LocalApi(Home.find().control_socket).lend(
+        schema.LendWanted(lent=lent, places=places, to=list(to), when=when)
+    )
+    if as_json:
+        print_json("", made)
+        return
+    done(f"Offer {made.number}", f"{_lent(made)} for {', '.join(made.to)}{f', {made.when}' if made.when else ''}")
+    say(f"See who holds it: `croft leases`. Take it back: `croft offer withdraw {made.number}`")
 
 
 @offer.command()
@@ -46,22 +85,31 @@ def list_offers(as_json: bool) -> None:
     if as_json:
         print_json("offers", offers)
         return
-    print_table(["WHAT", "BY", "HOW MUCH", "TO", "WHERE", "UNTIL"], [_row(one) for one in offers])
+    print_table(["OFFER", "BY", "WHAT", "TO", "WHEN", "STATE"], [_row(one) for one in offers])
 
 
 @offer.command()
 @click.argument("what", default="relay")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def withdraw(what: str, as_json: bool) -> None:
-    """Take an offer back; who used it is cut off."""
+    """Take an offer back, by its number, or `relay`; who used it is cut off, but for commands that run."""
     withdrawn = LocalApi(Home.find().control_socket).withdraw_offer(what)
     if as_json:
         print_json("", withdrawn)
     else:
-        done("Withdrawn", f"{withdrawn.what} for {', '.join(withdrawn.to)}")
+        done("Withdrawn", f"{_lent(withdrawn)} for {', '.join(withdrawn.to)}")
 
 
 def _row(offer: schema.Offer) -> list[str]:
-    until = show_duration(max(0.0, offer.expires_at - time.time())) if offer.expires_at else "withdrawn"
+    number = "relay" if offer.what == "relay" else str(offer.number) if offer.number else "settings"
     who = offer.name + (" (this peer)" if offer.is_own else "")
-    return [offer.what, who, show_rate(offer.amount), ", ".join(offer.to), ", ".join(offer.places), until]
+    state = "stands" if offer.is_standing else "not now"
+    if offer.expires_at:
+        state += f", told for {show_duration(max(0.0, offer.expires_at - time.time()))} more"
+    return [number, who, _lent(offer), ", ".join(offer.to), offer.when or "always", state]
+
+
+def _lent(offer: schema.Offer) -> str:
+    if offer.what == "relay":
+        return f"relay {show_rate(offer.amount)}{''.join(f' at {place}' for place in offer.places)}"
+    return ", ".join(show_amount(name, amount) for name, amount in offer.lent.items())

@@ -1,4 +1,4 @@
-"""`croft sim`: a community in simulation, under random faults.
+"""`croft sim`: communities in simulation, under random faults or at great size.
 
 The simulation runs in a process of its own, because its clock and its event loop are not those of this program.
 """
@@ -15,6 +15,7 @@ from croft.errors import Failed
 
 PROGRAM = "croft.sim.drill"
 OVERLAY_PROGRAM = "croft.sim.overlay_report"
+JOBS_PROGRAM = "croft.sim.makespan_report"
 PEERS_MAX = 50
 VIRTUAL_PEERS_MIN, VIRTUAL_PEERS_MAX = 20, 200_000
 MINUTES_MAX = 1_440
@@ -71,3 +72,22 @@ def overlay(peers: int, seed: int, as_json: bool) -> None:
             "the simulation found a fault; it is described above",
             remedy=f"To repeat it: croft sim overlay --peers {peers} --seed {seed}",
         )
+
+
+@sim.command()
+@click.option("--peers", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many peers.")
+@click.option("--tasks", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="How many tasks.")
+@click.option(
+    "--runs", type=click.IntRange(1, 1_000), default=10, show_default=True, help="How often, with other seeds."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def jobs(peers: int, tasks: int, runs: int, as_json: bool) -> None:
+    """Measure how long a bag of tasks takes on many unequal peers that vanish, under several policies.
+
+    Tasks take a second on average, and peers are of unequal speed, both lognormal. For each policy the report says how
+    many times longer it took than could not be beaten, and how much work was done in vain.
+    """
+    say(f"Simulating {tasks:,} tasks on {peers:,} peers, {runs} runs of each policy.")
+    command = [sys.executable, "-m", JOBS_PROGRAM, str(peers), str(tasks), str(runs), *(["--json"] if as_json else [])]
+    if subprocess.run(command, check=False).returncode:
+        raise Failed("the simulation ended early; why is said above")

@@ -42,6 +42,7 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors.")
 @click.option("--mem", "memory", default="0", help="Memory, such as 2G; by default what the lender gives.")
 @click.option("--disk", default="0", help="Room for files, such as 5G; by default what the lender gives.")
+@click.option("--need", "needs", multiple=True, metavar="DEVICE", help="Only where this device is lent, as `camera`.")
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
 @click.option("--wait", "wait", default="", metavar="TIME", help="Wait at most so long for room; 0: not at all.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
@@ -56,6 +57,7 @@ def run(
     cpus: float,
     memory: str,
     disk: str,
+    needs: tuple[str, ...],
     time_limit: str,
     wait: str,
     environment: tuple[str, ...],
@@ -84,6 +86,7 @@ def run(
             memory_bytes=size_bytes(memory),
             disk_bytes=size_bytes(disk),
             time_s_max=duration_s(time_limit),
+            needs=needs,
             wait_s=duration_s(wait) if wait else math.inf,
         )
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:

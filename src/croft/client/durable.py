@@ -165,6 +165,7 @@ def submit_durable(
     options: Options,
     function: Callable[..., object],
     calls: Iterable[tuple[Any, ...]],
+    delegates: int | tuple[str, ...] | None,
 ) -> str:
     """Hands a job over: its id, once all of it is on the daemon's disk.
 
@@ -173,6 +174,7 @@ def submit_durable(
     Raises:
         Unserialisable, TooLarge: the function or an argument cannot be sent.
         Unreachable: the daemon is not running, or ends before all is on its disk; then there is no job.
+        Refused: not as many delegates as are wanted hold the job; then there is no job.
     """
     digest, pickled = function_bytes(function)
     stack = contextlib.AsyncExitStack()
@@ -184,6 +186,9 @@ def submit_durable(
         options.memory_bytes,
         options.time_s,
         is_durable=True,
+        needs=options.needs,
+        delegates=delegates if isinstance(delegates, tuple) else (),
+        delegates_wanted=delegates if isinstance(delegates, int) else None,
         verify=options.verify,
     )
 

@@ -8,13 +8,13 @@ import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from croft.client.local_api import LocalApi
-from croft.client.task import How, Wants, plain, wants_of
+from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
 from croft.control.home import Home
 from croft.errors import Usage
@@ -80,6 +80,7 @@ class Grid:
         *iterables: Iterable[Any],
         name: str = "",
         detach: Literal[True],
+        delegates: int | Sequence[str] | None = None,
         **how: Unpack[How],
     ) -> Job[R]: ...
 
@@ -89,6 +90,7 @@ class Grid:
         *iterables: Iterable[Any],
         name: str = "",
         detach: bool = False,
+        delegates: int | Sequence[str] | None = None,
         **how: Unpack[How],
     ) -> MapResult[R] | Job[R]:
         """Runs `function` on each item, spread over the peers; the results come in order, as an iterable.
@@ -99,14 +101,17 @@ class Grid:
         Args:
             iterables: as for the built-in `map`; may be endless, unless detached: they are read as results are taken.
             name: what to call the job.
+            delegates: peers that hold a copy of a detached job and carry it on while this peer is away: names, or how
+                many, which are then your own other devices and people you trust; None: as `jobs.delegates` says.
             how: see `croft.client.task.How`.
 
         Raises:
             Unserialisable, TooLarge: the function or an argument cannot be sent.
             Unreachable: the daemon is not running, or ends before all of a detached job is on its disk.
+            Refused: not as many delegates as are wanted hold the job; then there is no job.
         """
         calls = zip(*iterables, strict=False)
-        return self.starmap(function, calls, name=name, detach=detach, **how)  # type: ignore[call-overload,no-any-return]
+        return self.starmap(function, calls, name=name, detach=detach, delegates=delegates, **how)  # type: ignore[call-overload,no-any-return]
 
     @overload
     def starmap(
@@ -127,6 +132,7 @@ class Grid:
         *,
         name: str = "",
         detach: Literal[True],
+        delegates: int | Sequence[str] | None = None,
         **how: Unpack[How],
     ) -> Job[R]: ...
 
@@ -137,6 +143,7 @@ class Grid:
         *,
         name: str = "",
         detach: bool = False,
+        delegates: int | Sequence[str] | None = None,
         **how: Unpack[How],
     ) -> MapResult[R] | Job[R]:
         """Like `map`, for arguments that come in tuples already: `function(*call)` for each of `calls`."""
@@ -145,7 +152,11 @@ class Grid:
         if detach:
             from croft.client.durable import submit_durable
 
-            return self.job(submit_durable(self._home.work_socket, self.run, options, plain(function), each))
+            chosen = (
+                delegates if delegates is None or isinstance(delegates, int) else self._peer_ids(names_of(delegates))
+            )
+            job = submit_durable(self._home.work_socket, self.run, options, plain(function), each, chosen)
+            return self.job(job)
         return MapResult(self, self._open_session(options), plain(function), each)
 
     def job(self, name: str) -> Job[Any]:
@@ -225,8 +236,11 @@ class Grid:
             return session
 
     def _options(self, label: str, wants: Wants) -> Options:
-        on, avoid = (tuple(self.api.find_peer(name).peer for name in names) for names in (wants.on, wants.avoid))
-        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.verify)
+        on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
+        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.needs, wants.verify)
+
+    def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.api.find_peer(name).peer for name in names)
 
 
 class MapResult(Generic[R]):

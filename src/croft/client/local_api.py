@@ -189,8 +189,12 @@ class LocalApi:
         wanted = schema.OfferWanted(amount=amount, per_client=per_client, to=to)
         return self._ask("PUT", "/v1/offers/relay", schema.Offer, wanted)
 
+    def lend(self, wanted: schema.LendWanted) -> schema.Offer:
+        """One more offer of this peer. Raises Usage, NotFound, Busy."""
+        return self._ask("POST", "/v1/offers", schema.Offer, wanted)
+
     def withdraw_offer(self, what: str) -> schema.Offer:
-        """Takes an offer back. Raises NotFound."""
+        """Takes back `relay`, or an offer by its number. Raises NotFound, Refused for what the settings offer."""
         return self._ask("DELETE", f"/v1/offers/{what}", schema.Offer)
 
     def leases(self) -> list[schema.Lease]:

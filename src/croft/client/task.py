@@ -20,6 +20,7 @@ class How(TypedDict, total=False):
         on, avoid: names or ids of peers to use only, or not to use.
         memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
         time: limit for one task, in seconds or such as "5m"; 0: none.
+        needs: devices, such as ["camera"]: only peers that lend all of them, held by this job alone meanwhile.
         verify: `vote:3` has each task done by peers of different people until two agree; `spot:5%` has that share of
             each peer's results done again by another, and more of those by peers that have no record yet.
     """
@@ -28,6 +29,7 @@ class How(TypedDict, total=False):
     avoid: Sequence[str]
     memory: str | int
     time: str | float
+    needs: Sequence[str]
     verify: str
 
 
@@ -37,12 +39,14 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
+        needs: devices.
     """
 
     on: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
     memory_bytes: int = 0
     time_s: float = 0.0
+    needs: tuple[str, ...] = ()
     verify: str = ""
 
     @staticmethod
@@ -50,10 +54,11 @@ class Wants:
         """What is wanted of a function: by the call, else by its own decorator. Raises Usage."""
         own = wants_of(function)
         return Wants(
-            _names(how.get("on", ())) or own.on,
-            _names(how.get("avoid", ())) or own.avoid,
+            names_of(how.get("on", ())) or own.on,
+            names_of(how.get("avoid", ())) or own.avoid,
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
+            names_of(how.get("needs", ())) or own.needs,
             how.get("verify", "") or own.verify,
         )
 
@@ -94,5 +99,6 @@ def plain(function: Callable[..., R]) -> Callable[..., R]:
     return function.function if isinstance(function, Task) else function
 
 
-def _names(names: Sequence[str]) -> tuple[str, ...]:
+def names_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Several names, or one that stands alone."""
     return (names,) if isinstance(names, str) else tuple(names)

@@ -65,6 +65,7 @@ class Options:
     avoid: tuple[str, ...] = ()
     memory_bytes: int = 0
     time_s: float = 0.0
+    needs: tuple[str, ...] = ()
     verify: str = ""
 
 
@@ -123,6 +124,7 @@ class TaskSession:
                 list(options.avoid),
                 options.memory_bytes,
                 options.time_s,
+                needs=options.needs,
                 verify=options.verify,
             )
         )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from croft.compute.job import Outcome
 from croft.compute.jobs import OnOutcomes, TaskJob
-from croft.compute.journal import Entry, Journal
+from croft.compute.journal import Entry, Journal, JournalOutcome
 from croft.compute.journal_messages import JobSpec
 from croft.compute.worker_messages import LoadFunction
 from croft.errors import Failed, NotFound, Usage
@@ -63,6 +63,12 @@ class Carried:
         self._journal.end(self.number, "ended")
         await self._journal.settle()
         self._on_change(self.number)
+
+    def cancel(self, tasks: Sequence[int]) -> None:
+        """Somebody else has the outcomes of these."""
+        self._open_bytes -= sum(self._sizes.pop(task, 0) for task in tasks)
+        self.tasks.cancel(tasks)
+        self._moved.set()
 
     async def _feed(self) -> None:
         after = -1
@@ -149,6 +155,7 @@ class DurableJobs:
         self._slots = asyncio.Semaphore(CARRIED_MAX)
         self._group: asyncio.TaskGroup | None = None
         self._is_ready = asyncio.Event()
+        self.before_resuming: Callable[[Entry], Awaitable[None] | None] = lambda _: None
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -164,23 +171,31 @@ class DurableJobs:
             self._group = group
             try:
                 for entry in reversed(await self.journal.entries()):
-                    if entry.state == "filling":
+                    if entry.state == "filling" and entry.submitter == self._own:
                         self.journal.forget(entry.number)
                     elif entry.state == "running" and entry.carrier == self._own:
-                        self._carry(entry)
+                        self.carry(entry, after=self.before_resuming(entry))
                 self._is_ready.set()
                 await asyncio.Event().wait()
             finally:
                 self._is_ready.clear()
                 self._group = None
 
-    def _carry(self, entry: Entry) -> Carried:
+    async def ready(self) -> None:
+        """Waits until what an earlier run had not finished is taken up."""
+        await self._is_ready.wait()
+
+    def carry(self, entry: Entry, *, after: Awaitable[None] | None = None) -> Carried:
+        """Works on a job from where it stopped, `after` something; does nothing more if that is under way."""
         assert self._group is not None, "carried while it serves"
-        carried = self._carried[entry.number] = Carried(self.journal, entry, self._make_tasks, self._fire)
-        self._running[entry.number] = self._group.create_task(self._run(carried), name=f"job.{carried.id}")
+        if (carried := self._carried.get(entry.number)) is None:
+            carried = self._carried[entry.number] = Carried(self.journal, entry, self._make_tasks, self.fire)
+            self._running[entry.number] = self._group.create_task(self._run(carried, after), name=f"job.{carried.id}")
         return carried
 
-    async def _run(self, carried: Carried) -> None:
+    async def _run(self, carried: Carried, after: Awaitable[None] | None) -> None:
+        if after is not None:
+            await after
         async with self._slots:
             await carried.run()
         self._running.pop(carried.number, None)
@@ -196,12 +211,15 @@ class DurableJobs:
         """A new job, to be filled. Raises Failed."""
         await self._is_ready.wait()
         job = JobId(self._entropy.token(JOB_ID_BYTES).hex())
-        entry = await self.journal.create(job, spec, self._twin, self._own, ())
-        return Filling(self, self._carry(entry))
+        entry = await self.journal.create(job, spec, self._twin, self._own)
+        return Filling(self, self.carry(entry))
 
-    async def find(self, name: str) -> Entry:
-        """A job by its id, the beginning of its id, or its label, the newest if several have it. Raises NotFound."""
-        entries = await self.journal.entries()
+    async def find(self, name: str, twin: TwinId | None = None) -> Entry:
+        """A job of a person, by default this peer's owner, by its id, the beginning of its id, or its label.
+
+        The newest, if several have it. Raises NotFound.
+        """
+        entries = [entry for entry in await self.journal.entries() if entry.twin == (twin or self._twin)]
         if name:
             for entry in [
                 *(entry for entry in entries if name in (entry.id, entry.spec.label)),
@@ -217,10 +235,14 @@ class DurableJobs:
 
     async def cancel(self, entry: Entry) -> None:
         """Ends a job here and on its lenders; what is recorded stays. Idempotent."""
-        await self._stop(entry.number)
-        self.journal.end(entry.number, "cancelled")
+        await self.finish(entry.number, "cancelled")
         await self.journal.settle()
-        self._fire(entry.number)
+
+    async def finish(self, job: int, state: str) -> None:
+        """Ends a job here: it is over, whoever did its tasks."""
+        await self.stop(job)
+        self.journal.end(job, state)
+        self.fire(job, after_disk=True)
 
     async def forget(self, entry: Entry) -> None:
         """Ends a job if it runs, and drops all that is known of it."""
@@ -229,20 +251,45 @@ class DurableJobs:
 
     async def drop(self, job: int) -> None:
         """Like `forget`, without waiting for the disk."""
-        await self._stop(job)
+        await self.stop(job)
         self.journal.forget(job)
-        self._fire(job)
+        self.fire(job, after_disk=True)
+
+    def absorb(self, job: int, peer: PeerId, outcomes: Sequence[Outcome]) -> None:
+        """Records outcomes that another holder of the job has."""
+        if (carried := self._carried.get(job)) is not None:
+            carried.cancel([task for task, _, _ in outcomes])
+        self.journal.record(job, peer, outcomes)
+        self.fire(job, after_disk=True)
+
+    async def outcomes(self, job: JobId, *, is_in_order: bool, after: int) -> AsyncIterator[list[JournalOutcome]]:
+        """A job's outcomes as they are on disk, until it is over. Raises NotFound once it is forgotten."""
+        while (entry := await self.journal.find(job)) is not None:
+            change = self.next_change(entry.number)
+            outcomes = await self.journal.outcomes_after(entry.number, after, in_order=is_in_order)
+            if outcomes:
+                after = outcomes[-1].task + 1 if is_in_order else outcomes[-1].place
+                yield outcomes
+            elif entry.is_over:
+                return
+            else:
+                await change.wait()
+        raise NotFound(f"job {job} was forgotten", remedy="See which are kept: `croft jobs`.")
 
     def next_change(self, job: int) -> asyncio.Event:
         """Set when something more of a job is on disk than now."""
         return self._events.setdefault(job, asyncio.Event())
 
-    async def _stop(self, job: int) -> None:
+    async def stop(self, job: int) -> None:
+        """Ends the work on a job here, which somebody else may go on with."""
         self._carried.pop(job, None)
         if (running := self._running.pop(job, None)) is not None:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    def _fire(self, job: int) -> None:
-        if (event := self._events.pop(job, None)) is not None:
+    def fire(self, job: int, *, after_disk: bool = False) -> None:
+        """Wakes whoever waits for a change of a job, once all that was posted is on disk if that is wanted."""
+        if after_disk:
+            self.journal.post(lambda _: None, 0, lambda _: self.fire(job))
+        elif (event := self._events.pop(job, None)) is not None:
             event.set()

@@ -1,19 +1,19 @@
 """Decides which lender gets which tasks of one bag, and records each task's outcome once, whatever dies.
 
-A lost lender's unfinished tasks go back to the front of the queue. Once nothing waits, idle lenders get copies of what
-is overdue elsewhere. The first outcome of a task counts; later ones are dropped. Sans-IO: events go in, effects come
-out.
+A lost lender's unfinished tasks go back to the front of the queue. Once nothing waits, idle lenders get what would be
+done late elsewhere: chunks that wait there are moved, running ones copied. The first outcome of a task counts; later
+ones are dropped. Sans-IO: events go in, effects come out.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from croft.compute.splitter import CHUNK_BYTES_MAX, Pace, chunk_tasks
+from croft.compute.splitter import CHUNK_BYTES_MAX, COPY_AGAIN_FACTOR, Pace, chunk_tasks, is_worth_it, remaining_s
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
 
@@ -22,12 +22,9 @@ LENDERS_LOST_MAX = 5
 CHUNKS_PER_SLOT = 2
 """Chunks a lender holds: one that runs and one that waits, so that no slot waits for the network."""
 
-OVERDUE_S_MIN = 1.0
-OVERDUE_FACTOR = 3.0
-"""A chunk is overdue after so many times what its lender's, or else anybody's, pace promises, and OVERDUE_S_MIN."""
 GROUP_SCAN_MAX = 512
 """How far into the queue to look for a task that a lender may do, of those in groups."""
-COPIES_MAX = 2
+COPIES_MAX = 5
 """Live chunks that may hold the same task."""
 
 Outcome = tuple[int, int, bytes]
@@ -179,8 +176,10 @@ class _Chunk:
     function: bytes
     tasks: tuple[int, ...]
     open: set[int]
-    dealt_at: float
     size: int
+    moved_at: float
+    """When its running task began, or, while it waits, when it was dealt."""
+    answered: int = 0
 
 
 @dataclass(slots=True)
@@ -190,7 +189,8 @@ class _Lender:
     bytes_max: int = 0
     bytes_held: int = 0
     pace: dict[bytes, Pace] = field(default_factory=dict)
-    chunks: set[int] = field(default_factory=set)
+    chunks: dict[int, None] = field(default_factory=dict)
+    """In the order in which it got them: the first `slots` run, the others wait."""
 
 
 @dataclass(slots=True)
@@ -199,6 +199,7 @@ class _Task:
     size: int
     group: int | None = None
     lenders_lost: int = 0
+    copied_at: float = 0.0
     chunks: list[int] = field(default_factory=list)
 
 
@@ -289,7 +290,7 @@ class Bag:
         ):
             for peer, lender in self._lenders.items():
                 if not self._queue:
-                    return [*effects, *self._copy_overdue()]
+                    return [*effects, *self._share_tail()]
                 if len(lender.chunks) >= min(depth, lender.slots * CHUNKS_PER_SLOT) or not self._bring_forward(lender):
                     continue
                 if self._has_room(lender):
@@ -342,8 +343,8 @@ class Bag:
         number = self._next_chunk
         self._next_chunk += 1
         size = sum(self._tasks[task].size for task in tasks)
-        self._chunks[number] = _Chunk(peer, lender.owner, function, tasks, set(tasks), self._now, size)
-        lender.chunks.add(number)
+        self._chunks[number] = _Chunk(peer, lender.owner, function, tasks, set(tasks), size, self._now)
+        lender.chunks[number] = None
         lender.bytes_held += size
         for task in tasks:
             self._tasks[task].chunks.append(number)
@@ -351,37 +352,105 @@ class Bag:
                 self._owners.setdefault(group, set()).add(lender.owner)
         return SendChunk(peer, number, function, tasks)
 
-    def _copy_overdue(self) -> list[Effect]:
-        """Gives lenders that have nothing to do a copy of what is overdue, oldest first."""
+    # --- the tail ----------------------------------------------------------------------------------------------------
+
+    def _share_tail(self) -> list[Effect]:
+        """Gives lenders that have nothing to do what would be done late elsewhere, the fastest lender the latest work.
+
+        What waits at its lender is moved; what runs is copied, and the first outcome counts.
+        """
+        idle = [peer for peer, lender in self._lenders.items() if not lender.chunks]
+        if not idle or not self._chunks:
+            return []
         effects: list[Effect] = []
-        idle = [(peer, lender) for peer, lender in self._lenders.items() if not lender.chunks]
-        for number in sorted(self._chunks) if idle else ():
-            chunk = self._chunks[number]
-            single = tuple(
-                task for task in chunk.tasks if task in chunk.open and len(self._tasks[task].chunks) < COPIES_MAX
-            )
-            if not single or not self._is_overdue(chunk):
-                continue
+        typical = self._typical_paces()
+        # The end of the list is the fastest.
+        idle.sort(key=lambda peer: -self._best_pace(peer, typical))
+        # By when it will be done as things stand, the latest first. No chunk is looked at twice.
+        late = sorted(self._forecast(typical), key=lambda one: (-one[0], one[1]))
+        for due_s, number in late:
             if not idle:
                 break
-            # Its lender works from the front: half of the rest, from the back, is what it comes to last.
-            half = single[len(single) // 2 :]
-            fit = next((one for one in idle if all(self._may_do(one[1], task) for task in half)), None)
-            if fit is None:
-                continue
-            idle.remove(fit)
-            peer, lender = fit
-            lender.pace.setdefault(chunk.function, Pace())
-            effects.append(self._give(peer, lender, chunk.function, half))
+            help_ = self._help(number, due_s, idle[-1], typical)
+            if help_:
+                idle.pop()
+                effects.extend(help_)
         return effects
 
-    def _is_overdue(self, chunk: _Chunk) -> bool:
-        own = self._lenders[chunk.peer].pace.get(chunk.function)
-        known = [pace.task_s for lender in self._lenders.values() if (pace := lender.pace.get(chunk.function))]
-        task_s = own.task_s if own and own.task_s else max((s for s in known if s is not None), default=None)
-        if task_s is None:
+    def _typical_paces(self) -> dict[bytes, float]:
+        known: dict[bytes, list[float]] = {}
+        for lender in self._lenders.values():
+            for function, pace in lender.pace.items():
+                if pace.task_s is not None:
+                    known.setdefault(function, []).append(pace.task_s)
+        return {function: sorted(paces)[len(paces) // 2] for function, paces in known.items()}
+
+    def _best_pace(self, peer: PeerId, typical: Mapping[bytes, float]) -> float:
+        """By which idle lenders are compared: that of the function that is dealt now."""
+        function = next(iter(self._chunks.values())).function
+        pace = self._lenders[peer].pace.get(function)
+        return pace.task_s if pace and pace.task_s is not None else typical.get(function, 0.0)
+
+    def _forecast(self, typical: Mapping[bytes, float]) -> Iterator[tuple[float, int]]:
+        """In how many seconds each chunk will be done, of whose function anything is known."""
+        for lender in self._lenders.values():
+            free_in = [0.0] * lender.slots
+            for place, number in enumerate(lender.chunks):
+                chunk = self._chunks[number]
+                if not chunk.open or chunk.function not in typical:
+                    continue
+                pace = lender.pace.get(chunk.function)
+                task_s = pace.task_s if pace and pace.task_s is not None else typical[chunk.function]
+                is_running = place < lender.slots
+                slot = free_in.index(min(free_in))
+                first_s = remaining_s(task_s, self._now - chunk.moved_at) if is_running else task_s
+                free_in[slot] += first_s + task_s * (len(chunk.open) - 1)
+                yield free_in[slot], number
+
+    def _help(self, number: int, due_s: float, peer: PeerId, typical: Mapping[bytes, float]) -> list[Effect]:
+        """What to give an idle lender of a chunk that is due elsewhere in so many seconds; nothing if it is no help."""
+        chunk, lender = self._chunks[number], self._lenders[peer]
+        pace = lender.pace.setdefault(chunk.function, Pace())
+        task_s = pace.task_s if pace.task_s is not None else typical[chunk.function]
+        holder = self._lenders[chunk.peer]
+        is_waiting = list(holder.chunks).index(number) >= holder.slots
+        left = [task for task in chunk.tasks if task in chunk.open]
+        if is_waiting and all(len(self._tasks[task].chunks) == 1 and self._may_do(lender, task) for task in left):
+            if not is_worth_it(due_s, task_s * len(left)):
+                return []
+            self._forget_chunk(number)
+            for task in left:
+                self._tasks[task].chunks.remove(number)
+                if (group := self._tasks[task].group) is not None:
+                    self._owners.get(group, set()).discard(chunk.owner)
+            return [RevokeChunk(chunk.peer, number), self._give(peer, lender, chunk.function, tuple(left))]
+        # Its lender works from the front: half of the rest, from the back, is what it comes to last.
+        copied = [task for task in left[len(left) // 2 :] if self._may_copy(task, peer, task_s)]
+        if not copied or not is_worth_it(due_s, task_s * len(copied)):
+            return []
+        for task in copied:
+            self._tasks[task].copied_at = self._now
+        return [self._give(peer, lender, chunk.function, tuple(copied))]
+
+    def _may_copy(self, number: int, peer: PeerId, task_s: float) -> bool:
+        task = self._tasks[number]
+        if not self._may_do(self._lenders[peer], number):
             return False
-        return self._now - chunk.dealt_at > max(OVERDUE_S_MIN, OVERDUE_FACTOR * task_s * len(chunk.tasks))
+        if len(task.chunks) >= COPIES_MAX or any(self._chunks[chunk].peer == peer for chunk in task.chunks):
+            return False
+        # A copy gets its time before there is another one.
+        return len(task.chunks) == 1 or self._now - task.copied_at > COPY_AGAIN_FACTOR * task_s
+
+    def _forget_chunk(self, number: int) -> _Chunk:
+        """A chunk is its lender's no more; what waited behind it begins."""
+        chunk = self._chunks.pop(number)
+        lender = self._lenders[chunk.peer]
+        del lender.chunks[number]
+        lender.bytes_held -= chunk.size
+        for place, begun in enumerate(lender.chunks):
+            if place == lender.slots - 1:
+                self._chunks[begun].moved_at = self._now
+        return chunk
 
     def _chunk_of(self, peer: PeerId, number: int) -> _Chunk | None:
         """The chunk, if `peer` has it; None for one that it had and lost. Raises PeerMisbehaved for another's."""
@@ -414,6 +483,8 @@ class Bag:
             if task in chunk.open:
                 effects.extend(self._drop(task, but=number))
                 recorded.append((task, status, payload))
+        chunk.answered += len(recorded)
+        chunk.moved_at = self._now
         return [Record(peer, tuple(recorded)), *effects] if recorded else []
 
     def _drop(self, task: int, but: int = 0) -> list[Effect]:
@@ -430,11 +501,8 @@ class Bag:
         chunk = self._chunk_of(peer, number)
         if chunk is None:
             return []
-        del self._chunks[number]
-        lender = self._lenders[peer]
-        lender.chunks.discard(number)
-        lender.bytes_held -= chunk.size
-        lender.pace[chunk.function].learn(len(chunk.tasks) - len(chunk.open), elapsed_s)
+        self._forget_chunk(number)
+        self._lenders[peer].pace[chunk.function].learn(chunk.answered, elapsed_s)
         # A lender that ends a chunk early has lost the rest, as if it had died with them.
         return [*self._requeue(number, chunk, self._running_in([chunk])), *self._deal()]
 
@@ -487,9 +555,7 @@ class Bag:
                 if task in chunk.open:
                     effects.extend(self._drop(task, but=number))
                     outcomes.append((task, status, reason))
-            del self._chunks[number]
-            self._lenders[peer].chunks.discard(number)
-            self._lenders[peer].bytes_held -= chunk.size
+            self._forget_chunk(number)
         return [Record(peer, tuple(outcomes)), *effects, *self._deal()]
 
     def _cancel(self, tasks: Sequence[int]) -> Sequence[Effect]:

@@ -34,7 +34,7 @@ from croft.compute.worker_messages import (
     RunChunk,
     Status,
 )
-from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Refused, by_code
+from croft.errors import ConnectionLost, CroftError, Full, PeerMisbehaved, Refused, by_code
 from croft.model.ids import JobId, PeerId
 from croft.wire.codec import decode, decode_union, encode
 from croft.wire.message_stream import MessageStream
@@ -104,7 +104,7 @@ class TaskJob:
         self.liars: dict[PeerId, Sequence[int]] = {}
         """Who was caught, and which tasks' results from it had been taken before, unchecked."""
         self.on_caught: OnCaught = lambda *_: None
-        self._lenders = Lenders(wish)
+        self._lenders = Lenders(wish, job)
         for peer, reason in (standing or verification.Standing()).caught.items():
             self._lenders.ban(peer, peer[:10], reason)
         self._bag = core.Bag()
@@ -298,7 +298,13 @@ class TaskJob:
                     self._take(peer, payload)
                 self._lenders.refused(candidate, "it closed the session", loop.time())
         except CroftError as error:
-            self._lenders.refused(candidate, error.message, loop.time(), is_declined=is_decline(error))
+            self._lenders.refused(
+                candidate,
+                error.message,
+                loop.time(),
+                is_declined=is_decline(error),
+                is_full=isinstance(error, Full),
+            )
         except ConnectionLost as lost:
             self._lenders.refused(candidate, f"lost: {lost}", loop.time())
         except PeerMisbehaved as fault:
@@ -313,7 +319,7 @@ class TaskJob:
                 self._perform(self._bag.handle(core.LenderLost(peer)))
 
     async def _open(self, messages: MessageStream) -> Opened:
-        messages.post(OpenTasks(self._wish.python, self._memory_bytes, self.id))
+        messages.post(OpenTasks(self._wish.python, self._memory_bytes, self.id, needs=self._wish.needs))
         try:
             async with asyncio.timeout(OPENING_TIMEOUT_S):
                 payload = await messages.receive()

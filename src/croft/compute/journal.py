@@ -109,7 +109,8 @@ class Journal:
         self._is_urgent = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._settled: list[asyncio.Future[None]] = []
+        self._settling: set[asyncio.Future[None]] = set()
+        self._is_ended = False
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -127,23 +128,35 @@ class Journal:
         await self._has_room.wait()
 
     async def settle(self) -> None:
-        """Waits until all that was posted so far is on disk."""
+        """Waits until all that was posted so far is on disk. Cancelled if the journal ends before that."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settling.add(future)
+        future.add_done_callback(self._settling.discard)
         # An empty piece of work of its own: whatever was posted before is in the same transaction or an earlier one.
         self.post(lambda _: None, 0, lambda _: None if future.done() else future.set_result(None))
         self._is_urgent.set()
+        if self._is_ended:
+            future.cancel()
         await future
 
     async def serve(self) -> None:
         """Writes until cancelled. A disk that is full holds up what is posted, and loses nothing of it."""
-        while True:
-            await self._has_posted.wait()
-            try:
-                async with asyncio.timeout(COMMIT_EVERY_S):
-                    await self._is_urgent.wait()
-            except TimeoutError:
-                pass
-            await self._commit()
+        self._is_ended = False
+        try:
+            while True:
+                await self._has_posted.wait()
+                try:
+                    async with asyncio.timeout(COMMIT_EVERY_S):
+                        await self._is_urgent.wait()
+                except TimeoutError:
+                    pass
+                await self._commit()
+        finally:
+            # Whoever waits for the disk would wait for ever.
+            self._is_ended = True
+            for future in list(self._settling):
+                future.cancel()
+            self._has_room.set()
 
     async def _commit(self) -> None:
         batch: list[_Posted] = []
@@ -170,24 +183,40 @@ class Journal:
             if posted.then is not None:
                 posted.then(result)
 
-    async def create(
-        self, job: JobId, spec: JobSpec, twin: TwinId, submitter: PeerId, delegates: Sequence[PeerId]
+    async def create(self, job: JobId, spec: JobSpec, twin: TwinId, submitter: PeerId) -> Entry:
+        """A new job without tasks, on disk; its submitter carries it. Raises Failed."""
+        return await self.adopt(job, spec, twin, submitter, (), self._clock.now(), 1, submitter)
+
+    async def adopt(
+        self,
+        job: JobId,
+        spec: JobSpec,
+        twin: TwinId,
+        submitter: PeerId,
+        delegates: Sequence[PeerId],
+        created_at: float,
+        epoch: int,
+        carrier: PeerId,
     ) -> Entry:
-        """A new job without tasks, on disk; the submitter carries it first. Raises Failed."""
-        row = (job, encode(spec), twin, submitter, msgspec.msgpack.encode(list(delegates)), submitter, 1)
-        now = self._clock.now()
+        """Like `create`, for a job that began elsewhere. Raises Failed."""
+        row = (job, encode(spec), twin, submitter, _packed(delegates), carrier, epoch, created_at)
 
         def write(db: sqlite3.Connection) -> None:
             db.execute(
                 "INSERT INTO journal_job (id, spec, twin, submitter, delegates, carrier, epoch, created_at, state)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'filling')",
-                (*row, now),
+                row,
             )
 
         await self._database.run(write)
         entry = await self.find(job)
         assert entry is not None, "just written"
         return entry
+
+    def set_delegates(self, job: int, delegates: Sequence[PeerId]) -> None:
+        """Who holds copies, by rank."""
+        row = (_packed(delegates), job)
+        self.post(lambda db: db.execute("UPDATE journal_job SET delegates = ? WHERE number = ?", row))
 
     def add_function(self, job: int, digest: bytes, pickled: bytes) -> None:
         """Keeps a function; before its first task."""
@@ -360,6 +389,40 @@ class Journal:
 
         return await self._database.run(read)
 
+    async def recorded(self, job: int, ranges_max: int) -> list[tuple[int, int]]:
+        """The tasks that have an outcome, as ranges [from, to) in order; the first `ranges_max` of them."""
+
+        def read(db: sqlite3.Connection) -> list[tuple[int, int]]:
+            ranges: list[tuple[int, int]] = []
+            for (task,) in db.execute("SELECT task FROM journal_outcome WHERE job = ? ORDER BY task", (job,)):
+                if ranges and ranges[-1][1] == task:
+                    ranges[-1] = (ranges[-1][0], task + 1)
+                elif len(ranges) < ranges_max:
+                    ranges.append((task, task + 1))
+                else:
+                    break
+            return ranges
+
+        return await self._database.run(read)
+
+    async def bytes_for_others(self, own: PeerId) -> int:
+        """What jobs take on this disk that others submitted."""
+        sizes = " + ".join(
+            f"(SELECT coalesce(sum(length({column})), 0) FROM {table} t WHERE t.job = j.number)"
+            for table, column in (
+                ("journal_task", "arguments"),
+                ("journal_value", "value"),
+                ("journal_function", "pickled"),
+                ("journal_outcome", "payload"),
+            )
+        )
+        query = f"SELECT coalesce(sum({sizes}), 0) FROM journal_job j WHERE submitter != ?"
+
+        def read(db: sqlite3.Connection) -> int:
+            return int(db.execute(query, (own,)).fetchone()[0])
+
+        return await self._database.run(read)
+
     async def done_by(self, job: int) -> dict[PeerId, int]:
         """How many tasks each peer did."""
 
@@ -369,6 +432,10 @@ class Journal:
             ).fetchall()
 
         return dict(await self._database.run(read))
+
+
+def _packed(peers: Sequence[PeerId]) -> bytes:
+    return msgspec.msgpack.encode(list(peers))
 
 
 def _takes_more(db: sqlite3.Connection, job: int) -> bool:

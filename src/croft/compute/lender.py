@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
 from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox
+from croft.compute.lending_terms import Consumer, Leases, Offers, Policy
 from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
     BUFFERS_MAX,
@@ -34,8 +35,8 @@ from croft.compute.worker_messages import (
     ToWorker,
 )
 from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, TimedOut
-from croft.model.amounts import CPU, Amounts
-from croft.model.ids import PeerId, TwinId
+from croft.model.amounts import CPU
+from croft.model.ids import PeerId
 from croft.model.lease import Lease, Request, Stage, Usage
 from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import MessageStream
@@ -56,79 +57,6 @@ LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with
 COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd
 
 
-class Consumer(Protocol):
-    """Who asks; what the hello proved."""
-
-    @property
-    def peer(self) -> PeerId: ...
-
-    @property
-    def twin(self) -> TwinId: ...
-
-    @property
-    def name(self) -> str: ...
-
-
-class Policy(Protocol):
-    """What the owner of this machine allows, and how boxes are made."""
-
-    def check(self, twin: TwinId) -> None:
-        """Raises Refused if foreign native code of this twin may not run here."""
-        ...
-
-    def python(self) -> str:
-        """Major.minor of the interpreter in the boxes."""
-        ...
-
-    def task_wants(self, opening: OpenTasks, most: Amounts, room: Amounts) -> Amounts:
-        """What a box of tasks takes, given what is offered at most and what of it nobody holds."""
-        ...
-
-    def command_wants(self, opening: OpenCommand, most: Amounts, room: Amounts) -> Amounts:
-        """The same for the box of one command."""
-        ...
-
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int) -> BoxSpec:
-        """A box in which up to `slots` tasks run at once."""
-        ...
-
-    def command_box(self, amounts: Amounts, cpus: float) -> BoxSpec:
-        """The box of one command, its work folder made. Raises Failed."""
-        ...
-
-    def discard(self, spec: BoxSpec) -> None:
-        """Removes the work folder of a box that is closed, whatever the code inside made of it. Blocks."""
-        ...
-
-
-class Offers(Protocol):
-    """What the owner offers to whom."""
-
-    def standing_for(self, twin: TwinId) -> tuple[str, ...]:
-        """The offers that stand for this twin at this moment, best first. Raises Refused that says why none does."""
-        ...
-
-
-class Leases(Protocol):
-    """See `croft.ledger.leasing.LeaseBook`."""
-
-    reclaim: Callable[[Lease], None]
-
-    def most(self, offers: Sequence[str]) -> Amounts: ...
-
-    def room(self, offers: Sequence[str]) -> Amounts: ...
-
-    async def take(self, request: Request, wait_s: float = 0.0) -> Lease: ...
-
-    def leave(self, lease: Lease, stage: Stage) -> None: ...
-
-    def stage(self, lease: Lease) -> Stage | None: ...
-
-    def used(self, lease: Lease, usage: Usage) -> None: ...
-
-    def ended(self, lease: Lease) -> None: ...
-
-
 @dataclass(slots=True)
 class _Session:
     """A consumer's stream of chunks."""
@@ -136,6 +64,9 @@ class _Session:
     messages: MessageStream
     lease: Lease
     box: TaskBox
+    offer: str
+    """From which its slots come."""
+    slots: int
     slots_per_task: int = 1
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
@@ -167,6 +98,7 @@ class Lender:
         self._numbers = itertools.count(1)
         self._sessions: dict[int, _Session] = {}
         self._commands: dict[int, _Command] = {}
+        self._command_keys: set[str] = set()
         self._closing: asyncio.Queue[Lease] = asyncio.Queue()
         self.tasks_done: dict[PeerId, int] = {}
         leases.reclaim = self._reclaim
@@ -182,7 +114,7 @@ class Lender:
         self._lent = dict(offers)
         self._perform(self._admission.handle(admission.SlotsChanged(slots, offers)))
         for session in self._sessions.values():
-            if offers.get(session.lease.offer, 0) == 0:
+            if offers.get(session.offer, 0) == 0:
                 session.is_over.set()
 
     @property
@@ -207,7 +139,7 @@ class Lender:
 
     def _check(self, consumer: Consumer) -> tuple[str, ...]:
         """The offers under which a consumer's work may run. Raises Refused, Busy."""
-        offers = self._offers.standing_for(consumer.twin)
+        offers = self._offers.standing_for(consumer)
         self._policy.check(consumer.twin)
         if self._admission.is_full:
             raise Busy("too many sessions are open on this peer", remedy="Try again later.")
@@ -246,7 +178,7 @@ class Lender:
             number = next(self._numbers)
             self._sessions[number] = session
             lease, box, stage = session.lease, session.box, Stage.ENDING
-            opened = admission.SessionOpened(number, lease.offer, lease.amounts[CPU])
+            opened = admission.SessionOpened(number, session.offer, lease.amounts[CPU])
             self._perform(self._admission.handle(opened))
             listening = asyncio.create_task(self._listen(consumer, number, session), name="tasks.listen")
             ended = asyncio.create_task(box.ended.wait(), name="tasks.box_ended")
@@ -278,10 +210,8 @@ class Lender:
                 self._perform(self._admission.handle(admission.SessionClosed(number)))
 
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
-        lease = session.lease
-        slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(lease.offer, 0))
         functions = list(self._pool.functions(consumer.twin))
-        session.messages.post(Opened(slots, functions, session.box.buffer_bytes_max))
+        session.messages.post(Opened(session.slots, functions, session.box.buffer_bytes_max))
         while (payload := await session.messages.receive()) is not None:
             message: ToWorker = decode_union(payload, ToWorker, step="tasks")
             if isinstance(message, BufferPart):
@@ -309,15 +239,25 @@ class Lender:
         request = Request(key, consumer.peer, consumer.twin, "tasks", opening.job, offers, wants)
         lease = await self._leases.take(request)
         try:
-            slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(lease.offer, 0))
+            offer = lease.offer_of(CPU) or self._offer_with_slots(offers)
+            slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(offer, 0))
+            devices = self._offers.places(lease)
             box = await self._pool.acquire(
-                lease.number, consumer.twin, lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots))
+                lease.number,
+                consumer.twin,
+                lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots), devices),
             )
             self._check(consumer)  # again: others were let in while the box started
         except BaseException as error:
             self._leave(lease, Stage.WARM if isinstance(error, Busy) else Stage.ENDING)
             raise
-        return _Session(messages, lease, box, max(1, min(opening.cpus_per_task, CPUS_MAX)))
+        return _Session(messages, lease, box, offer, slots, max(1, min(opening.cpus_per_task, CPUS_MAX)))
+
+    def _offer_with_slots(self, offers: Sequence[str]) -> str:
+        offer = max(offers, key=lambda offer: self._lent.get(offer, 0))
+        if self._lent.get(offer, 0) == 0:
+            raise Refused("this peer lends you no processors now", remedy="Ask its owner, or use others.")
+        return offer
 
     def _take(self, consumer: Consumer, number: int, session: _Session, message: ToWorker) -> None:
         match message:
@@ -390,6 +330,7 @@ class Lender:
                 await _decline(messages, stream, error)
                 return
             # A consumer that goes away while it waits in line ends its stream: watch for both.
+            self._command_keys.add(request.key)
             hung_up = asyncio.create_task(messages.receive(), name="command.hung_up")
             taking = asyncio.create_task(self._leases.take(request, _seconds(opening.wait_s)), name="command.lease")
             try:
@@ -403,12 +344,13 @@ class Lender:
             finally:
                 await _stopped(taking)
                 hung_up.cancel()
+                self._command_keys.discard(request.key)
 
     def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
         offers = self._check(consumer)
         _check_words(opening.job, opening.needs)
         key = f"{consumer.peer}/{opening.job or next(self._numbers)}/command"
-        if any(command.lease.request.key == key for command in self._commands.values()):
+        if key in self._command_keys:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
         wants = self._policy.command_wants(opening, self._leases.most(offers), self._leases.room(offers))
         lasts_s = _seconds(opening.lasts_s) or inf
@@ -429,7 +371,7 @@ class Lender:
         try:
             if self._admission.is_full:
                 raise Busy("too many sessions are open on this peer", remedy="Try again later.")
-            self._perform(self._admission.handle(admission.SessionOpened(number, lease.offer, slots)))
+            self._perform(self._admission.handle(admission.SessionOpened(number, lease.offer_of(CPU), slots)))
             is_open = True
             self._perform(self._admission.handle(admission.UnitArrived(number, 0, slots)))
             waiting = asyncio.create_task(command.started.wait(), name="command.slot")
@@ -462,7 +404,8 @@ class Lender:
     ) -> None:
         spec: BoxSpec | None = None
         try:
-            spec = self._policy.command_box(command.lease.amounts, opening.cpus)
+            devices = self._offers.places(command.lease)
+            spec = self._policy.command_box(command.lease.amounts, opening.cpus, devices)
             box = await self._sandbox.open(spec)
             try:
                 await self._attend(command, box, messages, stream, first)

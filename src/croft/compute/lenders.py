@@ -6,25 +6,32 @@ refused or failed is asked again after a pause that doubles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
+
+from blake3 import blake3
 
 from croft.errors import Busy, CroftError, Refused
 from croft.model.ids import PeerId
 
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 20.0
+RETRY_FULL_MAX_S = 2.0
 NOBODY_S_MAX = 10.0
 """A job that no peer takes for this long fails, with every peer's reason."""
 DECLINED_S_MAX = 3.0
 """The same where every peer has said no. Some first: a peer that has only just let us in may not know it yet."""
 ROUND_TRIP_GUESSED_S = 0.1
 """Of a peer to which there is no link yet."""
+ROUND_TRIP_EQUAL_S = 0.002
+"""Below this, one peer is as near as another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A reachable member that lends processor time."""
+    """A reachable member that lends processor time. `devices`: what else it lends to us; `reason`: why no slots now."""
 
     peer: PeerId
     name: str
@@ -34,17 +41,20 @@ class Candidate:
     round_trip_s: float | None
     python: str
     grade: str
+    devices: frozenset[str] = frozenset()
+    reason: str = ""
     owner: str = ""
     """Whose peer it is, for work that different people must do; one's own devices stand each for itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any."""
+    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any. `needs`: devices, all of them."""
 
     python: str = ""
     only: frozenset[PeerId] = frozenset()
     never: frozenset[PeerId] = frozenset()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -53,13 +63,16 @@ class _Pause:
     wait_s: float
     reason: str
     is_declined: bool = False
+    is_full: bool = False
 
 
 class Lenders:
     """One job's view of who could work for it."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, salt: str = "") -> None:
+        """`salt` differs from job to job, so that not all prefer the same of several equal peers."""
         self._wish = wish
+        self._salt = salt
         self._pauses: dict[PeerId, _Pause] = {}
         self._mismatches: dict[PeerId, str] = {}
         self._banned: set[PeerId] = set()
@@ -77,27 +90,40 @@ class Lenders:
             for candidate in candidates
             if candidate.peer not in used and self._fits(candidate) and self._is_rested(candidate.peer, now)
         ]
-        return sorted(fit, key=_rank)
+        return sorted(fit, key=self._rank)
 
-    def refused(self, candidate: Candidate, reason: str, now: float, *, is_declined: bool = False) -> None:
-        """A candidate could not be reached or has no room, or, with `is_declined`, does not want this job at all."""
+    def refused(
+        self, candidate: Candidate, reason: str, now: float, *, is_declined: bool = False, is_full: bool = False
+    ) -> None:
+        """A candidate could not be reached or has no room, or, with `is_declined`, does not want this job at all.
+
+        With `is_full`, it would take the job, and does so once others have gone: it is asked more often.
+        """
         pause = self._pauses.get(candidate.peer)
-        wait_s = RETRY_FIRST_S if pause is None else min(pause.wait_s * 2, RETRY_MAX_S)
-        self._pauses[candidate.peer] = _Pause(now + wait_s, wait_s, f"{candidate.name}: {reason}", is_declined)
+        wait_s_max = RETRY_FULL_MAX_S if is_full else RETRY_MAX_S
+        wait_s = min(RETRY_FIRST_S if pause is None else pause.wait_s * 2, wait_s_max)
+        why = f"{candidate.name}: {reason}"
+        self._pauses[candidate.peer] = _Pause(now + wait_s, wait_s, why, is_declined, is_full)
 
     def accepted(self, peer: PeerId) -> None:
         """A candidate let the job in."""
         self._pauses.pop(peer, None)
 
     def patience_s(self, candidates: Iterable[Candidate]) -> float:
-        """How long to go on without a lender: not as long where all that there are have declined."""
+        """How long to go on without a lender: less where all have declined, and for ever while one is only full."""
         # Where peers were named, one that does not fit has declined too; else another that fits may yet come.
         asked = [one for one in candidates if self._fits(one) or one.peer in self._wish.only]
+        if any(self._is_full(one) for one in asked):
+            return inf
         return DECLINED_S_MAX if asked and all(map(self._has_declined, asked)) else NOBODY_S_MAX
 
     def _has_declined(self, candidate: Candidate) -> bool:
         pause = self._pauses.get(candidate.peer)
         return not self._fits(candidate) or (pause is not None and pause.is_declined)
+
+    def _is_full(self, candidate: Candidate) -> bool:
+        pause = self._pauses.get(candidate.peer)
+        return pause is not None and pause.is_full and self._fits(candidate)
 
     def reasons(self) -> list[str]:
         """Why nobody works, a line per peer."""
@@ -113,7 +139,11 @@ class Lenders:
             return False
         if candidate.slots <= 0:
             if wish.only:
-                self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now"
+                why = f": {candidate.reason}" if candidate.reason else ""
+                self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now{why}"
+            return False
+        if lacking := [need for need in wish.needs if need not in candidate.devices]:
+            self._mismatches[candidate.peer] = f"{candidate.name}: lends us no {' and no '.join(lacking)}"
             return False
         self._mismatches.pop(candidate.peer, None)
         if wish.python and candidate.python != wish.python:
@@ -127,13 +157,14 @@ class Lenders:
         pause = self._pauses.get(peer)
         return pause is None or pause.until <= now
 
+    def _rank(self, candidate: Candidate) -> tuple[bool, float, int, bytes]:
+        busy = candidate.slots_busy / candidate.slots
+        round_trip_s = ROUND_TRIP_GUESSED_S if candidate.round_trip_s is None else candidate.round_trip_s
+        # By its order of magnitude: among peers that are about as near, submitters spread out.
+        distance = math.frexp(max(round_trip_s, ROUND_TRIP_EQUAL_S))[1]
+        return candidate.is_self, busy, distance, blake3(f"{self._salt}/{candidate.peer}".encode()).digest()
+
 
 def is_decline(error: CroftError) -> bool:
     """Whether a peer that answered so does not want the job at all; one that has no room for now may want it later."""
     return isinstance(error, Refused) and not isinstance(error, Busy)
-
-
-def _rank(candidate: Candidate) -> tuple[bool, float, float, PeerId]:
-    busy = candidate.slots_busy / candidate.slots
-    round_trip_s = ROUND_TRIP_GUESSED_S if candidate.round_trip_s is None else candidate.round_trip_s
-    return candidate.is_self, busy, round_trip_s, candidate.peer

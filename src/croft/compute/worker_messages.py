@@ -9,6 +9,7 @@ leaves behind dies with it. A chunk is a short list of tasks of one function; it
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 
 import msgspec
 
@@ -263,3 +264,16 @@ FromWorker = (
     | FileList
     | ResultPart
 )
+
+
+def leading_parts(payload: bytes) -> Iterator[bytes]:
+    """What travels of a large payload before its outcome; nothing of a small one."""
+    for at in range(0, len(payload) - PART_BYTES, PART_BYTES):
+        yield payload[at : at + PART_BYTES]
+
+
+def last_part(payload: bytes) -> bytes:
+    """What travels of a payload in its outcome: what `leading_parts` leaves."""
+    if len(payload) <= PART_BYTES:
+        return payload
+    return payload[(len(payload) - 1) // PART_BYTES * PART_BYTES :]

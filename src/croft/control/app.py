@@ -13,6 +13,7 @@ from croft.control.answers import answer, body
 from croft.control.find_app import Search, find_routes
 from croft.control.jobs_app import Jobs, job_routes
 from croft.control.network_app import Network, network_routes
+from croft.control.offers_app import Offers, offer_routes
 from croft.control.people_app import People, people_routes
 from croft.control.services_app import Services, service_routes
 
@@ -44,7 +45,7 @@ class Node(Protocol):
 
 
 def create_app(
-    node: Node, jobs: Jobs, services: Services, people: People, network: Network, search: Search
+    node: Node, jobs: Jobs, services: Services, people: People, network: Network, offers: Offers, search: Search
 ) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
@@ -98,6 +99,7 @@ def create_app(
             *job_routes(jobs),
             *service_routes(services),
             *network_routes(network),
+            *offer_routes(offers),
             *people_routes(people),
             *find_routes(search),
         ]

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from croft.control.home import Home
-from croft.control.quantities import hours_of_day, size_bytes
+from croft.control.quantities import part_of_week, resources, size_bytes
 from croft.errors import Usage
-from croft.model.hours import Hours
+from croft.ledger.own_offers import FRIENDS, MEMBERS, MINE
+from croft.model.hours import When
 from croft.model.isolation import Grade
 
 CPUS_MAX = 4096
+DELEGATES_MAX = 8
 PORT_MAX = 65_535
 LABELS_MAX = 32
 LABEL_LENGTH_MAX = 64
@@ -49,6 +51,12 @@ def _cpus(text: str) -> int:
     return int(text)
 
 
+def _delegates(text: str) -> int:
+    if not text.isdigit() or int(text) > DELEGATES_MAX:
+        raise Usage(f"`{text}` is not a number of delegates", remedy=f"Write a number up to {DELEGATES_MAX}.")
+    return int(text)
+
+
 def _memory(text: str) -> int:
     if text == "half":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
@@ -73,8 +81,21 @@ def _on_or_off(text: str) -> str:
     return text
 
 
-def _hours(text: str) -> Hours | None:
-    return hours_of_day(text) if text else None
+def _when(text: str) -> When | None:
+    return part_of_week(text) if text else None
+
+
+def _recipients(text: str) -> str:
+    if text not in (MEMBERS, FRIENDS, MINE):
+        raise Usage(f"`{text}` is nobody", remedy=f"Write {MEMBERS}, {FRIENDS} or {MINE}.")
+    return text
+
+
+def _devices(text: str) -> tuple[dict[str, int], dict[str, str]]:
+    lent, places = resources(text.replace(",", " ").split())
+    if plain := [name for name in ("cpu", "mem", "disk") if name in lent]:
+        raise Usage(f"`{plain[0]}` is no device", remedy="Processors, memory and disk have settings of their own.")
+    return lent, places
 
 
 def _level(text: str) -> str:
@@ -106,8 +127,17 @@ KEYS: Mapping[str, Key] = {
     "lend.cpus": Key("half", _cpus, "Processors lent to members: a number, `half` or `all`; 0 lends none."),
     "lend.memory": Key("half", _memory, "Memory that the work of others may use in all."),
     "lend.disk": Key("10G", size_bytes, "Disk that the work of others may use in all."),
-    "lend.when": Key("", _hours, "Processors are lent only in these hours of the day, like `20-08`; else always."),
+    "lend.devices": Key(
+        "", _devices, "Devices and licences lent, one holder at a time, like `camera=/dev/video0, gpu=1`."
+    ),
+    "lend.to": Key(
+        "members", _recipients, "Whom all that is for: members of your communities, friends, or mine alone."
+    ),
+    "lend.when": Key("", _when, "Lent only in this part of the week, like `20-08` or `sat,sun`; else always."),
     "labels": Key("", _labels, "Words for what is special here, like `gpu, quiet`; others find peers by them."),
+    "jobs.delegates": Key(
+        "0", _delegates, "How many peers hold a copy of a detached job, to carry it on while this one is away."
+    ),
     "sandbox.required_grade": Key(
         "B", _grade, "Code of others runs here only at this isolation grade or a better one."
     ),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from croft.compute.durable import DurableJobs
-from croft.compute.journal import JournalOutcome
 from croft.compute.journal_messages import JobSpec
-from croft.compute.worker_messages import PART_BYTES
+from croft.compute.worker_messages import last_part, leading_parts
 from croft.control.work_messages import (
     DefineFunction,
     FromProgram,
@@ -31,6 +30,25 @@ from croft.wire.message_stream import MessageStream
 LABEL_LENGTH_MAX = 200
 
 
+class JobFactory(Protocol):
+    """What is asked of the peer's jobs."""
+
+    @property
+    def durable(self) -> DurableJobs: ...
+
+    async def delegate(self, opening: OpenTaskJob, job: JobId) -> None:
+        """Gives copies of a job whose tasks are all in to the delegates that its program wants. Raises Refused."""
+        ...
+
+    def outcomes(
+        self, name: str, *, is_in_order: bool, after: int
+    ) -> AsyncIterator[tuple[PeerId, Sequence[tuple[int, int, bytes]]]]:
+        """What came of a durable job's tasks, until it is over. Raises NotFound, Unreachable."""
+        ...
+
+    def peer_name(self, peer: PeerId) -> str: ...
+
+
 def spec_of(opening: OpenTaskJob) -> JobSpec:
     """What the journal keeps of how a job's tasks are to run."""
     return JobSpec(
@@ -40,13 +58,17 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.never,
         opening.memory_bytes,
         opening.task_s_max,
+        opening.needs,
         opening.verify,
     )
 
 
-async def serve_filling(jobs: DurableJobs, opening: OpenTaskJob, messages: MessageStream) -> None:
-    """Takes a program's tasks until it seals the job. If it goes away before that, the job is dropped."""
-    filling = await jobs.open(spec_of(opening))
+async def serve_filling(jobs: JobFactory, opening: OpenTaskJob, messages: MessageStream) -> None:
+    """Takes a program's tasks until it seals the job. If it goes away before that, the job is dropped.
+
+    Raises Refused if not as many delegates hold it as were wanted; then it is dropped too.
+    """
+    filling = await jobs.durable.open(spec_of(opening))
     is_sealed = False
     messages.post(JobOpened(filling.id))
     try:
@@ -59,6 +81,7 @@ async def serve_filling(jobs: DurableJobs, opening: OpenTaskJob, messages: Messa
                     await filling.add(function, first, arguments)
                 case SealJob():
                     tasks = await filling.seal()
+                    await jobs.delegate(opening, filling.id)
                     is_sealed = True
                     await messages.send(JobSealed(tasks))
                     await messages.flush()
@@ -70,49 +93,29 @@ async def serve_filling(jobs: DurableJobs, opening: OpenTaskJob, messages: Messa
             await filling.drop()
 
 
-async def serve_results(
-    jobs: DurableJobs, peer_name: Callable[[PeerId], str], opening: OpenResults, messages: MessageStream
-) -> None:
-    """Sends outcomes as they are on disk, until the job is over. Raises NotFound, also for one that is forgotten."""
-    job = JobId(opening.job)
-    after = opening.after
-    while True:
-        entry = await jobs.find(job)
-        change = jobs.next_change(entry.number)
-        outcomes = await jobs.journal.outcomes_after(entry.number, after, in_order=opening.is_in_order)
-        if outcomes:
-            after = outcomes[-1].task + 1 if opening.is_in_order else outcomes[-1].place
-            await _send(outcomes, peer_name, messages)
-        elif entry.is_over:
-            await messages.send(ResultsEnded(entry.state))
-            await messages.flush()
-            return
-        elif await _has_hung_up(messages, change):
-            return
+async def serve_results(jobs: JobFactory, opening: OpenResults, messages: MessageStream) -> None:
+    """Sends outcomes as they are on disk, here or at another holder, until the job is over.
 
+    Raises NotFound, also for a job that is forgotten meanwhile, and Unreachable if its holder is lost.
+    """
 
-async def _has_hung_up(messages: MessageStream, change: asyncio.Event) -> bool:
-    """Waits for a change; whether the program went away instead."""
-    waiting = asyncio.create_task(change.wait(), name="results.change")
+    async def send_all() -> None:
+        async for peer, outcomes in jobs.outcomes(opening.job, is_in_order=opening.is_in_order, after=opening.after):
+            for task, _, payload in outcomes:
+                for part in leading_parts(payload):
+                    await messages.send(TaskResultPart(task, part))
+            rest = [(task, status, last_part(payload)) for task, status, payload in outcomes]
+            await messages.send(TaskOutcomes(peer, jobs.peer_name(peer), rest))
+        await messages.send(ResultsEnded())
+        await messages.flush()
+
+    sending = asyncio.create_task(send_all(), name="results.send")
     listening = asyncio.create_task(messages.receive(), name="results.hung_up")
     try:
-        await asyncio.wait({waiting, listening}, return_when=asyncio.FIRST_COMPLETED)
-        return listening.done()
+        await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            sending.result()
     finally:
-        waiting.cancel()
+        sending.cancel()
         listening.cancel()
-        await asyncio.gather(waiting, listening, return_exceptions=True)
-
-
-async def _send(
-    outcomes: Sequence[JournalOutcome], peer_name: Callable[[PeerId], str], messages: MessageStream
-) -> None:
-    for peer, group in itertools.groupby(outcomes, key=lambda outcome: outcome.peer):
-        same: list[tuple[int, int, bytes]] = []
-        for outcome in group:
-            at = 0
-            while len(outcome.payload) - at > PART_BYTES:
-                await messages.send(TaskResultPart(outcome.task, outcome.payload[at : at + PART_BYTES]))
-                at += PART_BYTES
-            same.append((outcome.task, outcome.status, outcome.payload[at:] if at else outcome.payload))
-        await messages.send(TaskOutcomes(peer, peer_name(peer), same))
+        await asyncio.gather(sending, listening, return_exceptions=True)

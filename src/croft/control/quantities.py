@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from croft.errors import Usage
-from croft.model.hours import Hours, parse_hours
+from croft.model.amounts import BOX
+from croft.model.hours import Hours, When, parse_hours, parse_when
 
+_RESOURCE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?[bB])?\s*")
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+COUNT_MAX = 4096
 _RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)\s*bit(?:/s|ps)?\s*", re.IGNORECASE)
 _RATE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
@@ -79,3 +83,35 @@ def hours_of_day(text: str) -> Hours:
         return parse_hours(text)
     except ValueError as error:
         raise Usage(str(error), remedy="Write them like `08-18` or `22:30-06:00`.") from None
+
+
+def part_of_week(text: str) -> When:
+    """The part of a week of "20-08", "sat,sun" or "mon-fri 20-08". Raises Usage."""
+    try:
+        return parse_when(text)
+    except ValueError as error:
+        raise Usage(str(error), remedy="Write it like `20-08`, `sat,sun` or `mon-fri 20-08`.") from None
+
+
+def resources(words: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """How much of what "cpu=4", "mem=8G", "disk=200G", "gpu=1" and "camera=/dev/video0" lend, and where what is a file
+    is to be found. A word alone is one of it. Raises Usage."""
+    lent: dict[str, int] = {}
+    places: dict[str, str] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not _RESOURCE.fullmatch(name) or name in (BOX, "relay") or name in lent or (equals and not text):
+            raise Usage(
+                f"`{word}` is nothing to lend", remedy="Write it like `cpu=4`, `mem=8G` or `camera=/dev/video0`."
+            )
+        if name in ("mem", "disk"):
+            lent[name] = size_bytes(text)
+        elif text.startswith("/"):
+            lent[name], places[name] = 1, text
+        elif not equals and name != "cpu":
+            lent[name] = 1
+        elif text.isdigit() and 0 < int(text) <= COUNT_MAX:
+            lent[name] = int(text)
+        else:
+            raise Usage(f"`{word}` is no amount", remedy="Write a number, a size, or the path of a device.")
+    return lent, places

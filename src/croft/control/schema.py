@@ -51,9 +51,10 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody holds of this peer, or held, and what was used under it.
 
     `number` counts all leases of this peer. `holder`: what the peer that holds it is called here. `job`: its own.
-    `stage`: held, silent (its holder was lost and may come back), warm (given up to whoever needs room), ending,
-    or ended. `amounts` by resource: cpu (0: it takes turns), mem and disk in bytes, devices. What was used is told once
-    the lease has ended; `death` says which limit or fault ended its box, or something in it.
+    `stage`: held, silent (its holder was lost and may come back), warm (given up to whoever needs room), ending, or
+    ended. `amounts` by resource: cpu (0: it takes turns), mem and disk in bytes, devices; `offers`: from which offer
+    each comes. What was used is told once the lease has ended; `death` says which limit or fault ended its box, or
+    something in it.
     """
 
     number: int
@@ -62,9 +63,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     twin: str
     purpose: str
     job: str
-    offer: str
     stage: str
     amounts: dict[str, int]
+    offers: dict[str, str]
     granted_at: float
     ended_at: float | None = None
     cpu_s: float = 0.0
@@ -113,6 +114,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     trust: str = "normal"
     is_blocked: bool = False
     labels: list[str] = []
+    devices: list[str] = []
 
 
 class Community(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +185,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job that this peer submitted. `state`: filling, queued, running, ended, failed or cancelled.
 
     One that `is_durable` is kept on disk, results and all, until it is forgotten. `reason` is why nobody works on it.
+    `submitter`, `carrier` and `delegates` are names: who submitted it, carries it on now, and holds copies.
     """
 
     job: str
@@ -197,6 +200,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     done_by: dict[str, int] = {}
     is_durable: bool = False
     reason: str = ""
+    submitter: str = ""
+    carrier: str = ""
+    delegates: list[str] = []
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,8 +356,26 @@ class OfferWanted(msgspec.Struct, frozen=True, kw_only=True):
     to: list[str] = []
 
 
+class LendWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What to lend: an amount of each resource (cpu, mem and disk in bytes, devices); `places`: where devices are.
+
+    `to`: members, friends, mine, and names of communities and people; none: members. `when`: "mon-fri 20-08"; empty:
+    always.
+    """
+
+    lent: dict[str, int]
+    places: dict[str, str] = {}
+    to: list[str] = []
+    when: str = ""
+
+
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a member lends. For a relay, `amount` is bytes per second and `places` are its URLs."""
+    """Something that a member lends.
+
+    `what`: relay, of which `amount` is bytes per second and `places` are its URLs; or lend, which says in `lent` how
+    much of what, and in `places` where one's own devices are. `number` tells a peer's offers apart; 0: that of the
+    settings. `when`: the part of the week, by the lender's clock; empty: always. `is_standing`: whether it is lent now.
+    """
 
     what: str
     peer: str
@@ -362,6 +386,10 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     per_client: float | None = None
     places: list[str] = []
     expires_at: float | None = None
+    number: int = 0
+    lent: dict[str, int] = {}
+    when: str = ""
+    is_standing: bool = True
 
 
 class PeersWanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from croft.compute.commands import CommandJob, CommandSpec
-from croft.compute.durable import DurableJobs
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
@@ -49,17 +48,12 @@ OPEN_BYTES_MAX = 512 << 20
 """Arguments of unfinished tasks kept for one program; more is taken in as tasks finish."""
 
 
-class JobFactory(Protocol):
+class JobFactory(durable_work.JobFactory, Protocol):
     """Makes jobs, and keeps account of them."""
-
-    @property
-    def durable(self) -> DurableJobs: ...
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob: ...
 
     def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]: ...
-
-    def peer_name(self, peer: PeerId) -> str: ...
 
     async def ended(self, job: str, error: CroftError | None) -> None:
         """A job is over."""
@@ -103,9 +97,9 @@ class WorkServer:
                 opening: FromProgram = decode_union(payload, FromProgram, step="local work")
                 match opening:
                     case OpenTaskJob(is_durable=True):
-                        await durable_work.serve_filling(self._jobs.durable, opening, messages)
+                        await durable_work.serve_filling(self._jobs, opening, messages)
                     case OpenResults():
-                        await durable_work.serve_results(self._jobs.durable, self._jobs.peer_name, opening, messages)
+                        await durable_work.serve_results(self._jobs, opening, messages)
                     case OpenTaskJob():
                         await self._serve_tasks(opening, messages)
                     case OpenCommandJob():
@@ -264,4 +258,5 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
 def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     """Which peers may serve, from what the program asked for."""
     python = opening.python if isinstance(opening, OpenTaskJob) else ""
-    return Wish(python, frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never)))
+    only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
+    return Wish(python, only, never, tuple(opening.needs))

@@ -17,9 +17,10 @@ from croft.wire.codec import Message
 
 
 class OpenTaskJob(Message, frozen=True, tag=50):
-    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit.
+    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices.
 
-    One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go.
+    One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go. Copies are held by
+    `delegates`, peers by id, or, if none is named, by as many as `delegates_wanted`; None: as the settings say.
     """
 
     label: str
@@ -29,6 +30,9 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     memory_bytes: int = 0
     task_s_max: float = 0.0
     is_durable: bool = False
+    delegates: tuple[str, ...] = ()
+    delegates_wanted: int | None = None
+    needs: Sequence[str] = ()
     verify: str = ""
     """As `croft.compute.verification.parse_check` reads it."""
 
@@ -221,8 +225,6 @@ class JobSealed(Message, frozen=True, tag=160):
 
 class ResultsEnded(Message, frozen=True, tag=161):
     """No more outcomes will come: the job has ended or was cancelled."""
-
-    state: str
 
 
 FromDaemon = (

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import assert_never
 
-from croft.model.amounts import Amounts
+from croft.model.amounts import BOX, Amounts
 from croft.model.lease import Lease, Request, Stage
 
 GRACE_S = 30.0
@@ -188,26 +188,24 @@ class Leases:
 
     def taken(self, offer: str | None = None, *, without: Collection[Stage] = ()) -> Amounts:
         """What is held, in all or under one offer."""
-        held = Amounts()
+        held: dict[str, int] = {}
         for entry in self._entries.values():
-            if entry.stage not in without and offer in (None, entry.lease.offer):
-                held += entry.lease.amounts
-        return held
+            if entry.stage in without:
+                continue
+            for name, amount in entry.lease.amounts.pairs:
+                if offer in (None, entry.lease.offer_of(name)):
+                    held[name] = held.get(name, 0) + amount
+        return Amounts.of(held)
 
     def most(self, offers: Sequence[str]) -> Amounts:
         """The most of each resource that is offered to somebody with these offers, taken or not."""
-        best = Amounts()
-        for offer in offers:
-            best = best.most(self._offers.get(offer, Amounts()))
-        return best.least(self._total)
+        return self._best([self._offers.get(offer, Amounts()) for offer in offers]).least(self._total)
 
     def room(self, offers: Sequence[str]) -> Amounts:
         """The most of each resource that somebody with these offers could be granted at once."""
         resting = (Stage.WARM, Stage.ENDING)
-        best = Amounts()
-        for offer in offers:
-            best = best.most(self._offers.get(offer, Amounts()) - self.taken(offer, without=resting))
-        return best.least(self._total - self.taken(without=resting))
+        left = [self._offers.get(offer, Amounts()) - self.taken(offer, without=resting) for offer in offers]
+        return self._best(left).least(self._total - self.taken(without=resting))
 
     def stage(self, number: int) -> Stage | None:
         """Where a lease stands; None once it has ended."""
@@ -272,59 +270,66 @@ class Leases:
                 return self._asked(waiting, now), True
             waiting.deadline = max(waiting.deadline, now + ENDING_S_MAX)
             return [], False
-        if not any(self._could_hold(offer, request) for offer in request.offers):
+        if self.most(request.offers).lacking(request.wants):
             return [self._refusal(waiting, now)], True
         if any(self._is_before(other, request) for other in earlier):
             return [], False
-        if (offer := self._offer_with_room(request, ())) is not None:
-            return self._grant(waiting, offer, now), True
+        if (drawn := self._draw(request, ())) is not None:
+            return self._grant(waiting, drawn, now), True
         resting = [e for e in self._entries.values() if e.stage is Stage.WARM]
         given_up = [e.lease.number for e in self._entries.values() if e.stage is Stage.ENDING]
         effects: list[Effect] = []
-        if self._offer_with_room(request, [*given_up, *(e.lease.number for e in resting)]) is not None:
+        if self._draw(request, [*given_up, *(e.lease.number for e in resting)]) is not None:
             waiting.deadline = max(waiting.deadline, now + ENDING_S_MAX)
             for entry in resting:
-                if self._offer_with_room(request, given_up) is not None:
+                if self._draw(request, given_up) is not None:
                     break
                 effects.append(self._reclaim(entry))
                 given_up.append(entry.lease.number)
         return effects, False
 
-    def _could_hold(self, offer: str, request: Request) -> bool:
-        most = self._offers.get(offer, Amounts()).least(self._total)
-        return offer in self._offers and not most.lacking(request.wants)
+    def _best(self, amounts: Sequence[Amounts]) -> Amounts:
+        best = Amounts.of({BOX: self._total[BOX]})  # boxes are nobody's in particular
+        for one in amounts:
+            best = best.most(one)
+        return best
 
     def _is_before(self, other: _Waiting, request: Request) -> bool:
         """Whether somebody who waits already wants what this request would take: first come, first served."""
         return any(request.wants[name] for name in self._lacking(other.request))
 
     def _lacking(self, request: Request) -> tuple[str, ...]:
-        shortest: tuple[str, ...] | None = None
-        for offer in request.offers:
-            room = (self._offers.get(offer, Amounts()) - self.taken(offer)).least(self._total - self.taken())
-            lacking = room.lacking(request.wants)
-            if shortest is None or len(lacking) < len(shortest):
-                shortest = lacking
-        return shortest if shortest is not None else tuple(request.wants)
+        left = self._best([self._offers.get(offer, Amounts()) - self.taken(offer) for offer in request.offers])
+        return left.least(self._total - self.taken()).lacking(request.wants)
 
-    def _offer_with_room(self, request: Request, without: Collection[int]) -> str | None:
-        """The first offer under which the request fits, once the leases `without` are gone."""
-        gone = [e.lease for e in self._entries.values() if e.lease.number in without]
+    def _draw(self, request: Request, without: Collection[int]) -> tuple[tuple[str, str], ...] | None:
+        """From which offers the request can be served, once the leases `without` are gone; each resource from one."""
+        gone = [entry.lease for entry in self._entries.values() if entry.lease.number in without]
         freed = sum((lease.amounts for lease in gone), Amounts())
         if (self._total - self.taken() + freed).lacking(request.wants):
             return None
-        for offer in request.offers:
-            freed = sum((lease.amounts for lease in gone if lease.offer == offer), Amounts())
-            if offer in self._offers and not (self._offers[offer] - self.taken(offer) + freed).lacking(request.wants):
-                return offer
-        return None
+        drawn: list[tuple[str, str]] = []
+        for name in request.wants:
+            if name == BOX:
+                continue
+            for offer in request.offers:
+                back = sum(lease.amounts[name] for lease in gone if lease.offer_of(name) == offer)
+                if self._offers.get(offer, Amounts())[name] - self.taken(offer)[name] + back >= request.wants[name]:
+                    drawn.append((name, offer))
+                    break
+            else:
+                return None
+        return tuple(drawn)
 
-    def _grant(self, waiting: _Waiting, offer: str, now: float) -> list[Effect]:
-        lease = Lease(self._number, waiting.request, offer)
+    def _grant(self, waiting: _Waiting, drawn: tuple[tuple[str, str], ...], now: float) -> list[Effect]:
+        lease = Lease(self._number, waiting.request, drawn)
         self._number += 1
         self._keep(_Entry(lease, Stage.WRITING, now + waiting.request.lasts_s, askers=[waiting.ask]))
-        assert not self._offers[offer].lacking(self.taken(offer)), "an offer is sold twice"
-        assert not self._total.lacking(self.taken()), "this peer is sold twice"
+        for name, offer in drawn:
+            assert self.taken(offer)[name] <= self._offers[offer][name], "an offer is sold twice"
+        # Of what was not asked for, more may be held than is offered: the owner may have lowered it.
+        for name, _ in waiting.request.wants.pairs:
+            assert self.taken()[name] <= self._total[name], "this peer is sold twice"
         return [Write(lease)]
 
     def _written(self, entry: _Entry, is_done: bool, now: float) -> list[Effect]:

@@ -266,14 +266,14 @@ def _row(lease: Lease) -> tuple[object, ...]:
     request = lease.request
     amounts = json.dumps(dict(request.wants.pairs))
     who = (request.peer, request.twin, request.purpose, request.job)
-    return (lease.number, request.key, *who, lease.offer, amounts, lease.granted_at)
+    return (lease.number, request.key, *who, json.dumps(dict(lease.drawn)), amounts, lease.granted_at)
 
 
 def _lease_of(row: Sequence[object]) -> Lease:
-    number, key, peer, twin, purpose, job, offer, amounts, granted_at = row
+    number, key, peer, twin, purpose, job, drawn, amounts, granted_at = row
     wants = Amounts.of(json.loads(str(amounts)))
-    request = Request(str(key), PeerId(str(peer)), TwinId(str(twin)), str(purpose), str(job), (str(offer),), wants)
-    return Lease(int(str(number)), request, str(offer), float(str(granted_at)))
+    request = Request(str(key), PeerId(str(peer)), TwinId(str(twin)), str(purpose), str(job), (), wants)
+    return Lease(int(str(number)), request, tuple(json.loads(str(drawn)).items()), float(str(granted_at)))
 
 
 def _insert(row: Sequence[object], db: sqlite3.Connection) -> None:

@@ -8,14 +8,15 @@ of 0 takes it back.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from croft.errors import PeerMisbehaved, Refused
 from croft.identity.certificates import open_certificate
 from croft.identity.grants import verify_chain
 from croft.identity.keys import SecretKey
+from croft.model.amounts import Amounts
 from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
 from croft.wire.codec import Message
 from croft.wire.envelope import open_signed, sign
@@ -29,13 +30,21 @@ PLACES_MAX: Final = 4
 PLACE_CHARS_MAX: Final = 128
 AMOUNT_MAX: Final = 1e12
 SEQUENCE_MAX: Final = 1 << 53
+AMOUNT_MAX_WHOLE: Final = 1 << 60
+RESOURCES_MAX: Final = 16
+RESOURCE_CHARS_MAX: Final = 32
+TWINS_MAX: Final = 64
+LENDING_LIFETIME_S: Final = 3_600.0
+LENDING_RENEW_EVERY_S: Final = 1_200.0
 STEP: Final = "offer"
 
 
 class What(enum.StrEnum):
-    """What is offered. RELAY: bytes per second passed on for others, at `places`, which are URLs."""
+    """What is offered. RELAY: bytes per second passed on for others, at `places`, which are URLs. LEND: what `lent`
+    says."""
 
     RELAY = "relay"
+    LEND = "lend"
 
 
 class OfferContent(Message, frozen=True):
@@ -46,6 +55,10 @@ class OfferContent(Message, frozen=True):
         what: see `What`; a kind that the reader does not know is left out. amount: in that kind's unit; 0: withdrawn.
         places: where it is to be had, if it has places.
         sequence: milliseconds of wall time; the highest wins. expires_at: Unix seconds.
+        number: tells several offers of one kind apart. lent: how much of each resource, in whole units.
+        to: twin ids of whom it is for; empty: every member of the community.
+        when: the part of the week, as people write it, by the offerer's own clock; empty: always.
+        is_standing: whether it stands at this moment.
     """
 
     community: str
@@ -56,6 +69,11 @@ class OfferContent(Message, frozen=True):
     places: list[str]
     sequence: int
     expires_at: float
+    number: int = 0
+    lent: Mapping[str, int] = {}
+    to: Sequence[str] = ()
+    when: str = ""
+    is_standing: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +89,31 @@ class Offer:
     places: tuple[str, ...]
     sequence: int
     expires_at: float
+    number: int = 0
+    lent: Amounts = field(default_factory=Amounts)
+    to: tuple[str, ...] = ()
+    when: str = ""
+    is_standing: bool = True
 
     @property
     def key(self) -> str:
-        """One offer per device and kind: the newest counts."""
-        return f"{self.peer}/{self.what}"
+        """One offer per device, kind and number: the newest counts."""
+        return f"{self.peer}/{self.what}/{self.number}" if self.number else f"{self.peer}/{self.what}"
+
+    def is_for(self, twin: TwinId) -> bool:
+        """Whether somebody in its community is meant."""
+        return not self.to or twin in self.to
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What an offer of LEND says besides; see `OfferContent`."""
+
+    number: int
+    amounts: Amounts
+    to: tuple[str, ...]
+    when: str
+    is_standing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +143,26 @@ def make_offer(
     return sign(offerer.device.signer, OFFER_KIND, content)
 
 
+def make_lending_offer(offerer: Offerer, lent: Lent, *, is_withdrawn: bool, now: float, sequence: int) -> bytes:
+    """The record of an offer of resources that is good for LENDING_LIFETIME_S, or of its end."""
+    content = OfferContent(
+        offerer.community,
+        list(offerer.grant_chain),
+        offerer.certificate,
+        What.LEND,
+        0.0 if is_withdrawn else 1.0,
+        [],
+        sequence,
+        now + LENDING_LIFETIME_S,
+        lent.number,
+        dict(lent.amounts.pairs),
+        list(lent.to)[:TWINS_MAX],
+        lent.when,
+        lent.is_standing,
+    )
+    return sign(offerer.device.signer, OFFER_KIND, content)
+
+
 def open_offer(community: CommunityId, record: bytes, now: float) -> Offer:
     """What a record offers to `community`. Raises PeerMisbehaved unless every part of it holds."""
     signer, content = open_signed(record, OFFER_KIND, OfferContent, step=STEP)
@@ -117,6 +175,12 @@ def open_offer(community: CommunityId, record: bytes, now: float) -> Offer:
         raise PeerMisbehaved("an offer of an impossible amount or sequence", step=STEP)
     if len(content.places) > PLACES_MAX or not all(_is_short(text) for text in (content.what, *content.places)):
         raise PeerMisbehaved("an offer with too many or too long places", step=STEP)
+    if len(content.to) > TWINS_MAX or not all(map(is_key_id, content.to)) or len(content.when) > PLACE_CHARS_MAX:
+        raise PeerMisbehaved("an offer to impossible people or at impossible hours", step=STEP)
+    if len(content.lent) > RESOURCES_MAX or not all(map(_is_possible, content.lent.items())):
+        raise PeerMisbehaved("an offer of impossible resources", step=STEP)
+    if not 0 <= content.number <= SEQUENCE_MAX or not (content.when or "x").isprintable():
+        raise PeerMisbehaved("an offer with an impossible number or hours", step=STEP)
     if not now < content.expires_at <= now + LIFETIME_S_MAX + CLOCK_AHEAD_S_MAX:
         raise PeerMisbehaved("an offer that has expired, or expires too late", step=STEP)
     try:
@@ -133,7 +197,17 @@ def open_offer(community: CommunityId, record: bytes, now: float) -> Offer:
         tuple(content.places),
         content.sequence,
         content.expires_at,
+        content.number,
+        Amounts.of(content.lent),
+        tuple(content.to),
+        content.when,
+        content.is_standing,
     )
+
+
+def _is_possible(pair: tuple[str, int]) -> bool:
+    name, amount = pair
+    return _is_short(name) and len(name) <= RESOURCE_CHARS_MAX and 0 < amount <= AMOUNT_MAX_WHOLE
 
 
 def _is_short(text: str) -> bool:

@@ -33,17 +33,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What was granted, under which offer. `granted_at` in Unix seconds."""
+    """What was granted. `drawn`: from which offer each resource comes. `granted_at` in Unix seconds."""
 
     number: int
     request: Request
-    offer: str
+    drawn: tuple[tuple[str, str], ...] = ()
     granted_at: float = 0.0
 
     @property
     def amounts(self) -> Amounts:
         """How much its holder has."""
         return self.request.wants
+
+    def offer_of(self, name: str) -> str:
+        """The offer from which a resource comes; empty if the lease holds none of it."""
+        return next((offer for drawn, offer in self.drawn if drawn == name), "")
 
 
 class Stage(enum.StrEnum):

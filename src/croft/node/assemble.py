@@ -12,15 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from croft.compute.lender import Lender, Policy
+from croft.compute.journal_messages import JOURNAL_PURPOSE
+from croft.compute.lender import Lender
+from croft.compute.lending_terms import Policy
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
 from croft.identity.keys import SecretKey
 from croft.ledger.leasing import LeaseBook
-from croft.model.amounts import BOX, CPU, DISK, MEMORY, Amounts
-from croft.model.hours import Hours
+from croft.ledger.own_offers import OwnOffer
+from croft.model.amounts import CPU, DISK, MEMORY
+from croft.model.hours import MINUTES_PER_DAY
 from croft.node.health import Health
 from croft.node.jobs import JobBook
-from croft.node.lending import LendingHours
+from croft.node.lending import Lending
+from croft.node.offering import Offering
 from croft.node.relaying import Relaying
 from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
@@ -41,8 +45,6 @@ from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
 from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, RelayHost, Sandbox, Transport
 
 VERSION = version("croft")
-BOXES_MAX = 32
-"""Of others' work, warm ones among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ class Plan:
     """What one peer is to be.
 
     `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
-    keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_day`
-    counts from local midnight.
+    keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_week`
+    counts from Monday, local midnight; `offer` is what the settings lend.
     """
 
     own: Own
@@ -73,15 +75,13 @@ class Plan:
     twin_key: SecretKey | None
     policy: Policy
     contacts: ContactBook
-    slots: int
-    memory_bytes: int
-    disk_bytes: int
+    offer: OwnOffer
     machine_load: Callable[[], tuple[float, float]]
     adopt: Callable[[bytes], None]
-    minute_of_day: Callable[[], int]
+    minute_of_week: Callable[[], int]
     relay_port: int = 0
-    lending_hours: Hours | None = None
     labels: tuple[str, ...] = ()
+    delegates_wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class Parts:
     admissions: Admissions
     leases: LeaseBook
     lender: Lender
-    lending: LendingHours
+    lending: Lending
+    offering: Offering
     jobs: JobBook
     tunnel_host: TunnelHost
     tunnels: Tunnels
@@ -125,7 +126,9 @@ class Parts:
                 ("leases", self.leases.serve),
                 ("lending", self.lender.serve),
                 ("jobs", self.jobs.durable.serve),
+                ("delegations", self.jobs.delegations.serve),
                 ("lending hours", self.lending.serve),
+                ("offers", self.offering.serve),
                 ("overlay", self.overlay.serve),
                 ("admissions", self.admissions.serve),
                 ("tunnels", self.tunnel_host.serve),
@@ -145,9 +148,9 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
 
     def lends() -> Lends:
         return Lends(
-            slots=lender.slots,
-            memory_bytes=plan.memory_bytes,
-            disk_bytes=plan.disk_bytes,
+            slots=lending.told_to_members[CPU],
+            memory_bytes=lending.told_to_members[MEMORY],
+            disk_bytes=lending.told_to_members[DISK],
             grade=isolation.grade,
             python=plan.policy.python(),
             machine=platform.machine(),
@@ -157,32 +160,29 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             nat=paths.nat(),
         )
 
-    def load() -> Load:
-        cpu, disk = plan.machine_load()
-        return Load(lender.slots_busy, cpu, disk)
-
     leases, lending, lender = _lender(plan, ports)
     overlay = Overlay(
         plan.own,
-        ports.transport,
-        ports.database,
-        ports.clock,
-        ports.entropy,
+        *(ports.transport, ports.database, ports.clock, ports.entropy),
         lends,
-        load,
+        lambda: Load(lender.slots_busy, *plan.machine_load()),
         contacts=plan.contacts,
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
         on_clock_compared=health.compare_clock,
     )
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
-    overlay.told_addresses, overlay.relay_access = paths.addresses, paths.access
+    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
     relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
     admissions = Admissions(
         overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
     )
     admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
-    jobs = JobBook(overlay, ports.database, ports.clock, ports.entropy)
-    shaping = Shaping(ports.database, plan.minute_of_day)
+    offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
+    jobs = JobBook(
+        *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
+        *(plan.policy.check, plan.delegates_wanted),
+    )
+    shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
@@ -196,6 +196,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         leases,
         lender,
         lending,
+        offering,
         jobs,
         tunnel_host,
         tunnels,
@@ -205,17 +206,24 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         paths,
         relaying,
         Measurements(),
-        LanPresence(overlay, ports.discovery, ports.entropy),
+        LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
     )
     _answer_others(parts)
     return parts
 
 
-def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, LendingHours, Lender]:
+def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
     """What lends: the book of leases, the owner's offers, and who runs the work of others."""
     leases = LeaseBook(ports.database, ports.clock)
-    most = Amounts.of({CPU: plan.slots, MEMORY: plan.memory_bytes, DISK: plan.disk_bytes, BOX: BOXES_MAX})
-    lending = LendingHours(leases, ports.database, ports.clock, most, plan.lending_hours, plan.minute_of_day)
+    lending = Lending(
+        leases,
+        ports.database,
+        ports.clock,
+        plan.offer,
+        plan.own.twin,
+        lambda twin: twin in plan.contacts.friends(),
+        plan.minute_of_week,
+    )
     lender = Lender(ports.sandbox, plan.policy, lending, leases)
     lending.lend = lender.lend
     return leases, lending, lender
@@ -228,5 +236,6 @@ def _answer_others(parts: Parts) -> None:
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)

@@ -29,17 +29,20 @@ from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.socket_addresses import SocketAddress
 from croft.adapters.sqlite_database import SqliteDatabase
-from croft.adapters.system import SystemClock, SystemEntropy, minute_of_day
+from croft.adapters.system import SystemClock, SystemEntropy, minute_of_week
 from croft.control.app import create_app
 from croft.control.config import Config, load
 from croft.control.home import Home
 from croft.control.work import WorkServer
 from croft.errors import CroftError, Failed
+from croft.ledger.own_offers import SETTINGS, OwnOffer
+from croft.model.amounts import CPU, DISK, MEMORY, Amounts
 from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
 from croft.node.network import NetworkDesk
+from croft.node.offer_desk import OfferDesk
 from croft.node.peer import LocalPeer
 from croft.node.people import PeopleDesk
 from croft.node.policy import OwnersPolicy
@@ -122,7 +125,7 @@ def _clear_away(home: Home) -> None:
 
 async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int | None) -> bool:
     peer = LocalPeer(parts, home, config)
-    desk = ServiceDesk(parts, peer.peers)
+    desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -133,8 +136,9 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 peer,
                 parts.jobs,
                 desk,
-                PeopleDesk(parts, peer.peers),
+                people,
                 NetworkDesk(parts, peer.peers),
+                OfferDesk(parts, peer.peers, people.contacts),
                 SearchDesk(parts, peer.peers),
             ),
             log_config=None,
@@ -174,16 +178,23 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         twin_key=identity.twin_key,
         policy=OwnersPolicy(home, config, own.name, sandbox.isolation, contacts.trust_of),
         contacts=contacts,
-        slots=config["lend.cpus"],
-        memory_bytes=config["lend.memory"],
-        disk_bytes=config["lend.disk"],
+        offer=_settings_offer(config),
         labels=config["labels"],
         machine_load=lambda: (load_of_machine.cpu(), load_of_machine.disk()),
         adopt=lambda certificate: adopt(home, certificate),
-        minute_of_day=minute_of_day,
+        minute_of_week=minute_of_week,
         relay_port=config["relay.port"],
-        lending_hours=config["lend.when"],
+        delegates_wanted=config["jobs.delegates"],
     )
+
+
+def _settings_offer(config: Config) -> OwnOffer:
+    """What the settings lend: nothing at all where they lend no processors."""
+    slots: int = config["lend.cpus"]
+    devices, places = config["lend.devices"]
+    lent = {CPU: slots, MEMORY: config["lend.memory"], DISK: config["lend.disk"], **devices}
+    amounts = Amounts.of(lent) if slots else Amounts()
+    return OwnOffer(SETTINGS, amounts, (config["lend.to"],), config["lend.when"], tuple(places.items()))
 
 
 def _is_on_a_network(config: Config) -> bool:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 import random
 import shlex
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from croft.compute.commands import CommandJob
+from croft.compute.delegates import Delegations
 from croft.compute.durable import DurableJobs
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.journal import Entry, Journal
-from croft.compute.journal_messages import JobSpec
+from croft.compute.journal_exchange import by_peer
+from croft.compute.journal_messages import FoundJob, JobSpec
 from croft.compute.lenders import Candidate, Wish
 from croft.compute.verification import Standing, Verification, parse_check
 from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
 from croft.errors import CroftError, NotFound
-from croft.model.ids import JobId, PeerId
+from croft.model.amounts import CPU
+from croft.model.ids import JobId, PeerId, TwinId
+from croft.node.delegation import JobsElsewhere, Outcomes, OverlayHolders
+from croft.node.offering import OfferedHere
 
 if TYPE_CHECKING:
     import sqlite3
@@ -34,33 +40,40 @@ JOBS_KEPT_MAX = 1_000
 LABEL_LENGTH_MAX = 200
 JOB_ID_BYTES = 8
 
+OfferedByPeer = Callable[[], Mapping[PeerId, OfferedHere]]
+
 
 class OverlayPeers:
     """The overlay, as compute wants to see it; fulfils `croft.compute.jobs.Peers`."""
 
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Overlay, offered_here: OfferedByPeer) -> None:
         self._overlay = overlay
+        self._offered_here = offered_here
 
     def candidates(self) -> list[Candidate]:
         """Members that are alive, and this peer itself."""
         own = self._overlay.own.peer
         candidates: list[Candidate] = []
+        offered, nothing = self._offered_here(), OfferedHere()
         for member in self._overlay.members():
             link = self._overlay.links.get(member.peer)
             is_self = member.peer == own
             if not self._overlay.is_alive(member.peer):
                 continue
             load = self._overlay.seen(member.peer).load
+            here = offered.get(member.peer, nothing)
             candidates.append(
                 Candidate(
                     peer=member.peer,
                     name=member.name,
                     is_self=is_self,
-                    slots=member.slots,
+                    slots=max(member.slots, here.amounts[CPU]),
                     slots_busy=load.slots_busy if load else 0,
                     round_trip_s=0.0 if is_self else link.round_trip_s if link else None,
                     python=member.python,
                     grade=member.grade,
+                    devices=here.devices,
+                    reason=here.reason,
                     owner=member.peer if member.twin == self._overlay.own.twin else member.twin,
                 )
             )
@@ -82,9 +95,18 @@ class _Running:
 class JobBook:
     """Every job of this machine's programs; fulfils `croft.control.work.JobFactory`."""
 
-    def __init__(self, overlay: Overlay, database: Database, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        overlay: Overlay,
+        offered_here: OfferedByPeer,
+        database: Database,
+        clock: Clock,
+        entropy: Entropy,
+        check: Callable[[TwinId], None],
+        delegates_wanted: int,
+    ) -> None:
         self._overlay = overlay
-        self._peers = OverlayPeers(overlay)
+        self._peers = OverlayPeers(overlay, offered_here)
         self._database = database
         self._clock = clock
         self._entropy = entropy
@@ -92,9 +114,13 @@ class JobBook:
         own = overlay.own
         self._standing = Standing()
         self.durable = DurableJobs(Journal(database, clock), self._durable_tasks, entropy, own.twin, own.peer)
+        self.delegations = Delegations(self.durable, OverlayHolders(overlay), own.peer, own.twin, clock, check)
+        self._elsewhere = JobsElsewhere(overlay, self.durable, self.delegations)
+        self._delegates_wanted = delegates_wanted
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
-        wanted = Wish(spec.python, frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never)))
+        only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
+        wanted = Wish(spec.python, only, never, tuple(spec.needs))
         return TaskJob(
             job,
             self._peers,
@@ -168,35 +194,63 @@ class JobBook:
         except CroftError as failure:
             log.warning("job %s is not written into the book: %s", job, failure.message)
 
+    async def delegate(self, opening: OpenTaskJob, job: JobId) -> None:
+        """Gives copies of a job to the delegates that its program wants, or the settings. Raises Refused."""
+        wanted = self._delegates_wanted if opening.delegates_wanted is None else opening.delegates_wanted
+        if opening.delegates or wanted:
+            await self.delegations.delegate(job, [PeerId(peer) for peer in opening.delegates], wanted)
+
+    async def outcomes(self, name: str, *, is_in_order: bool, after: int) -> AsyncIterator[tuple[PeerId, Outcomes]]:
+        """What came of a durable job's tasks, here or at another holder, until it is over."""
+        try:
+            entry = await self.durable.find(name)
+        except NotFound:
+            async for peer, outcomes in self._elsewhere.outcomes(name, is_in_order=is_in_order, after=after):
+                yield peer, outcomes
+            return
+        async for recorded in self.durable.outcomes(entry.id, is_in_order=is_in_order, after=after):
+            for peer, same in by_peer(recorded):
+                yield peer, same
+
     async def listed(self) -> list[schema.Job]:
         """Jobs that are not over, then the others, newest first."""
-        durable = [await self._shown_durable(entry) for entry in await self.durable.journal.entries()]
-        jobs = [*durable, *(self._shown(job, entry, "running", None) for job, entry in self._running.items())]
+        own = self._overlay.own.twin
+        entries = [entry for entry in await self.durable.journal.entries() if entry.twin == own]
+        jobs = [self._shown_durable(entry, {}) for entry in entries]
+        jobs += [self._shown(job, entry, "running", None) for job, entry in self._running.items()]
         jobs += await self._ended()
         return sorted(jobs, key=lambda job: (job.ended_at is not None, -job.created_at))
 
     async def shown(self, name: str) -> schema.Job:
-        """One job by its id, the beginning of its id, or the label of a durable one. Raises NotFound."""
+        """One job by its id, the beginning of its id, or the label of a durable one.
+
+        One of this person that is not kept here is looked for at others. Raises NotFound.
+        """
         try:
-            return await self._shown_durable(await self.durable.find(name), with_peers=True)
+            entry = await self.durable.find(name)
         except NotFound:
-            pass
-        for job in await self.listed() if name else ():
-            if job.job.startswith(name):
-                return job
-        raise NotFound(f"no job `{name}` is known here", remedy="See which are: `croft jobs`.")
+            for job in await self.listed() if name else ():
+                if job.job.startswith(name):
+                    return job
+            return self._shown_found((await self._elsewhere.find(name))[1])
+        return self._shown_durable(entry, await self.durable.journal.done_by(entry.number))
 
     async def cancel(self, name: str) -> schema.Job:
-        """Ends a durable job, here and on its lenders; what is done stays. Raises NotFound."""
-        entry = await self.durable.find(name)
+        """Ends a durable job, wherever it is held; what is done stays. Raises NotFound."""
+        try:
+            entry = await self.durable.find(name)
+        except NotFound:
+            return self._shown_found(await self._elsewhere.end(name, forget=False))
         await self.durable.cancel(entry)
         return await self.shown(entry.id)
 
     async def forget(self, name: str) -> schema.Job:
-        """Ends a durable job if it runs, and drops its results. Raises NotFound."""
-        entry = await self.durable.find(name)
-        shown = await self._shown_durable(entry, with_peers=True)
-        await self.durable.forget(entry)
+        """Ends a durable job if it runs, and drops its results, wherever it is held. Raises NotFound, Refused."""
+        try:
+            shown = await self.shown((await self.durable.find(name)).id)
+        except NotFound:
+            return self._shown_found(await self._elsewhere.end(name, forget=True))
+        await self.durable.forget(await self.durable.find(name))
         return shown
 
     async def _ended(self) -> list[schema.Job]:
@@ -220,9 +274,8 @@ class JobBook:
             for job, kind, label, created_at, ended_at, state, tasks, done, failed in await self._database.run(read)
         ]
 
-    async def _shown_durable(self, entry: Entry, *, with_peers: bool = False) -> schema.Job:
+    def _shown_durable(self, entry: Entry, done_by: Mapping[PeerId, int]) -> schema.Job:
         tasks = self.durable.tasks_of(entry.number)
-        done_by = await self.durable.journal.done_by(entry.number) if with_peers else {}
         return schema.Job(
             job=entry.id,
             kind="tasks",
@@ -236,6 +289,27 @@ class JobBook:
             done_by={self.peer_name(peer): count for peer, count in done_by.items()},
             is_durable=True,
             reason=tasks.complaint if tasks is not None else "",
+            submitter=self.peer_name(entry.submitter),
+            carrier=self.peer_name(entry.carrier),
+            delegates=list(map(self.peer_name, entry.delegates)),
+        )
+
+    def _shown_found(self, found: FoundJob) -> schema.Job:
+        return schema.Job(
+            job=found.job,
+            kind="tasks",
+            label=found.label,
+            state=found.state,
+            created_at=found.created_at,
+            ended_at=found.ended_at,
+            tasks=found.tasks,
+            done=found.done,
+            failed=found.failed,
+            done_by={self.peer_name(PeerId(peer)): count for peer, count in found.done_by.items()},
+            is_durable=True,
+            submitter=self.peer_name(PeerId(found.submitter)),
+            carrier=self.peer_name(PeerId(found.carrier)),
+            delegates=[self.peer_name(PeerId(peer)) for peer in found.delegates],
         )
 
     def _shown(self, job: str, entry: _Running, state: str, ended_at: float | None) -> schema.Job:

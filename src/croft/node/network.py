@@ -1,4 +1,4 @@
-"""The ways between peers, and the offers, as the local API shows them; and what to do if a way could be better."""
+"""The ways between peers, as the local API shows them; and what to do if a way could be better."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from croft.control import schema
 from croft.control.naming import find_peer
-from croft.errors import NotFound, Refused, Usage
-from croft.ledger.offer import AMOUNT_MAX, What
-from croft.model.ids import CommunityId, PeerId
+from croft.errors import Usage
+from croft.model.ids import PeerId
 from croft.overlay.address_observation import Nat
 from croft.overlay.path_messages import MEASURE_PURPOSE
 from croft.overlay.traffic import Totals
@@ -19,11 +18,9 @@ from croft.ports import RouteKind
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
-    from croft.node.relaying import OwnOffer
     from croft.overlay.link import Link
     from croft.overlay.membership import Member
 
-RATE_BYTES_PER_S_MIN: Final = 8_000.0
 INTERNET_WH_PER_GB: Final = 6.0
 LAN_WH_PER_GB: Final = 0.5
 ENERGY_ASSUMPTION: Final = (
@@ -92,77 +89,6 @@ class NetworkDesk:
         down = await parts.measurements.download(await parts.overlay.open_stream(wanted, MEASURE_PURPOSE))
         self._measured[wanted] = _Measured(up, down, parts.ports.clock.now())
         return next(self._way(member) for member in parts.overlay.members() if member.peer == wanted)
-
-    # --- offers ------------------------------------------------------------------------------------------------------
-
-    def offers(self) -> list[schema.Offer]:
-        """This peer's own, then what others offer."""
-        parts = self._parts
-        shown = [self._own(parts.relaying.own)] if parts.relaying.own is not None else []
-        others: dict[str, schema.Offer] = {}
-        for offer in parts.relaying.offers():
-            if offer.peer == parts.overlay.own.peer:
-                continue
-            known = others.get(offer.key)
-            others[offer.key] = schema.Offer(
-                what=offer.what,
-                peer=offer.peer,
-                name=parts.overlay.name_of(offer.peer),
-                is_own=False,
-                to=[*(known.to if known else ()), self._community_name(offer.community)],
-                amount=offer.amount,
-                places=list(offer.places),
-                expires_at=offer.expires_at,
-            )
-        return [*shown, *sorted(others.values(), key=lambda offer: (offer.what, offer.name))]
-
-    async def offer_relay(self, wanted: schema.OfferWanted) -> schema.Offer:
-        """Offers this peer as a relay. Raises Usage, NotFound, Refused."""
-        for rate in (wanted.amount, wanted.per_client):
-            if rate is not None and not RATE_BYTES_PER_S_MIN <= rate <= AMOUNT_MAX:
-                raise Usage(
-                    "a relay of less than 64 kbit/s is of use to nobody", remedy="Write the rate like `20Mbit`."
-                )
-        if self._parts.paths.nat() not in (Nat.UNKNOWN, Nat.NONE, Nat.FULL_CONE):
-            raise Refused(
-                f"this peer sits behind a NAT ({self._parts.paths.nat()}): others cannot reach a relay here",
-                remedy="Offer one on a machine that can be reached.",
-            )
-        joined = self._parts.overlay.communities()
-        if not joined:
-            raise NotFound("this peer is in no community yet", remedy="Found one: `croft invite`.")
-        communities = [self._community(name) for name in wanted.to] or [one.community for one in joined]
-        return self._own(await self._parts.relaying.offer(wanted.amount, wanted.per_client, communities))
-
-    async def withdraw_offer(self, what: str) -> schema.Offer:
-        """Takes an offer back. Raises NotFound."""
-        if what != What.RELAY:
-            raise NotFound(f"this peer offers no `{what[:40]}`", remedy="See what it offers: `croft offer list`.")
-        return self._own(await self._parts.relaying.withdraw())
-
-    def _own(self, offer: OwnOffer) -> schema.Offer:
-        own = self._parts.overlay.own
-        return schema.Offer(
-            what=What.RELAY,
-            peer=own.peer,
-            name=own.name,
-            is_own=True,
-            to=[self._community_name(community) for community in offer.communities],
-            amount=offer.amount,
-            per_client=offer.per_client,
-            places=self._parts.relaying.places(),
-        )
-
-    def _community(self, name: str) -> CommunityId:
-        found = [one for one in self._parts.overlay.communities() if name in (one.name, one.community)]
-        if not found:
-            raise NotFound(f"this peer is in no community called `{name}`", remedy="See yours: `croft status`.")
-        if len(found) > 1:
-            raise Usage(f"several communities are called `{name}`", remedy="Name it by its id: `croft status --json`.")
-        return found[0].community
-
-    def _community_name(self, community: CommunityId) -> str:
-        return next((one.name for one in self._parts.overlay.communities() if one.community == community), community)
 
     # --- ways --------------------------------------------------------------------------------------------------------
 

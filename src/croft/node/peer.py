@@ -14,9 +14,11 @@ import msgspec
 from croft.control import schema
 from croft.control.config import KEYS, Config
 from croft.control.home import Home
+from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.ids import PeerId
 from croft.model.lease import Lease
 from croft.node.assemble import VERSION, Parts
+from croft.node.offering import OfferedHere
 from croft.overlay.invitation import Invitation
 from croft.overlay.membership import Member
 from croft.ports import RouteKind
@@ -63,18 +65,18 @@ class LocalPeer:
 
     def lending(self) -> schema.Lending:
         """What is lent, and how much of it is in use."""
-        lender, plan, hours = self._parts.lender, self._parts.plan, self._parts.lending
+        lender, lending = self._parts.lender, self._parts.lending
         isolation = self._parts.ports.sandbox.isolation()
-        until = hours.paused_until
+        until = lending.paused_until
         return schema.Lending(
-            slots=plan.slots,
+            slots=lending.most[CPU],
             slots_busy=lender.slots_busy,
-            memory_bytes=plan.memory_bytes,
-            disk_bytes=plan.disk_bytes,
+            memory_bytes=lending.most[MEMORY],
+            disk_bytes=lending.most[DISK],
             grade=isolation.grade,
             grade_reason=isolation.reason,
-            slots_now=hours.now.slots,
-            reason=hours.now.reason,
+            slots_now=lending.now[CPU],
+            reason=lending.reason,
             paused_until=0.0 if until is not None and math.isinf(until) else until,
         )
 
@@ -90,7 +92,9 @@ class LocalPeer:
 
     def peers(self) -> list[schema.Peer]:
         """Every known member, this peer first."""
-        return [self._peer(member) for member in self._parts.overlay.members()]
+        offered = self._parts.offering.offered_here()
+        nothing = OfferedHere()
+        return [self._peer(member, offered.get(member.peer, nothing)) for member in self._parts.overlay.members()]
 
     async def invite(self, wanted: schema.InvitationWanted) -> schema.Invitation:
         """A new invitation; founds a community if this peer is in none."""
@@ -157,7 +161,7 @@ class LocalPeer:
         """Ends the daemon, after this answer."""
         self.stopping.set()
 
-    def _peer(self, member: Member) -> schema.Peer:
+    def _peer(self, member: Member, offered: OfferedHere) -> schema.Peer:
         overlay, lender = self._parts.overlay, self._parts.lender
         is_self = member.peer == overlay.own.peer
         contact = self._parts.plan.contacts.get(member.twin)
@@ -184,10 +188,11 @@ class LocalPeer:
             link=shown,
             address=route.address if route else "",
             round_trip_s=link.round_trip_s if link else None,
-            slots=member.slots,
+            slots=max(member.slots, offered.amounts[CPU]),
             slots_busy=lender.slots_busy if is_self else (seen.load.slots_busy if seen.load else 0),
-            memory_bytes=member.memory_bytes,
-            disk_bytes=member.disk_bytes,
+            memory_bytes=max(member.memory_bytes, offered.amounts[MEMORY]),
+            disk_bytes=max(member.disk_bytes, offered.amounts[DISK]),
+            devices=sorted(offered.devices),
             cpu=cpu,
             disk=disk,
             grade=member.grade,
@@ -212,7 +217,7 @@ def _lease(lease: Lease, stage: str, name_of: Callable[[PeerId], str]) -> schema
         twin=request.twin,
         purpose=request.purpose,
         job=request.job,
-        offer=lease.offer,
+        offers=dict(lease.drawn),
         stage=str(stage),
         amounts=dict(lease.amounts.pairs),
         granted_at=lease.granted_at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from croft.adapters.box_process import remove_folder
 from croft.adapters.python_runtime import runtime_environment, runtime_paths, worker_argv
@@ -33,7 +33,7 @@ CPUS_MIN = 0.1
 
 
 class OwnersPolicy:
-    """See `croft.compute.lender.Policy`."""
+    """See `croft.compute.lending_terms.Policy`."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class OwnersPolicy:
             }
         )
 
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int) -> BoxSpec:
+    def task_box(self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str]) -> BoxSpec:
         """The warm box of one consumer, in which up to `slots` tasks run at once."""
         memory = max(MEMORY_BYTES_MIN, amounts[MEMORY])
         return BoxSpec(
@@ -110,6 +110,7 @@ class OwnersPolicy:
             argv=worker_argv(slots),
             read_only=self._paths,
             environment=self._environment,
+            devices=devices,
             host_name=self._host_name,
             cpus=slots,
             memory_bytes=memory,
@@ -117,7 +118,7 @@ class OwnersPolicy:
             scratch_bytes=min(SCRATCH_BYTES_MAX, memory // 2),
         )
 
-    def command_box(self, amounts: Amounts, cpus: float) -> BoxSpec:
+    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str]) -> BoxSpec:
         """The box of one command, its work folder made. Raises Failed."""
         number = next(self._numbers)
         folder = self._home.jobs / f"command-{number}"
@@ -132,6 +133,7 @@ class OwnersPolicy:
             read_only=self._paths,
             work_dir=folder,
             environment=self._environment,
+            devices=devices,
             host_name=self._host_name,
             cpus=min(max(cpus, CPUS_MIN), slots),
             memory_bytes=memory,

@@ -81,6 +81,11 @@ class ContactBook:
         """What is noted of a person; the plain case if nothing is."""
         return self._rows.get(twin) or Contact(twin)
 
+    def friends(self) -> frozenset[TwinId]:
+        """Whom the owner noted and trusts as usual or more."""
+        trusted = (Trust.NORMAL, Trust.HIGH)
+        return frozenset(row.twin for row in self._rows.values() if row.trust in trusted and not row.is_blocked)
+
     def trust_of(self, twin: TwinId) -> Trust:
         """How far a person is trusted; one's own devices in full."""
         return Trust.HIGH if twin == self._own else self.get(twin).trust

@@ -77,6 +77,15 @@ class Devices:
                 found[revoked.peer] = revoked
         return sorted(found.values(), key=lambda one: one.revoked_at)
 
+    def records(self, community: CommunityId) -> list[bytes]:
+        """All revocations of a community, of whomever, oldest first: in the same order at every member."""
+        dated = []
+        for entry in self._overlay.records.entries(REVOCATION_KIND, community):
+            revoked = entry.claim.value
+            assert isinstance(revoked, Revoked), "verified as one"
+            dated.append((revoked.revoked_at, entry.claim.key, entry.record))
+        return [record for _, _, record in sorted(dated)]
+
     async def revoke(self, peer: PeerId) -> Revoked:
         """Shuts a device of this twin out for ever, in every community; on disk when this returns.
 

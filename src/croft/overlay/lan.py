@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import CroftError
-from croft.model.ids import PeerId, short
+from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay import lan_beacon as core
-from croft.overlay.lan_beacon import Beacon, beacon_key
+from croft.overlay.lan_beacon import Beacon, beacon_keys
 
 if TYPE_CHECKING:
+    from croft.overlay.passport import Membership
     from croft.overlay.service import Overlay
     from croft.ports import Discovery, Entropy
 
@@ -25,10 +26,18 @@ WITHOUT_NETWORK_S = 15.0
 
 
 class LanPresence:
-    """This peer on its local network."""
+    """This peer on its local network. `revocations`: the records of a community, in the order of all its members."""
 
-    def __init__(self, overlay: Overlay, discovery: Discovery, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        overlay: Overlay,
+        discovery: Discovery,
+        entropy: Entropy,
+        revocations: Callable[[CommunityId], Sequence[bytes]],
+    ) -> None:
         self._overlay = overlay
+        self._revocations = revocations
+        self._keys: dict[CommunityId, tuple[Sequence[bytes], tuple[bytes, ...]]] = {}
         self._discovery = discovery
         self._entropy = entropy
         self._core = core.LanBeacons(overlay.own.peer)
@@ -43,11 +52,19 @@ class LanPresence:
     async def _show(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             communities = self._overlay.communities()[: core.COMMUNITIES_MAX]
-            keys = {one.community: beacon_key(one.chain[0]) for one in communities}
+            keys = {one.community: self._keys_of(one) for one in communities}
             seed = self._entropy.token(core.COMMUNITIES_MAX * core.SEED_BYTES)
             event = core.Tick(keys, _near(self._overlay.addresses()), self._now(), seed)
             await self._perform(self._core.handle(event), tasks)
             await asyncio.sleep(TICK_S)
+
+    def _keys_of(self, membership: Membership) -> tuple[bytes, ...]:
+        revocations = self._revocations(membership.community)
+        known = self._keys.get(membership.community)
+        if known is None or known[0] != revocations:
+            known = revocations, beacon_keys(membership.chain[0], revocations)
+            self._keys[membership.community] = known
+        return known[1]
 
     async def _hear(self, tasks: asyncio.TaskGroup) -> None:
         while True:

@@ -3,7 +3,8 @@
 A beacon is a name and a sealed box. The name is a random number and a keyed hash of it, made anew every few minutes:
 who has the key knows at once that a member speaks, and nobody else learns even which community it is, or that it is the
 same peer as a while ago. The box holds the peer and its addresses (AES-GCM, all boxes of one size). The key comes from
-the community's first grant, which is shown to members only and is, but for its signature, of no use to anybody.
+the community's first grant, which is shown to members only, and from every revocation that members hold, which nobody
+tells to whom it shuts out: with each, the key changes, and a device that was revoked understands no beacon made since.
 
 No clock counts in it: without internet, clocks are wrong. Sans-IO: what is drawn at random comes in as a seed.
 """
@@ -39,6 +40,8 @@ NEAR_MAX = 256
 FORGET_S = 3 * ROTATE_S
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 60.0
+EARLIER_KEYS_MAX = 16
+"""So many revocations a member may be behind, and is still understood."""
 
 
 class BeaconContent(Message, frozen=True):
@@ -56,9 +59,15 @@ class Beacon:
     sealed: bytes
 
 
-def beacon_key(first_grant: bytes) -> bytes:
-    """The key of a community's beacons."""
-    return blake3(first_grant, derive_key_context=CONTEXT).digest()
+def beacon_keys(first_grant: bytes, revocations: Sequence[bytes] = ()) -> tuple[bytes, ...]:
+    """The keys of a community's beacons: that to make them with, and earlier ones, by which they are understood too.
+
+    `revocations` are the records, in an order that all members agree on.
+    """
+    keys = [blake3(first_grant, derive_key_context=CONTEXT).digest()]
+    for record in revocations:
+        keys.append(blake3(keys[-1] + record, derive_key_context=CONTEXT).digest())
+    return tuple(reversed(keys[-1 - EARLIER_KEYS_MAX :]))
 
 
 def seal(key: bytes, peer: PeerId, addresses: Sequence[str], seed: bytes) -> Beacon:
@@ -119,9 +128,11 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Some time passed. `keys` and `addresses` are those of now; `seed`: COMMUNITIES_MAX * SEED_BYTES of chance."""
+    """Some time passed. `keys` (see `beacon_keys`) and `addresses` are those of now; `seed`: COMMUNITIES_MAX *
+    SEED_BYTES of chance.
+    """
 
-    keys: Mapping[CommunityId, bytes]
+    keys: Mapping[CommunityId, tuple[bytes, ...]]
     addresses: tuple[str, ...]
     now: float
     seed: bytes
@@ -165,7 +176,7 @@ class LanBeacons:
     def __init__(self, own: PeerId) -> None:
         self._own = own
         self._keys: tuple[bytes, ...] = ()
-        self._shown: tuple[Mapping[CommunityId, bytes], tuple[str, ...]] | None = None
+        self._shown: tuple[Mapping[CommunityId, tuple[bytes, ...]], tuple[str, ...]] | None = None
         self._shown_at = 0.0
         self._near: dict[PeerId, _Near] = {}
 
@@ -198,9 +209,9 @@ class LanBeacons:
         return [Dial(peer, addresses)]
 
     def _announce(
-        self, keys: Mapping[CommunityId, bytes], addresses: tuple[str, ...], now: float, seed: bytes
+        self, keys: Mapping[CommunityId, tuple[bytes, ...]], addresses: tuple[str, ...], now: float, seed: bytes
     ) -> Sequence[Effect]:
-        self._keys = tuple(keys.values())
+        self._keys = tuple(key for some in keys.values() for key in some)
         shown = (dict(keys), addresses)
         if shown == self._shown and now - self._shown_at < ROTATE_S:
             return []
@@ -208,7 +219,8 @@ class LanBeacons:
         if not addresses:
             return [Announce(())]
         seeds = [seed[start : start + SEED_BYTES] for start in range(0, len(seed), SEED_BYTES)]
-        made = (seal(key, self._own, addresses, part) for key, part in zip(self._keys, seeds, strict=False))
+        newest = [some[0] for some in keys.values()]
+        made = (seal(key, self._own, addresses, part) for key, part in zip(newest, seeds, strict=False))
         return [Announce(tuple(made))]
 
     def _due(self, now: float) -> list[Effect]:

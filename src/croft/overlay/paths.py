@@ -122,6 +122,13 @@ class Paths:
             if len(self._trusted) < TRUSTED_MAX:
                 self._trusted[url] = None
 
+    def doubt(self, relays: Sequence[RelayAccess]) -> None:
+        """Somebody could not be reached by these relays, and they may be to blame.
+
+        What is sent by a dead one holds up what goes by others: in iroh all wait in one line.
+        """
+        self._choose(choice.Doubted([relay.url for relay in relays], self._now()))
+
     def offered(self, relays: Sequence[Relay]) -> None:
         """These relays are offered to this peer now."""
         self._offered = [relay for relay in relays if relay.peer != self._own]
@@ -144,17 +151,18 @@ class Paths:
 
     def _tick(self) -> None:
         now = self._now()
-        is_relayed = False
+        in_use: set[str] = set()
         for link in self._links.all():
             route = link.connection.route()
             self._traffic.show(link.peer, id(link.connection), route, now)
-            is_relayed = is_relayed or route.kind is RouteKind.RELAYED
+            if route.kind is RouteKind.RELAYED:
+                in_use.add(route.address)
             self._tell(link, now)
         self._observe(observation.Tick(self._own_hosts(), now))
         if self._offered is not None:
             relays, self._offered = self._offered, None
             self._choose(choice.Offered(relays, now))
-        self._choose(choice.Tick(is_relayed, now))
+        self._choose(choice.Tick(in_use, now))
         self._find_out_reach(now)
 
     def _own_hosts(self) -> list[str]:
@@ -250,8 +258,10 @@ class Paths:
             match effect:
                 case choice.Ask(url):
                     self._start(self._ask(url), f"paths.ask.{url}")
-                case choice.Use(relay, dead):
-                    self._start(self._use(relay, dead), "paths.use")
+                case choice.Use(relay):
+                    self._start(self._use(relay), "paths.use")
+                case choice.Dead(url):
+                    self._start(self._give_up(url), f"paths.give_up.{url}")
                 case _:
                     assert_never(effect)
 
@@ -263,17 +273,18 @@ class Paths:
         else:
             self._choose(choice.Answered(url, round_trip_s, self._now()))
 
-    async def _use(self, relay: Relay | None, dead: str) -> None:
-        if dead:
-            log.info("the relay %s does not answer any more", dead)
+    async def _use(self, relay: Relay | None) -> None:
         log.info("reached by the relay %s of %s", *((relay.url, short(relay.peer)) if relay else ("none", "nobody")))
         async with self._settling:
             home = self._choice.home
             await self._transport.use_relays([RelayAccess(home.url)] if home is not None else [])
-        if dead:
+
+    async def _give_up(self, url: str) -> None:
+        log.info("the relay %s does not answer any more", url)
+        async with self._settling:  # the relay in its place is ours before others are dialled
             for link in self._links.all():
                 route = link.connection.route()
-                if route.kind is RouteKind.RELAYED and route.address == dead:
+                if route.kind is RouteKind.RELAYED and route.address == url:
                     # The connection would notice in half a minute; a new one is there in a moment.
                     link.close(CLOSE_SILENT, "its relay does not answer any more")
 

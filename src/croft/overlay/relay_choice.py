@@ -1,16 +1,17 @@
 """Decides by which relay this peer is reachable: the nearest that works, another one when it does not answer any more.
 
-Only relays that members offer are candidates. They are asked now and then how far they are; the one in use more often.
-Two questions in a row without an answer, and the next best takes its place; it comes back into the choice when it
-answers again. A peer that everybody can reach has a home relay all the same, for those who cannot be reached themselves
-and can send nothing but by a relay.
+Only relays that members offer are candidates. They are asked now and then how far they are; those in use more often,
+whether they are ours or the other side's, and those by which a dial has just failed at once. Two questions in a row
+without an answer, and a relay is dead: nothing is sent by it, and the next best takes its place if it was ours; it
+comes back into the choice when it answers again. A peer that everybody can reach has a home relay all the same, for
+those who cannot be reached themselves and can send nothing but by a relay.
 
 Sans-IO: events go in, effects come out; the time comes in as `now`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -18,8 +19,9 @@ from croft.model.ids import PeerId
 
 CANDIDATES_MAX: Final = 8
 ASK_HOME_EVERY_S: Final = 5.0
-ASK_BUSY_HOME_EVERY_S: Final = 0.8
-"""While streams run through it."""
+ASK_BUSY_EVERY_S: Final = 0.8
+"""While something goes by it."""
+DOUBT_AGAIN_S: Final = 2.0
 ASK_OTHERS_EVERY_S: Final = 30.0
 ASK_FAILED_EVERY_S: Final = 5.0
 ANSWER_S_MAX: Final = 0.8
@@ -69,13 +71,21 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed. `is_busy`: something of ours goes by a relay now."""
+    """Time passed. `in_use`: the relays by which links of ours go now."""
 
-    is_busy: bool
+    in_use: Collection[str]
     now: float
 
 
-Event = Offered | Answered | Failed | Tick
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """Somebody could not be reached, among other ways by these relays."""
+
+    urls: Sequence[str]
+    now: float
+
+
+Event = Offered | Answered | Failed | Tick | Doubted
 
 
 # --- effects ---------------------------------------------------------------------------------------------------------
@@ -90,13 +100,19 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """This relay and no other is ours from now on; None: there is none. `dead`: the former one does not answer."""
+    """This relay and no other is ours from now on; None: there is none."""
 
     relay: Relay | None
-    dead: str = ""
 
 
-Effect = Ask | Use
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """This relay does not answer any more: what goes by it is to find another way."""
+
+    url: str
+
+
+Effect = Ask | Use | Dead
 
 
 @dataclass(slots=True)
@@ -154,8 +170,13 @@ class RelayChoice:
                 return self._choose()
             case Failed(url, now):
                 return self._failed(url, now)
-            case Tick(is_busy, now):
-                return self._due(is_busy, now)
+            case Tick(in_use, now):
+                return self._due(in_use, now)
+            case Doubted(urls, now):
+                doubted = [self._candidates[url] for url in urls if url in self._candidates]
+                return [
+                    self._ask(one, now) for one in doubted if not one.is_asked and now - one.asked_at >= DOUBT_AGAIN_S
+                ]
             case _:
                 assert_never(event)
 
@@ -169,22 +190,24 @@ class RelayChoice:
         if self._home is not None and self._home not in self._candidates:
             self._home = None
             effects = list(self._choose()) or [Use(None)]
-        return [*effects, *self._due(False, now)]
+        return [*effects, *self._due((), now)]
 
     def _failed(self, url: str, now: float) -> Sequence[Effect]:
         candidate = self._candidates.get(url)
         if candidate is None:
             return []
+        was_working = candidate.works
         candidate.is_asked = False
         candidate.failures += 1
-        if url != self._home:
+        if not was_working:
             return []
         if candidate.works:
             # Once is chance; ask again at once, so that two failures fit into the time that a failover may take.
             return [self._ask(candidate, now)]
+        if url != self._home:
+            return [Dead(url)]
         self._home = None
-        chosen = self._choose()
-        return [Use(effect.relay, dead=url) for effect in chosen if isinstance(effect, Use)] or [Use(None, dead=url)]
+        return [*(self._choose() or [Use(None)]), Dead(url)]
 
     def _choose(self) -> Sequence[Effect]:
         working = [c for c in self._candidates.values() if c.works]
@@ -200,11 +223,13 @@ class RelayChoice:
         self._home = best.relay.url
         return [Use(best.relay)]
 
-    def _due(self, is_busy: bool, now: float) -> Sequence[Effect]:
+    def _due(self, in_use: Collection[str], now: float) -> Sequence[Effect]:
         effects: list[Effect] = []
         for url, candidate in self._candidates.items():
-            if url == self._home:
-                every_s = ASK_BUSY_HOME_EVERY_S if is_busy else ASK_HOME_EVERY_S
+            if url in in_use or (url == self._home and in_use):
+                every_s = ASK_BUSY_EVERY_S
+            elif url == self._home:
+                every_s = ASK_HOME_EVERY_S
             else:
                 every_s = ASK_OTHERS_EVERY_S if candidate.works else ASK_FAILED_EVERY_S
             if not candidate.is_asked and now - candidate.asked_at >= every_s:

@@ -92,6 +92,7 @@ class Overlay:
         self._described_at = 0.0
         self.told_addresses: Callable[[], Sequence[str]] = transport.addresses
         self.relay_access: Callable[[Sequence[str]], Sequence[RelayAccess]] = lambda _: []
+        self.doubt_relays: Callable[[Sequence[RelayAccess]], None] = lambda _: None
         self.links.on_up(self._link_up)
         self.links.on_down(self._link_down)
         self.records.register(
@@ -189,10 +190,12 @@ class Overlay:
             self.door.seek(peer, member.twin, self.name_of(peer))
         if member is None:
             raise NotFound(f"no member {short(peer)} is known here", remedy="See who is here: `croft peers`.")
+        relays = self._relays_of(peer)
         try:
-            return await self.links.ensure(peer, member.addresses, self._relays_of(peer))
+            return await self.links.ensure(peer, member.addresses, relays)
         except Unreachable:
             self.liveness.unreachable(peer)
+            self.doubt_relays(relays)
             raise
 
     async def link_at(self, peer: PeerId, addresses: Sequence[str]) -> Link:

@@ -21,10 +21,17 @@ from croft.wire.values import decode_value
 
 
 async def hand_over(
-    book: JobBook, function: Callable[..., object], arguments: Sequence[object], *, batch: int = 500
+    book: JobBook,
+    function: Callable[..., object],
+    arguments: Sequence[object],
+    *,
+    delegates: int | Sequence[PeerId] = 0,
+    batch: int = 500,
 ) -> JobId:
     """Submits a durable job of one task per argument, as a program would; all of it is on disk when this returns."""
-    filling = await book.durable.open(spec_of(OpenTaskJob("simulated", PYTHON, [], [], is_durable=True)))
+    named, count = ((), delegates) if isinstance(delegates, int) else (tuple(delegates), 0)
+    opening = OpenTaskJob("simulated", PYTHON, [], [], is_durable=True, delegates=named, delegates_wanted=count)
+    filling = await book.durable.open(spec_of(opening))
     pickled = cloudpickle.dumps(function)
     digest = blake3(pickled).digest()
     await filling.add_function(digest, pickled)
@@ -32,6 +39,7 @@ async def hand_over(
         each = [cloudpickle.dumps(((one,), {})) for one in arguments[first : first + batch]]
         await filling.add(digest, first, each)
     await filling.seal()
+    await book.delegate(opening, filling.id)
     return filling.id
 
 

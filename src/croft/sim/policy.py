@@ -1,8 +1,9 @@
-"""What the owner of a simulated machine allows; fulfils `croft.compute.lender.Policy`."""
+"""What the owner of a simulated machine allows; fulfils `croft.compute.lending_terms.Policy`."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from croft.compute.messages import OpenCommand, OpenTasks
@@ -43,10 +44,10 @@ class SimulatedPolicy:
         memory, cpus = opening.memory_bytes or BOX_MEMORY_BYTES, max(1, min(round(opening.cpus), most[CPU]))
         return Amounts.of({BOX: 1, CPU: cpus, MEMORY: memory, **dict.fromkeys(opening.needs, 1)})
 
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int) -> BoxSpec:
+    def task_box(self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str]) -> BoxSpec:
         return self._box("tasks", amounts, slots)
 
-    def command_box(self, amounts: Amounts, cpus: float) -> BoxSpec:
+    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str]) -> BoxSpec:
         return self._box("command", amounts, amounts[CPU])
 
     def discard(self, spec: BoxSpec) -> None:

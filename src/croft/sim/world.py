@@ -17,6 +17,9 @@ from typing import TypeVar
 from croft.identity import grants
 from croft.identity.certificates import certify, open_certificate
 from croft.identity.keys import SecretKey, community_key, twin_key
+from croft.ledger.own_offers import MEMBERS, SETTINGS, OwnOffer
+from croft.model.amounts import CPU, DISK, MEMORY, Amounts
+from croft.model.hours import MINUTES_PER_WEEK
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.overlay.contacts import ContactBook
@@ -87,9 +90,9 @@ class Machine:
             return open_certificate(self.certificate, step="own certificate").twin
         return TwinId(self.twin_key.public)
 
-    def minute_of_day(self) -> int:
+    def minute_of_week(self) -> int:
         """By its own clock."""
-        return int(self.clock.now() // 60) % 1_440
+        return int(self.clock.now() // 60) % MINUTES_PER_WEEK
 
     def adopt(self, certificate: bytes) -> None:
         """From the next start on, this is a device of the twin that signed."""
@@ -127,6 +130,10 @@ class World:
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
+
+    def machine_of(self, peer: PeerId) -> Machine:
+        """The machine that a peer is on."""
+        return next(machine for machine in self.machines.values() if machine.peer == peer)
 
     @property
     def now(self) -> float:
@@ -166,12 +173,10 @@ class World:
             twin_key=None if machine.certificate else machine.twin_key,
             policy=machine.policy,
             contacts=ContactBook(machine.twin),
-            slots=machine.slots,
-            memory_bytes=MEMORY_BYTES,
-            disk_bytes=DISK_BYTES,
+            offer=OwnOffer(SETTINGS, _lent(machine.slots), (MEMBERS,)),
             machine_load=lambda: (0.0, 0.0),
             adopt=machine.adopt,
-            minute_of_day=machine.minute_of_day,
+            minute_of_week=machine.minute_of_week,
         )
         ports = Ports(
             transport,
@@ -360,6 +365,10 @@ class World:
         if not serving.cancelled() and not self.failed.done():
             error = serving.exception() or AssertionError(f"{serving.get_name()} ended by itself")
             self.failed.set_exception(error)
+
+
+def _lent(slots: int) -> Amounts:
+    return Amounts.of({CPU: slots, MEMORY: MEMORY_BYTES, DISK: DISK_BYTES}) if slots else Amounts()
 
 
 class _Errors(logging.Handler):

@@ -6,6 +6,7 @@ what was signed for one purpose can never pass for another.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeVar
 
 from blake3 import blake3
@@ -21,6 +22,8 @@ CONTEXT = "croft signed record v1"
 RECORD_BYTES_MAX = 64 << 10
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32
+SIGNATURES_KEPT = 1024
+"""Valid ones that are remembered: the same certificate comes with each descriptor and each hello of a device."""
 
 
 class SignedRecord(Message, frozen=True):
@@ -49,10 +52,16 @@ def open_signed(data: bytes, kind: str, message: type[M], *, step: str) -> tuple
     if len(record.signer) != KEY_BYTES or len(record.signature) != SIGNATURE_BYTES:
         raise PeerMisbehaved("a record with a key or signature of the wrong length", step=step)
     try:
-        Ed25519PublicKey.from_public_bytes(record.signer).verify(record.signature, _digest(kind, record.payload))
+        _verify(record.signer, record.signature, _digest(kind, record.payload))
     except (InvalidSignature, ValueError):
         raise PeerMisbehaved(f"the signature of a record of kind {kind!r} is wrong", step=step) from None
     return record.signer.hex(), decode(record.payload, message, step=step)
+
+
+@lru_cache(SIGNATURES_KEPT)
+def _verify(signer: bytes, signature: bytes, digest: bytes) -> None:
+    """Raises InvalidSignature, ValueError; what is raised is not remembered."""
+    Ed25519PublicKey.from_public_bytes(signer).verify(signature, digest)
 
 
 def _digest(kind: str, payload: bytes) -> bytes:

@@ -1,5 +1,6 @@
 -- What is granted of this peer's resources now, and what was used under leases that have ended.
--- `amounts` is a JSON object of a whole number for each resource; times are Unix seconds.
+-- `amounts` is a JSON object of a whole number for each resource, `offer` one of the offer from which each of them is
+-- drawn; times are Unix seconds.
 CREATE TABLE lease (
     number INTEGER PRIMARY KEY NOT NULL,
     key TEXT NOT NULL,
