@@ -8,6 +8,7 @@ import pytest
 
 from croft.errors import Failed, Refused, Usage
 from croft.identity.revocations import revoke
+from croft.overlay.address_book import NOTICE_CONTACTS, OwnContacts
 from croft.overlay.contacts import Trust
 from croft.overlay.devices import NOTICE_MEMBERSHIPS, REVOCATION_KIND, OwnMemberships
 from croft.overlay.service import MEMBER_KIND
@@ -159,5 +160,68 @@ def test_only_a_device_of_the_same_twin_is_believed_about_memberships(play: Play
         await asyncio.sleep(1)
         assert link.is_closed
         assert [one.community for one in phone.parts.overlay.communities()] == [world.community]
+
+    play(story)
+
+
+# --- contacts of all devices -----------------------------------------------------------------------------------------
+
+
+def noted(world: World, name: str) -> list[tuple[str, Trust, bool]]:
+    return [(one.petname, one.trust, one.is_blocked) for one in world[name].parts.address_book.all()]
+
+
+async def alike(world: World, expected: list[tuple[str, Trust, bool]]) -> None:
+    def differ() -> str:
+        found = [noted(world, name) for name in ("peer1", "phone")]
+        return "" if found == [expected, expected] else f"{found}, not twice {expected}"
+
+    await world.until(differ, within_s=5)
+
+
+def test_what_one_device_notes_of_a_person_counts_on_all(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        neighbour = world["peer2"]
+        await world["phone"].parts.address_book.name(neighbour.twin, "dear neighbour")
+        await alike(world, [("dear neighbour", Trust.LOW, False)])
+
+        await world["peer1"].parts.address_book.block(neighbour.twin)
+        await alike(world, [("dear neighbour", Trust.LOW, True)])
+        assert world["phone"].parts.overlay.links.get(neighbour.peer) is None, "a block is felt at once, there as here"
+
+        await world["phone"].parts.address_book.remove(neighbour.twin)
+        await alike(world, [])
+
+    play(story)
+
+
+def test_a_device_that_was_off_hears_of_it_when_it_meets_another_one_and_keeps_it(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        neighbour = world["peer2"].twin
+        await world.crash("phone")
+        await world["peer1"].parts.address_book.trust(neighbour, Trust.HIGH)
+        await world.start("phone")
+        await alike(world, [("neighbour", Trust.HIGH, False)])
+
+        await world.crash("peer1")
+        await world["phone"].parts.address_book.name(neighbour, "friend")
+        await world.restart("phone")
+        await world.start("peer1")
+        await alike(world, [("friend", Trust.HIGH, False)])
+
+    play(story)
+
+
+def test_only_a_device_of_the_same_twin_is_believed_about_contacts(play: Play) -> None:
+    async def story(world: World) -> None:
+        await household(world)
+        link = world["peer2"].parts.overlay.links.get(world["phone"].peer)
+        assert link is not None
+        link.notify(NOTICE_CONTACTS, encode(OwnContacts([])))
+        await asyncio.sleep(1)
+        assert link.is_closed
+        assert noted(world, "phone") == [("neighbour", Trust.LOW, False)]
 
     play(story)

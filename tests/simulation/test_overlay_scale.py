@@ -94,7 +94,7 @@ def test_the_command_prints_its_report_for_people_and_for_programs() -> None:
 
 def test_many_whole_peers_agree_know_a_death_in_time_and_find_a_key() -> None:
     """Peers as the daemon assembles them, with real signatures and grants: two hundred in a campaign."""
-    count = 200 if IS_CAMPAIGN else 20
+    count = 200 if IS_CAMPAIGN else 30
 
     async def story(world: World) -> None:
         names = await world.unite(count)

@@ -6,7 +6,7 @@ import pytest
 
 from croft.control import schema
 from croft.control.naming import find_peer, find_person
-from croft.errors import Busy, NotFound, Refused, Usage
+from croft.errors import Busy, NotFound, PeerMisbehaved, Refused, Usage
 from croft.model.ids import PeerId, TwinId
 from croft.overlay.contacts import CONTACTS_MAX, Contact, ContactBook, Device, Names, Trust
 from croft.overlay.doorkeeper import Doorkeeper
@@ -94,7 +94,7 @@ def test_a_petname_means_one_person() -> None:
     with pytest.raises(Usage, match="another contact"):
         contacts.name(CYD, "BOB", NOW)
     contacts.name(BOB, "Bob", NOW)
-    contacts.remove(BOB)
+    contacts.remove(BOB, NOW)
     contacts.name(CYD, "bob", NOW)
 
 
@@ -123,10 +123,11 @@ def test_a_block_keeps_a_person_out_until_it_is_undone_and_nobody_else() -> None
     door.admit(CYDS.peer, CYD)
     door.seek(CYDS.peer, CYD, "cyd")
 
-    assert contacts.unblock(BOB) == Contact(BOB, "bob", added_at=NOW)
+    unblocked = contacts.unblock(BOB, NOW)
+    assert (unblocked.petname, unblocked.is_blocked, unblocked.added_at) == ("bob", False, NOW)
     door.admit(BOBS.peer, BOB)
     with pytest.raises(NotFound):
-        contacts.unblock(BOB)
+        contacts.unblock(BOB, NOW)
 
 
 def test_nobody_blocks_himself() -> None:
@@ -185,3 +186,69 @@ def test_a_person_is_found_by_petname_device_and_id() -> None:
     assert find_person(contacts, PEERS, "e" * 64) == "e" * 64
     with pytest.raises(NotFound):
         find_person(contacts, PEERS, "dot")
+
+
+# --- notes of the owner's other devices ------------------------------------------------------------------------------
+
+
+def test_a_later_note_of_another_device_counts_and_an_earlier_one_does_not() -> None:
+    here = book(bob=BOB)
+
+    assert here.merge(Contact(BOB, "robert", changed_at=NOW - 1), NOW + 9) is None
+    assert here.get(BOB).petname == "bob"
+    assert here.merge(Contact(BOB, "robert", Trust.LOW, changed_at=NOW + 1), NOW + 9) is not None
+    assert (here.get(BOB).petname, here.trust_of(BOB)) == ("robert", Trust.LOW)
+
+
+def test_a_removal_is_a_note_that_travels_and_is_undone_by_a_later_one() -> None:
+    here, there = book(bob=BOB), book(bob=BOB)
+
+    assert there.merge(here.remove(BOB, NOW + 1), NOW + 2) is not None
+    assert there.all() == [] and there.get(BOB) == Contact(BOB)
+    with pytest.raises(NotFound):
+        there.remove(BOB, NOW + 2)
+    here.merge(there.name(BOB, "bob", NOW + 3), NOW + 4)
+    assert [one.petname for one in here.all()] == ["bob"]
+
+
+def test_a_change_counts_although_the_clock_was_set_back_and_a_clock_that_is_ahead_wins_nothing_for_ever() -> None:
+    here = book(bob=BOB)
+
+    assert here.trust(BOB, Trust.LOW, NOW - 500).changed_at > NOW
+    here.merge(Contact(BOB, "from tomorrow", changed_at=NOW + 86_400), NOW + 1)
+    assert here.get(BOB).changed_at == NOW + 1
+    assert here.merge(Contact(BOB, "from now", changed_at=NOW + 2), NOW + 2) is not None
+
+
+def test_nobody_is_kept_out_of_his_own_machine_by_a_note() -> None:
+    here = book()
+    here.merge(Contact(ME, "me", Trust.NONE, is_blocked=True, changed_at=NOW), NOW)
+
+    assert not here.is_blocked(ME)
+    assert here.trust_of(ME) is Trust.HIGH
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        Contact(TwinId("nobody"), "x", changed_at=NOW),
+        Contact(BOB, "b/b", changed_at=NOW),
+        Contact(BOB, "bob", changed_at=float("nan")),
+        Contact(BOB, "bob", added_at=-1.0),
+    ],
+    ids=["no twin", "no petname", "no time", "a time before all others"],
+)
+def test_a_note_that_no_device_would_make_is_refused(note: Contact) -> None:
+    with pytest.raises(PeerMisbehaved):
+        book().merge(note, NOW)
+
+
+def test_removals_make_room_for_contacts_and_notes_do_not_grow_without_bound() -> None:
+    full = ContactBook(ME)
+    for number in range(CONTACTS_MAX):
+        full.merge(Contact(TwinId(f"{number:064x}"), is_forgotten=number < 2, changed_at=NOW + number), NOW * 9)
+
+    full.name(BOB, "bob", NOW * 9)
+    assert full.merge(Contact(CYD, "cyd", changed_at=NOW), NOW * 9) is not None
+    assert full.merge(Contact(TwinId("d" * 64), "dan", changed_at=NOW), NOW * 9) is None
+    assert len(full.notes()) == CONTACTS_MAX

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from croft.overlay.lookup_messages import Find, Found, Keep, Kept, Provision
-from croft.overlay.messages import NeighbourWord, Presence, ProbeAnswer, ProbeWanted, Suspicion
+from croft.overlay.messages import Hello, NeighbourWord, Presence, ProbeAnswer, ProbeWanted, Suspicion
 from croft.overlay.record_messages import Branches, Have, Push, Roots, Wanted
 from croft.wire.codec import Message, decode, encode
 
@@ -29,6 +29,7 @@ MESSAGES: dict[str, Message] = {
     "found": Found([b"provision"], [b"member"], [b"provider"]),
     "keep": Keep("c", [b"provision"], b"provider"),
     "kept": Kept(1),
+    "hello": Hello(1, b"certificate", [("community", [b"grant"])], b"instance", 1.5, 2),
 }
 
 

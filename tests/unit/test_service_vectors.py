@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from croft.identity.revocations import DeviceRevocation
+from croft.overlay.address_book import Note, OwnContacts
 from croft.overlay.devices import OwnMemberships
 from croft.overlay.join_messages import DeviceAdmitted
 from croft.overlay.lan_beacon import BeaconContent
@@ -24,6 +25,7 @@ MESSAGES: dict[str, Message] = {
         b"c", b"i", [("community", "name", [b"grant"], [b"member"])], [("t", "p", "low", True)]
     ),
     "own memberships": OwnMemberships([("community", "name", [b"grant"], b"member")]),
+    "own contacts": OwnContacts([Note("t", "p", "low", True, 1.5, 2.5)]),
     "beacon content": BeaconContent(bytes(32), ["192.0.2.1:7117"]),
     "device revocation": DeviceRevocation("peer", "community", [b"grant"], 1.5),
 }

@@ -134,6 +134,7 @@ class Parts:
                 ("tunnels", self.tunnel_host.serve),
                 ("limits", self.shaping.serve),
                 ("devices", self.devices.serve),
+                ("contacts", self.address_book.serve),
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
                 ("lan", self.lan.serve),
@@ -186,7 +187,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay.person_changed)
+    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay)
     parts = Parts(
         plan,
         ports,

@@ -1,7 +1,8 @@
 """Decides what people are called here, how far each is trusted, and who is blocked.
 
 Sans-IO. A name that the owner gives (a petname) stands above what anybody calls himself, and no two peers are shown
-under the same name. Source: petname systems (Stiegler 2005).
+under the same name. Source: petname systems (Stiegler 2005). The owner's devices tell each other their notes; of two
+notes of one person the later one counts (last writer wins), on all devices alike.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from croft.errors import Busy, NotFound, Usage
+from croft.errors import Busy, NotFound, PeerMisbehaved, Usage
 from croft.identity.certificates import clean_name
-from croft.model.ids import PeerId, TwinId
+from croft.model.ids import PeerId, TwinId, is_key_id
 
 CONTACTS_MAX = 4_096
 DEVICE_MARK = "/"
@@ -20,6 +21,8 @@ DEVICE_MARK = "/"
 ID_MARK = "~"
 """Stands between a name that several have and the start of an id."""
 ID_DIGITS_MIN = 4
+LATER_S = 0.001
+STEP = "own contacts"
 
 
 class Trust(enum.StrEnum):
@@ -41,13 +44,20 @@ TRUST_TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """What the owner noted of a person. An empty petname: none was given."""
+    """What the owner noted of a person, and when. An empty petname: none was given. A removal is a note as well."""
 
     twin: TwinId
     petname: str = ""
     trust: Trust = Trust.NORMAL
     is_blocked: bool = False
     added_at: float = 0.0
+    changed_at: float = 0.0
+    is_forgotten: bool = False
+
+    @property
+    def rank(self) -> tuple[float, bool, str, str, bool]:
+        """Of two notes of one person the one of higher rank counts."""
+        return self.changed_at, self.is_forgotten, self.petname, self.trust.value, self.is_blocked
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +85,22 @@ class ContactBook:
 
     def all(self) -> list[Contact]:
         """Every contact, by petname, those without one last."""
-        return sorted(self._rows.values(), key=lambda row: (not row.petname, row.petname.casefold(), row.twin))
+        known = [row for row in self._rows.values() if not row.is_forgotten]
+        return sorted(known, key=lambda row: (not row.petname, row.petname.casefold(), row.twin))
+
+    def notes(self) -> list[Contact]:
+        """All that was noted, removals too: what another device of the owner's is to know."""
+        return list(self._rows.values())
 
     def get(self, twin: TwinId) -> Contact:
         """What is noted of a person; the plain case if nothing is."""
-        return self._rows.get(twin) or Contact(twin)
+        row = self._rows.get(twin)
+        return row if row is not None and not row.is_forgotten else Contact(twin)
 
     def friends(self) -> frozenset[TwinId]:
         """Whom the owner noted and trusts as usual or more."""
         trusted = (Trust.NORMAL, Trust.HIGH)
-        return frozenset(row.twin for row in self._rows.values() if row.trust in trusted and not row.is_blocked)
+        return frozenset(row.twin for row in self.all() if row.trust in trusted and not row.is_blocked)
 
     def trust_of(self, twin: TwinId) -> Trust:
         """How far a person is trusted; one's own devices in full."""
@@ -99,12 +115,7 @@ class ContactBook:
 
     def name(self, twin: TwinId, petname: str, now: float) -> Contact:
         """Gives a person a petname, or another one. Raises Usage if it is no name or somebody else's, Busy."""
-        if (
-            clean_name(petname) != petname
-            or petname in ("", "nameless")
-            or DEVICE_MARK in petname
-            or ID_MARK in petname
-        ):
+        if not _is_petname(petname):
             raise Usage(
                 f"{petname[:80]!r} is no petname",
                 remedy=f"Use up to 64 letters, without `{DEVICE_MARK}` and `{ID_MARK}`.",
@@ -115,29 +126,50 @@ class ContactBook:
                     f"`{row.petname}` is another contact ({row.twin[:10]}) already",
                     remedy="Choose another petname, or rename that one: `croft contacts rename`.",
                 )
-        return self._keep(replace(self._changeable(twin, now), petname=petname))
+        return self._keep(replace(self._changeable(twin, now), petname=petname), now)
 
     def trust(self, twin: TwinId, trust: Trust, now: float) -> Contact:
         """Trusts a person more or less. Raises Usage for oneself, Busy."""
-        return self._keep(replace(self._other(twin, now, "trust"), trust=trust))
+        return self._keep(replace(self._other(twin, now, "trust"), trust=trust), now)
 
     def block(self, twin: TwinId, now: float) -> Contact:
         """From now on, nothing of this person. Raises Usage for oneself, Busy."""
-        return self._keep(replace(self._other(twin, now, "block"), is_blocked=True))
+        return self._keep(replace(self._other(twin, now, "block"), is_blocked=True), now)
 
-    def unblock(self, twin: TwinId) -> Contact:
+    def unblock(self, twin: TwinId, now: float) -> Contact:
         """Undoes `block`. Raises NotFound if this person is not blocked."""
         if not self.is_blocked(twin):
             raise NotFound(f"{self.get(twin).petname or twin[:10]} is not blocked", remedy="See `croft contacts`.")
-        return self._keep(replace(self._rows[twin], is_blocked=False))
+        return self._keep(replace(self._rows[twin], is_blocked=False), now)
 
-    def remove(self, twin: TwinId) -> Contact:
-        """Forgets what was noted, a block too. Raises NotFound."""
-        contact = self._rows.pop(twin, None)
-        if contact is None:
+    def remove(self, twin: TwinId, now: float) -> Contact:
+        """Forgets what was noted, a block too; returns the note of that. Raises NotFound."""
+        row = self._rows.get(twin)
+        if row is None or row.is_forgotten:
             raise NotFound(f"{twin[:10]} is not among the contacts", remedy="See `croft contacts`.")
+        return self._keep(Contact(twin, changed_at=row.changed_at, is_forgotten=True), now)
+
+    def merge(self, note: Contact, now: float) -> Contact | None:
+        """Takes in what another device of the owner's noted, if it is later; what is to be saved then.
+
+        Raises PeerMisbehaved for what no device of ours would note.
+        """
+        if not is_key_id(note.twin) or not 0 <= note.changed_at < float("inf") or not 0 <= note.added_at < float("inf"):
+            raise PeerMisbehaved("a note of nobody, or of no time", step=STEP)
+        if note.petname and not _is_petname(note.petname):
+            raise PeerMisbehaved(f"{note.petname[:80]!r} is no petname", step=STEP)
+        if note.twin == self._own:
+            note = replace(note, trust=Trust.NORMAL, is_blocked=False)
+        # A clock that is ahead on one device must not make its notes the last ones for ever.
+        note = replace(note, changed_at=min(note.changed_at, now))
+        known = self._rows.get(note.twin)
+        if known is not None and known.rank >= note.rank:
+            return None
+        if known is None and not self._has_room():
+            return None
+        self._rows[note.twin] = note
         self.revision += 1
-        return contact
+        return note
 
     # --- names -------------------------------------------------------------------------------------------------------
 
@@ -178,12 +210,25 @@ class ContactBook:
         return self._changeable(twin, now)
 
     def _changeable(self, twin: TwinId, now: float) -> Contact:
-        contact = self._rows.get(twin)
-        if contact is None and len(self._rows) >= CONTACTS_MAX:
+        row = self._rows.get(twin)
+        if row is None and not self._has_room():
             raise Busy(f"{CONTACTS_MAX} contacts are noted already", remedy="Remove some: `croft contacts remove`.")
-        return contact or Contact(twin, added_at=now)
+        if row is None or row.is_forgotten:
+            return Contact(twin, added_at=now, changed_at=row.changed_at if row else 0.0)
+        return row
 
-    def _keep(self, contact: Contact) -> Contact:
+    def _has_room(self) -> bool:
+        """Makes room by the oldest removal, if there is one."""
+        if len(self._rows) < CONTACTS_MAX:
+            return True
+        oldest = min((row for row in self._rows.values() if row.is_forgotten), key=lambda row: row.rank, default=None)
+        if oldest is not None:
+            del self._rows[oldest.twin]
+        return oldest is not None
+
+    def _keep(self, contact: Contact, now: float) -> Contact:
+        # Later than what it replaces, also if the clock was set back in between.
+        contact = replace(contact, changed_at=max(now, contact.changed_at + LATER_S))
         self._rows[contact.twin] = contact
         self.revision += 1
         return contact
@@ -216,6 +261,11 @@ class Names:
             self._names = self._book.shown(list(self._devices.values()), self._own)
             self._revision = self._book.revision
         return self._names.get(peer, "")
+
+
+def _is_petname(petname: str) -> bool:
+    is_clean = clean_name(petname) == petname and petname not in ("", "nameless")
+    return is_clean and DEVICE_MARK not in petname and ID_MARK not in petname
 
 
 def _start_of_id(device: Device, alike: Sequence[Device]) -> str:

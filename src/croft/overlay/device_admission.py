@@ -75,7 +75,10 @@ async def keep(database: Database, welcome: DeviceWelcome, now: float) -> None:
 
     def write(db: sqlite3.Connection) -> None:
         db.executemany("INSERT OR REPLACE INTO membership VALUES (?, ?, ?, ?)", memberships)
-        db.executemany("INSERT OR REPLACE INTO contact VALUES (?, ?, ?, ?, ?)", contacts)
+        db.executemany(
+            "INSERT OR REPLACE INTO contact (twin, petname, trust, is_blocked, added_at) VALUES (?, ?, ?, ?, ?)",
+            contacts,
+        )
         db.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)", records)
 
     await database.run(write)
