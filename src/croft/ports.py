@@ -396,11 +396,15 @@ class BoxSpec:
 
 @dataclass(frozen=True, slots=True)
 class BoxUsage:
-    """What a box used, as read from outside it. `death` names why it ended if a limit or a fault ended it."""
+    """What a box used, as read from outside it. `death` names why it ended if a limit or a fault ended it.
+
+    `limits` names the limits that killed or refused something inside, though the box lived on.
+    """
 
     cpu_s: float = 0.0
     memory_peak_bytes: int = 0
     death: str = ""
+    limits: str = ""
 
 
 class Box(Protocol):
@@ -418,8 +422,31 @@ class Box(Protocol):
         """What it has used so far."""
         ...
 
+    async def hold(self, is_held: bool) -> None:
+        """Stops everything inside where it is, or lets it go on. Idempotent."""
+        ...
+
+    async def limit(self, cpus: float) -> None:
+        """Gives the box so many processors from now on, where the machine can hold it to that."""
+        ...
+
     async def close(self) -> BoxUsage:
         """Kills everything inside, frees what it held and returns the final usage. Idempotent."""
+        ...
+
+
+class OwnersMachine(Protocol):
+    """What the owner does with this machine while it lends."""
+
+    def busy(self, lent_cpu_s: float) -> float:
+        """The share, from 0 to 1, of all processors that the owner's programs used since the last call.
+
+        `lent_cpu_s` is what boxes have used in all so far: it does not count, and neither does this peer itself.
+        """
+        ...
+
+    def is_on_battery(self) -> bool:
+        """Whether it runs on battery now."""
         ...
 
 

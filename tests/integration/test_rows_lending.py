@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import croft
+from croft.adapters.process_tree import children_of_all, descendants, stat_fields
 from support import peers
 from support.peers import RealPeer, two_lines, until
 
@@ -138,3 +143,107 @@ def test_d11_a_device_is_lent_where_it_is_and_to_one_job_at_a_time(tmp_path: Pat
 
 def read_camera(_: int) -> str:
     return Path(os.environ["CROFT_DEVICE_CAMERA"]).read_text()
+
+
+def cpu_s(processes: Iterable[int]) -> float:
+    """Processor time that processes, and those whose end they have seen, have used so far."""
+    ticks = [sum(map(int, fields[11:15])) for process in processes if (fields := stat_fields(process))]
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def lent_cpu_s(lender: RealPeer) -> float:
+    """Processor time that boxes of a peer, and all that runs in them, have used so far."""
+    process = lender.process
+    assert process is not None
+    return cpu_s(descendants(process, children_of_all())[1:])
+
+
+class OwnersPrograms:
+    """Programs of a lender's owner, on a machine that runs nothing else, as far as the lender can see.
+
+    What else runs on the machine of this test is no business of it: the lender reads another file as /proc/stat.
+    """
+
+    def __init__(self, account: Path) -> None:
+        self._account = account
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._started = time.monotonic()
+        self._past_s = 0.0
+        self._is_over = threading.Event()
+        self._write()
+        self._writer = threading.Thread(target=self._keep_account)
+        self._writer.start()
+
+    @property
+    def view(self) -> list[str]:
+        """What to run a lender's commands by, so that it sees just these programs."""
+        see = 'mount --bind "$0" /proc/stat && exec "$@"'
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", see, str(self._account)]
+
+    def run(self, count: int) -> None:
+        """Starts programs that keep one processor busy each."""
+        self._running += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+
+    def stop(self) -> None:
+        """Ends all that run."""
+        self._past_s += cpu_s(one.pid for one in self._running)
+        running, self._running = self._running, []
+        for one in running:
+            one.kill()
+            one.wait()
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.stop()
+        self._is_over.set()
+        self._writer.join()
+
+    def _keep_account(self) -> None:
+        while not self._is_over.wait(0.1):
+            self._write()
+
+    def _write(self) -> None:
+        used = self._past_s + cpu_s(one.pid for one in self._running)
+        idle = (time.monotonic() - self._started) * (os.cpu_count() or 1) - used
+        ticks = [int(seconds * os.sysconf("SC_CLK_TCK")) for seconds in (used, max(0.0, idle))]
+        line = f"cpu  {ticks[0]:012} 0 0 {ticks[1]:012} 0 0 0 0 0 0\n"
+        with self._account.open("r+" if self._account.exists() else "w") as file:
+            file.write(line)
+
+
+def burn(number: int) -> int:
+    until = time.process_time() + 0.05
+    while time.process_time() < until:
+        pass
+    return number
+
+
+def test_h8_the_owners_own_work_comes_first_and_that_of_others_goes_on_after_it() -> None:
+    """H8: under load of the owner's own, boxes get at most a tenth of the processors within 5 s; then they go on."""
+    cpus = os.cpu_count() or 1
+    with peers.homes() as base, contextlib.closing(OwnersPrograms(base / "stat")) as programs:
+        # Where something hides a part of /proc, the kernel gives boxes none of their own.
+        settings = {"lend.idle": "5%", "lend.cpus": "1", "sandbox.required_grade": "C"}
+        bob = peers.make(base, "bob", settings=settings, wrap=programs.view)
+        ada = peers.make(base, "ada")
+        for peer in (ada, bob):
+            peer.start()
+        bob.api.join(ada.api.invite(is_spoken=False).line)
+        peers.await_links([ada, bob])
+        with ada.grid() as grid:
+            mapped = grid.map(burn, range(40), on=["bob"])
+            first = next(mapped)
+            programs.run(cpus)
+            until(lambda: "own programs" in bob.api.status().lending.reason, "its owner is seen to be busy", 5)
+            time.sleep(0.5)
+            before, since = lent_cpu_s(bob), time.monotonic()
+            time.sleep(2)
+            share = (lent_cpu_s(bob) - before) / (time.monotonic() - since) / cpus
+            status = bob.json("status")["lending"]
+            programs.stop()
+            rest = list(mapped)
+
+        assert share <= 0.1
+        assert status["slots_now"] == 0 and status["slots"] == 1
+        assert [first, *rest] == list(range(40)), "it went on, and each task counted once"
+        until(lambda: bob.json("status")["lending"]["slots_now"] == 1, "all is lent again")

@@ -387,3 +387,68 @@ def test_a_machine_that_holds_nothing_opens_nothing() -> None:
             await ClosedSandbox(Isolation(Grade.D, "why")).open(worker_spec(None))
 
     asyncio.run(run())
+
+
+# --- the owner first -------------------------------------------------------------------------------------------------
+
+
+def spin(cpu_s: float) -> str:
+    until = time.process_time() + cpu_s
+    while time.process_time() < until:
+        pass
+    return "done"
+
+
+def test_a_box_that_is_held_stands_still_and_then_goes_on(sandbox: ProcessSandbox) -> None:
+    async def body(peer: Peer) -> None:
+        assert await peer.call(spin, 0.0) == "done"
+        await peer.box.hold(True)
+        await peer.box.hold(True)
+        answering = asyncio.create_task(peer.call(spin, 0.01))
+        _, pending = await asyncio.wait({answering}, timeout=0.5)
+        assert pending, "nothing runs in it"
+        await peer.box.hold(False)
+        assert await answering == "done"
+
+    with_peer(sandbox, None, body)
+
+
+def test_a_box_that_is_held_can_be_closed(sandbox: ProcessSandbox) -> None:
+    async def body(peer: Peer) -> None:
+        await peer.box.hold(True)
+        await asyncio.wait_for(peer.box.close(), 20)
+
+    with_peer(sandbox, None, body)
+
+
+def test_a_box_gets_no_more_processors_than_it_is_left(sandbox: ProcessSandbox) -> None:
+    """Where the machine can hold it to that: by a control group."""
+
+    async def body(peer: Peer) -> None:
+        assert await peer.call(spin, 0.0) == "done"
+        await peer.box.limit(0.2)
+        before, since = peer.box.usage().cpu_s, time.monotonic()
+        assert await peer.call(spin, 0.2) == "done"
+        if sandbox.isolation().grade is Grade.A:
+            share = (peer.box.usage().cpu_s - before) / (time.monotonic() - since)
+            assert share < 0.4
+
+    with_peer(sandbox, None, body)
+
+
+def test_devices_are_readable_where_the_environment_says(sandbox: ProcessSandbox, tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(folder.stat().st_mode | 0o055)
+    picture = tmp_path / "cam.jpg"
+    picture.write_text("a picture")
+
+    def look() -> tuple[str, bytes]:
+        with open(os.environ["CROFT_DEVICE_CAMERA"]) as camera, open(os.environ["CROFT_DEVICE_RANDOM_2"], "rb") as node:
+            return camera.read(), node.read(4)
+
+    async def body(peer: Peer) -> None:
+        shown, drawn = await peer.call(look)  # type: ignore[misc]
+        assert shown == "a picture" and len(drawn) == 4
+
+    with_peer(sandbox, None, body, devices={"camera": str(picture), "random-2": "/dev/urandom"})

@@ -44,7 +44,7 @@ CORES = [
     "compute/lenders.py",
     "compute/custody.py",
     "compute/admission.py",
-    "compute/lending_time.py",
+    "compute/owners_rules.py",
     "ledger/lease.py",
     "wire/frames.py",
     "adapters/arrivals.py",

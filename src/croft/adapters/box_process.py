@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from croft.adapters.cgroup import ControlGroup
-from croft.adapters.process_tree import kill_with_descendants
+from croft.adapters.process_tree import go_on_below, kill_with_descendants, stop_below
 from croft.adapters.watchdog import FOLDER_DEPTH_MAX, Watch, Watchdog
 from croft.errors import ConnectionLost, Failed
 from croft.model.isolation import Isolation
@@ -223,6 +223,7 @@ class BoxProcess:
         self._has_ended = False
         self._errors = bytearray()
         self._closing: asyncio.Task[BoxUsage] | None = None
+        self._is_held = False
         self._loop.add_reader(launch.errors, self._read_errors)
 
     # --- the socket ---
@@ -328,6 +329,27 @@ class BoxProcess:
             return self._closing.result()
         return self._measure()
 
+    async def hold(self, is_held: bool) -> None:
+        """Stops everything inside where it is, or lets it go on. Idempotent."""
+        if is_held != self._is_held and self._closing is None:
+            self._is_held = is_held
+            await asyncio.to_thread(self._hold, is_held)
+
+    def _hold(self, is_held: bool) -> None:
+        if self._launch.group is not None:
+            with contextlib.suppress(OSError):
+                self._launch.group.hold(is_held)
+                return
+        if is_held:
+            stop_below(self._process.pid)
+        else:
+            go_on_below(self._process.pid)
+
+    async def limit(self, cpus: float) -> None:
+        """Gives the box so many processors from now on, if it has a control group."""
+        if self._launch.group is not None and self._closing is None:
+            self._launch.group.limit_cpus(cpus)
+
     async def close(self) -> BoxUsage:
         """Kills everything inside, frees what it held and returns the final usage. Idempotent."""
         if self._closing is None:
@@ -370,7 +392,15 @@ class BoxProcess:
         assert watch is not None, "it runs"
         if group is None:
             return BoxUsage(watch.cpu_s, watch.memory_peak_bytes, self._death())
-        return BoxUsage(group.cpu_s(), group.memory_peak_bytes(), self._death())
+        return BoxUsage(group.cpu_s(), group.memory_peak_bytes(), self._death(), self._limits(group))
+
+    def _limits(self, group: ControlGroup) -> str:
+        reached: list[str] = []
+        if kills := group.memory_kills():
+            reached.append(f"{memory_exceeded(self._spec.memory_bytes)} {kills} times")
+        if refusals := group.process_refusals():
+            reached.append(f"limit of {self._spec.processes_max} processes reached {refusals} times")
+        return ", ".join(reached)
 
     def _death(self) -> str:
         group, watch = self._launch.group, self._launch.watch

@@ -7,6 +7,7 @@ service with `Delegate=yes`. A group that has children may hold no process, so t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ ROOT = Path("/sys/fs/cgroup")
 FOLDER = "croft"
 PEER_LEAF = "peer"
 PERIOD_US = 100_000
+QUOTA_US_MIN = 1_000
 REMOVAL_TRIES_MAX = 300
 REMOVAL_PAUSE_S = 0.005
 VERSION_1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct", "freezer")
@@ -37,6 +39,14 @@ class ControlGroup(Protocol):
 
     def kill(self) -> None:
         """Kills every process in the group."""
+        ...
+
+    def hold(self, is_held: bool) -> None:
+        """Stops every process in the group, or lets them go on. Raises OSError."""
+        ...
+
+    def limit_cpus(self, cpus: float) -> None:
+        """Gives the group so many processors."""
         ...
 
     def cpu_s(self) -> float: ...
@@ -165,6 +175,12 @@ class _GroupTwo:
         except OSError:  # before Linux 5.14
             _kill_listed(self._folder)
 
+    def hold(self, is_held: bool) -> None:
+        _write(self._folder / "cgroup.freeze", int(is_held))
+
+    def limit_cpus(self, cpus: float) -> None:
+        _try_write(self._folder / "cpu.max", f"{_quota_us(cpus)} {PERIOD_US}")
+
     def cpu_s(self) -> float:
         return _read_number(self._folder / "cpu.stat", "usage_usec") / 1e6
 
@@ -213,7 +229,7 @@ class _VersionTwo:
             _try_write(folder / "memory.oom.group", 0)
             _write(folder / "pids.max", processes_max)
             _try_write(folder / "cpu.weight", LENT_WEIGHT)
-            _try_write(folder / "cpu.max", f"{int(cpus * PERIOD_US)} {PERIOD_US}")
+            _try_write(folder / "cpu.max", f"{_quota_us(cpus)} {PERIOD_US}")
         except OSError:
             folder.rmdir()
             raise
@@ -239,6 +255,16 @@ class _GroupOne:
         _kill_listed(self._folders["pids"])
         if freezer is not None:
             _try_write(freezer / "freezer.state", "THAWED")
+
+    def hold(self, is_held: bool) -> None:
+        freezer = self._folders.get("freezer")
+        if freezer is None:
+            raise OSError(errno.ENOENT, "there is no freezer")
+        _write(freezer / "freezer.state", "FROZEN" if is_held else "THAWED")
+
+    def limit_cpus(self, cpus: float) -> None:
+        if "cpu" in self._folders:
+            _try_write(self._folders["cpu"] / "cpu.cfs_quota_us", _quota_us(cpus))
 
     def cpu_s(self) -> float:
         folder = self._folders.get("cpuacct")
@@ -293,7 +319,7 @@ class _VersionOne:
             _write(folders["pids"] / "pids.max", processes_max)
             if "cpu" in folders:
                 _try_write(folders["cpu"] / "cpu.cfs_period_us", PERIOD_US)
-                _try_write(folders["cpu"] / "cpu.cfs_quota_us", int(cpus * PERIOD_US))
+                _try_write(folders["cpu"] / "cpu.cfs_quota_us", _quota_us(cpus))
         except OSError:
             group.remove()
             raise
@@ -303,6 +329,10 @@ class _VersionOne:
         names = {folder.name for base in self._bases.values() for folder in base.iterdir() if folder.is_dir()}
         dead = sorted(name for name in names if is_of_the_dead(name))
         return [_GroupOne({controller: base / name for controller, base in self._bases.items()}) for name in dead]
+
+
+def _quota_us(cpus: float) -> int:
+    return max(QUOTA_US_MIN, int(cpus * PERIOD_US))
 
 
 def _kill_listed(folder: Path) -> None:

@@ -67,6 +67,12 @@ def stop_below(pid: int) -> list[int]:
     return list(stopped)
 
 
+def go_on_below(pid: int) -> None:
+    """Lets all descendants of `pid` go on that `stop_below` stopped."""
+    for found in descendants(pid, children_of_all())[1:]:
+        _send(found, signal.SIGCONT)
+
+
 def kill_with_descendants(pid: int) -> None:
     """Kills a process that its parent, the caller, has not reaped yet, and all below it. Blocks.
 

@@ -35,7 +35,8 @@ from croft.wire.codec import Message, decode_union
 from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
-    from croft.ports import Box, BoxSpec, Sandbox
+    from croft.compute.live_boxes import LiveBoxes
+    from croft.ports import Box, BoxSpec, BoxUsage
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,11 @@ FUNCTION_CACHE_BYTES_MAX = 256 << 20
 
 Deliver = Callable[[Message], Awaitable[None]]
 """Takes an answer of a box to the session that it is for; waits while that one's consumer does not keep up."""
+
+
+def usage_of(used: BoxUsage) -> Usage:
+    """What a box adds to what was used under its lease."""
+    return Usage(used.cpu_s, used.memory_peak_bytes, death=used.death or used.limits)
 
 
 @dataclass(slots=True)
@@ -199,8 +205,8 @@ class TaskBox:
 class BoxPool:
     """All warm boxes of this peer."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, live: LiveBoxes) -> None:
+        self._live = live
         self._boxes: dict[int, TaskBox] = {}
         self._starting: dict[int, asyncio.Lock] = {}
         self._functions: dict[TwinId, dict[bytes, LoadFunction]] = {}
@@ -249,7 +255,7 @@ class BoxPool:
         return self._usage.pop(lease, Usage())
 
     async def _start(self, lease: int, twin: TwinId, spec: BoxSpec) -> TaskBox:
-        box = await self._sandbox.open(spec)
+        box = await self._live.open(spec)
         messages = MessageStream(box, step="box")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -262,12 +268,14 @@ class BoxPool:
         except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
             await messages.close()
             usage = await box.close()
+            self._live.closed(box)
             raise Failed(
                 f"the box did not start: {usage.death or fault or 'no answer'}", remedy="See the peer's log."
             ) from None
         except BaseException:
             await messages.close()
             await box.close()
+            self._live.closed(box)
             raise
         task_box = TaskBox(lease, twin, box, messages, spec.memory_bytes)
         self._tasks.create_task(task_box.listen(), name=f"box.{twin[:8]}")
@@ -277,6 +285,6 @@ class BoxPool:
         box = self._boxes.pop(lease, None)
         if box is not None:
             used = await box.box.close()
+            self._live.closed(box.box)
             await box.messages.close()
-            usage = Usage(cpu_s=used.cpu_s, memory_peak_bytes=used.memory_peak_bytes, death=used.death)
-            self._usage[lease] = self._usage.get(lease, Usage()) + usage
+            self._usage[lease] = self._usage.get(lease, Usage()) + usage_of(used)

@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
-from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox
+from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox, usage_of
 from croft.compute.lending_terms import Consumer, Leases, Offers, Policy
 from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
@@ -42,7 +42,8 @@ from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
-    from croft.ports import Box, BoxSpec, Sandbox, Stream
+    from croft.compute.live_boxes import LiveBoxes
+    from croft.ports import Box, BoxSpec, Stream
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +88,14 @@ class _Command:
 class Lender:
     """The lending side of compute. Nothing runs here but under a lease; `lend` says under which offers."""
 
-    def __init__(self, sandbox: Sandbox, policy: Policy, offers: Offers, leases: Leases) -> None:
-        self._sandbox = sandbox
+    def __init__(self, live: LiveBoxes, policy: Policy, offers: Offers, leases: Leases) -> None:
+        self._live = live
         self._policy = policy
         self._offers = offers
         self._leases = leases
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
-        self._pool = BoxPool(sandbox)
+        self._pool = BoxPool(live)
         self._numbers = itertools.count(1)
         self._sessions: dict[int, _Session] = {}
         self._commands: dict[int, _Command] = {}
@@ -406,13 +407,13 @@ class Lender:
         try:
             devices = self._offers.places(command.lease)
             spec = self._policy.command_box(command.lease.amounts, opening.cpus, devices)
-            box = await self._sandbox.open(spec)
+            box = await self._live.open(spec)
             try:
                 await self._attend(command, box, messages, stream, first)
             finally:
                 ended = await box.close()
-                used = Usage(cpu_s=ended.cpu_s, memory_peak_bytes=ended.memory_peak_bytes, death=ended.death)
-                self._leases.used(command.lease, used)
+                self._live.closed(box)
+                self._leases.used(command.lease, usage_of(ended))
         finally:
             if spec is not None:
                 await asyncio.to_thread(self._policy.discard, spec)

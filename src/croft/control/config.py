@@ -18,6 +18,7 @@ from croft.model.isolation import Grade
 CPUS_MAX = 4096
 DELEGATES_MAX = 8
 PORT_MAX = 65_535
+PERCENT = 100
 LABELS_MAX = 32
 LABEL_LENGTH_MAX = 64
 
@@ -98,6 +99,21 @@ def _devices(text: str) -> tuple[dict[str, int], dict[str, str]]:
     return lent, places
 
 
+def _share(text: str) -> float:
+    digits = text.removesuffix("%")
+    if not text.endswith("%") or not digits.isdigit() or not 0 < int(digits) <= PERCENT:
+        raise Usage(f"`{text}` is no share", remedy="Write a number of percent, like `50%`.")
+    return int(digits) / PERCENT
+
+
+def _idle(text: str) -> float | None:
+    return None if text == "off" else _share(text)
+
+
+def _is_on(text: str) -> bool:
+    return _on_or_off(text) == "on"
+
+
 def _level(text: str) -> str:
     if text not in ("debug", "info", "warning", "error"):
         raise Usage(f"`{text}` is not a log level", remedy="Write debug, info, warning or error.")
@@ -134,6 +150,15 @@ KEYS: Mapping[str, Key] = {
         "members", _recipients, "Whom all that is for: members of your communities, friends, or mine alone."
     ),
     "lend.when": Key("", _when, "Lent only in this part of the week, like `20-08` or `sat,sun`; else always."),
+    "lend.share": Key(
+        "100%", _share, "The work of others gets at most this share of all processors, where control groups hold it."
+    ),
+    "lend.idle": Key(
+        "off",
+        _idle,
+        "Lent only while your own programs use less than this share of the processors, like `25%`; off: always.",
+    ),
+    "lend.battery": Key("off", _is_on, "Whether to lend while the machine runs on battery: on or off."),
     "labels": Key("", _labels, "Words for what is special here, like `gpu, quiet`; others find peers by them."),
     "jobs.delegates": Key(
         "0", _delegates, "How many peers hold a copy of a detached job, to carry it on while this one is away."

@@ -15,7 +15,9 @@ from importlib.metadata import version
 from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender
 from croft.compute.lending_terms import Policy
+from croft.compute.live_boxes import LiveBoxes
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE
+from croft.compute.owners_rules import Rules
 from croft.identity.keys import SecretKey
 from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import OwnOffer
@@ -42,7 +44,7 @@ from croft.overlay.shaping import Shaping
 from croft.overlay.tunnel import Tunnels
 from croft.overlay.tunnel_host import TunnelHost
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
-from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, RelayHost, Sandbox, Transport
+from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, OwnersMachine, RelayHost, Sandbox, Transport
 
 VERSION = version("croft")
 
@@ -59,6 +61,7 @@ class Ports:
     discovery: Discovery
     local: LocalServices
     relays: RelayHost
+    machine: OwnersMachine
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class Plan:
 
     `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
     keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_week`
-    counts from Monday, local midnight; `offer` is what the settings lend.
+    counts from Monday, local midnight; `offer` is what the settings lend, `rules` when not, and
+    `lent_cpus_max` of how many processors at most.
     """
 
     own: Own
@@ -76,12 +80,14 @@ class Plan:
     policy: Policy
     contacts: ContactBook
     offer: OwnOffer
+    rules: Rules
     machine_load: Callable[[], tuple[float, float]]
     adopt: Callable[[bytes], None]
     minute_of_week: Callable[[], int]
     relay_port: int = 0
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
+    lent_cpus_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +222,20 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
 def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
     """What lends: the book of leases, the owner's offers, and who runs the work of others."""
     leases = LeaseBook(ports.database, ports.clock)
+    live = LiveBoxes(ports.sandbox, plan.lent_cpus_max)
     lending = Lending(
         leases,
         ports.database,
         ports.clock,
+        ports.machine,
+        live,
+        plan.rules,
         plan.offer,
         plan.own.twin,
         lambda twin: twin in plan.contacts.friends(),
         plan.minute_of_week,
     )
-    lender = Lender(ports.sandbox, plan.policy, lending, leases)
+    lender = Lender(live, plan.policy, lending, leases)
     lending.lend = lender.lend
     return leases, lending, lender
 

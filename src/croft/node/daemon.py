@@ -25,11 +25,13 @@ from croft.adapters.lan_discovery import LanDiscovery
 from croft.adapters.leftovers import remove_leftovers
 from croft.adapters.local_services import LoopbackServices
 from croft.adapters.machine_load import MachineLoad
+from croft.adapters.owners_machine import SystemMachine
 from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.socket_addresses import SocketAddress
 from croft.adapters.sqlite_database import SqliteDatabase
 from croft.adapters.system import SystemClock, SystemEntropy, minute_of_week
+from croft.compute.owners_rules import Rules
 from croft.control.app import create_app
 from croft.control.config import Config, load
 from croft.control.home import Home
@@ -102,6 +104,7 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
             LanDiscovery(shows_beacons=_is_on_a_network(config)),
             LoopbackServices(),
             relays,
+            SystemMachine(),
         )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
@@ -179,6 +182,8 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         policy=OwnersPolicy(home, config, own.name, sandbox.isolation, contacts.trust_of),
         contacts=contacts,
         offer=_settings_offer(config),
+        rules=Rules(config["lend.idle"], config["lend.battery"]),
+        lent_cpus_max=None if config["lend.share"] == 1.0 else config["lend.share"] * (os.cpu_count() or 1),
         labels=config["labels"],
         machine_load=lambda: (load_of_machine.cpu(), load_of_machine.disk()),
         adopt=lambda certificate: adopt(home, certificate),

@@ -13,7 +13,8 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from croft.compute.lending_time import LendingTime
+from croft.compute.live_boxes import LiveBoxes
+from croft.compute.owners_rules import OwnersRules, Rules
 from croft.errors import Refused
 from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import MEMBERS, Asker, OwnOffer, OwnOffers, largest
@@ -21,7 +22,7 @@ from croft.model.amounts import BOX, CPU, Amounts
 from croft.model.hours import parse_when, show_when
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.model.lease import Lease
-from croft.ports import Clock, Database
+from croft.ports import Clock, Database, OwnersMachine
 
 LOOK_EVERY_S = 1.0
 PAUSE_SETTING = "lend.paused_until"
@@ -53,6 +54,9 @@ class Lending:
         leases: LeaseBook,
         database: Database,
         clock: Clock,
+        machine: OwnersMachine,
+        live: LiveBoxes,
+        rules: Rules,
         settings: OwnOffer,
         own: TwinId,
         is_friend: Callable[[TwinId], bool],
@@ -64,7 +68,9 @@ class Lending:
         self._own = own
         self._is_friend = is_friend
         self._minute_of_week = minute_of_week
-        self._rules = LendingTime()
+        self._machine = machine
+        self._live = live
+        self._rules = OwnersRules(rules)
         self._next_number = 1
         self._applied: dict[str, Amounts] = {}
         self.offers = OwnOffers(settings)
@@ -86,23 +92,22 @@ class Lending:
     def told_to_members(self) -> Amounts:
         """What this peer's descriptors say: what every member may use, and of processors, what may be used now."""
         for_members = {offer.name: offer.lent for offer in self.offers.all() if MEMBERS in offer.to}
-        standing = [lent for name, lent in self._applied.items() if name in for_members]
+        may_come = not self._rules.refusal(self._clock.now())
+        standing = [lent for name, lent in self._applied.items() if name in for_members and may_come]
         return largest(for_members.values()).with_(cpu=largest(standing)[CPU])
 
     @property
     def now(self) -> Amounts:
-        """What is lent in all at this moment."""
-        return largest(self._applied.values())
+        """What is lent in all at this moment to whoever comes."""
+        return Amounts() if self._rules.refusal(self._clock.now()) else largest(self._applied.values())
 
     @property
     def reason(self) -> str:
         """Why no processors are lent now; empty while some are."""
-        if self.now[CPU]:
-            return ""
         if not self.most[CPU]:
             return "no processors are lent"
-        forbidden = self._rules.at(self._clock.now())
-        return forbidden or f"lent only at {self.offers.hours()}"
+        forbidden = self._rules.refusal(self._clock.now())
+        return forbidden or ("" if self.now[CPU] else f"lent only at {self.offers.hours()}")
 
     @property
     def paused_until(self) -> float | None:
@@ -111,7 +116,7 @@ class Lending:
 
     def standing_for(self, consumer: Consumer) -> tuple[str, ...]:
         """See `croft.compute.lending_terms.Offers`."""
-        forbidden = self._rules.at(self._clock.now())
+        forbidden = self._rules.refusal(self._clock.now())
         if forbidden:
             raise Refused(f"this peer lends nothing now: {forbidden}", remedy="Try later, or use others.")
         asker = Asker(consumer.twin, consumer.communities, consumer.twin == self._own, self._is_friend(consumer.twin))
@@ -182,14 +187,19 @@ class Lending:
 
     async def serve(self) -> None:
         """Runs until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            busy = self._machine.busy(self._live.cpu_s())
+            self._rules.seen(busy, self._machine.is_on_battery(), loop.time())
+            if self._rules.is_holding != self._live.is_held:
+                await self._live.hold(self._rules.is_holding)
             self.apply()
             await asyncio.sleep(LOOK_EVERY_S)
 
     def apply(self) -> None:
         """Lends what stands at this moment."""
-        is_forbidden = bool(self._rules.at(self._clock.now()))
-        standing = {} if is_forbidden else self.offers.standing(self._minute_of_week())
+        is_over = bool(self._rules.end(self._clock.now(), asyncio.get_running_loop().time()))
+        standing = {} if is_over else self.offers.standing(self._minute_of_week())
         if standing == self._applied:
             return
         self._applied = standing

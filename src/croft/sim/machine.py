@@ -30,6 +30,20 @@ class SimulatedClock:
         return EPOCH_S + asyncio.get_running_loop().time() * (1 + self.drift) + self.skew_s
 
 
+class SimulatedOwner:
+    """What a machine's owner does with it; see `croft.ports.OwnersMachine`."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        self.has_mains = True
+
+    def busy(self, lent_cpu_s: float) -> float:
+        return self.share
+
+    def is_on_battery(self) -> bool:
+        return not self.has_mains
+
+
 class SimulatedEntropy:
     """Chance and secrets from a seed."""
 

@@ -111,6 +111,9 @@ class SimulatedBox:
         self._runners: dict[int, asyncio.Task[None]] = {}
         self._free = asyncio.Semaphore(max(1, int(spec.cpus)))
         self._usage = BoxUsage()
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+        self.cpus = spec.cpus
         self._is_over = False
         self._say(Ready(PYTHON))
 
@@ -131,6 +134,16 @@ class SimulatedBox:
 
     def usage(self) -> BoxUsage:
         return self._usage
+
+    async def hold(self, is_held: bool) -> None:
+        """Tasks that come to their end while it is held are not over before it goes on."""
+        if is_held:
+            self._goes_on.clear()
+        else:
+            self._goes_on.set()
+
+    async def limit(self, cpus: float) -> None:
+        self.cpus = cpus
 
     async def close(self) -> BoxUsage:
         self._end()
@@ -199,6 +212,7 @@ class SimulatedBox:
                     digests = message.buffers[number] if message.buffers else []
                     call = cloudpickle.loads(pickled, buffers=[bytes(self._buffers[digest]) for digest in digests])
                     outcome = await self._task(number, function, call, message.task_s_max)
+                    await self._goes_on.wait()
                     self._say(ChunkResults(message.chunk, [outcome]))
             elapsed_s = loop.time() - started
             self._usage = BoxUsage(self._usage.cpu_s + elapsed_s, self._usage.memory_peak_bytes, self._usage.death)

@@ -14,6 +14,7 @@ from functools import cached_property
 from random import Random
 from typing import TypeVar
 
+from croft.compute.owners_rules import Rules
 from croft.identity import grants
 from croft.identity.certificates import certify, open_certificate
 from croft.identity.keys import SecretKey, community_key, twin_key
@@ -31,7 +32,7 @@ from croft.sim import virtual_time
 from croft.sim.discovery import SimulatedDiscovery, SimulatedLan
 from croft.sim.jobs import SimulatedJob
 from croft.sim.local_services import SimulatedServices
-from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
+from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy, SimulatedOwner
 from croft.sim.network import SimulatedNetwork, SimulatedTransport
 from croft.sim.policy import SimulatedPolicy
 from croft.sim.relays import SimulatedRelayHost
@@ -70,6 +71,8 @@ class Machine:
     slots: int
     clock: SimulatedClock
     policy: SimulatedPolicy
+    rules: Rules = field(default_factory=Rules)
+    owner: SimulatedOwner = field(default_factory=SimulatedOwner)
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
     local: SimulatedServices = field(default_factory=SimulatedServices)
@@ -173,6 +176,7 @@ class World:
             twin_key=None if machine.certificate else machine.twin_key,
             policy=machine.policy,
             contacts=ContactBook(machine.twin),
+            rules=machine.rules,
             offer=OwnOffer(SETTINGS, _lent(machine.slots), (MEMBERS,)),
             machine_load=lambda: (0.0, 0.0),
             adopt=machine.adopt,
@@ -187,6 +191,7 @@ class World:
             SimulatedDiscovery(self._board, self.lans.setdefault(machine.lan or machine.name, SimulatedLan())),
             machine.local,
             machine.relays_of(self.network),
+            machine.owner,
         )
         parts = assemble(plan, ports)
         if self.view_max is not None:
