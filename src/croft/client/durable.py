@@ -191,6 +191,7 @@ def submit_durable(
         retries=options.retries,
         delegates=delegates if isinstance(delegates, tuple) else (),
         delegates_wanted=delegates if isinstance(delegates, int) else None,
+        verify=options.verify,
     )
 
     async def open_job() -> tuple[MessageStream, str]:

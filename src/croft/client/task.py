@@ -24,6 +24,8 @@ class How(TypedDict, total=False):
         memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
         time: limit for one task, in seconds or such as "5m"; 0: none.
         needs: devices, such as ["camera"]: only peers that lend all of them, held by this job alone meanwhile.
+        verify: `vote:3` has each task done by peers of different people until two agree; `spot:5%` has that share of
+            each peer's results done again by another, and more of those by peers that have no record yet.
         labels: only peers that have all of these words among their `labels`.
         retries: how often a task that raised, died or took too long is run again before that counts.
     """
@@ -33,6 +35,7 @@ class How(TypedDict, total=False):
     memory: str | int
     time: str | float
     needs: Sequence[str]
+    verify: str
     labels: Sequence[str]
     retries: int
 
@@ -51,6 +54,7 @@ class Wants:
     memory_bytes: int = 0
     time_s: float = 0.0
     needs: tuple[str, ...] = ()
+    verify: str = ""
     labels: tuple[str, ...] = ()
     retries: int = 0
 
@@ -64,6 +68,7 @@ class Wants:
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
             names_of(how.get("needs", ())) or own.needs,
+            how.get("verify", "") or own.verify,
             names_of(how.get("labels", ())) or own.labels,
             _retries(how.get("retries", own.retries)),
         )

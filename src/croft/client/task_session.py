@@ -24,6 +24,7 @@ from croft.control.work_messages import (
     JobFailed,
     JobOpened,
     OpenTaskJob,
+    PeerCaught,
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
@@ -67,6 +68,7 @@ class Options:
     memory_bytes: int = 0
     time_s: float = 0.0
     needs: tuple[str, ...] = ()
+    verify: str = ""
     labels: tuple[str, ...] = ()
     retries: int = 0
 
@@ -87,6 +89,7 @@ class TaskSession:
     def __init__(self, options: Options) -> None:
         self.job = ""
         self.done_by: dict[str, int] = {}
+        self.liars: dict[str, list[int]] = {}
         self._options = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._messages: MessageStream | None = None
@@ -132,6 +135,7 @@ class TaskSession:
                 options.memory_bytes,
                 options.time_s,
                 needs=options.needs,
+                verify=options.verify,
                 labels=options.labels,
                 retries=options.retries,
             )
@@ -332,6 +336,9 @@ class TaskSession:
                         self.job = job
                     case TaskOutcomes(_, name, outcomes):
                         self._resolve(name, outcomes)
+                    case PeerCaught(name, _, unchecked):
+                        self.liars[name] = unchecked
+                        self.done_by.pop(name, None)
                     case TaskResultPart(task, data):
                         self._parts.setdefault(task, bytearray()).extend(data)
                     case JobFailed(code, text, remedy):
