@@ -340,6 +340,20 @@ def test_an_argument_that_is_too_large_is_refused_here(grid: croft.Grid) -> None
         grid.submit(len, bytes(ARGUMENT_BYTES_MAX + 1))
 
 
+def test_arguments_that_refer_to_themselves_travel_and_bottomless_ones_are_refused(grid: croft.Grid) -> None:
+    ring: list[object] = [1]
+    ring.append(ring)
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    assert grid.submit(lambda ring: ring[1] is ring and ring[0], ring).result() == 1
+    for refused in (lambda: grid.submit(len, deep), lambda: grid.map(len, [[], deep], name="deep", detach=True)):
+        with pytest.raises(croft.Unserialisable, match="argument"):
+            refused()
+    until(lambda: not [job for job in grid.jobs() if job.label == "deep"], "no half of a job is left")
+
+
 def test_a_result_that_the_codec_cannot_carry_is_named(grid: croft.Grid) -> None:
     with pytest.raises(croft.CodecError, match="object") as caught:
         grid.submit(lambda: object()).result()

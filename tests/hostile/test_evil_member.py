@@ -523,6 +523,7 @@ def lies_of(chunk: RunChunk) -> dict[str, list[Message]]:
         "a part of another's task": [ResultPart(chunk.chunk, len(chunk.arguments) + 5, 0, payload)],
         "a part of another's chunk": [ResultPart(chunk.chunk + 1000, 0, 0, payload)],
         "an unknown status": [ChunkResults(chunk.chunk, [(0, 77, payload)])],
+        "nothing, for ever": [],
         "done without results": [ChunkDone(chunk.chunk, -1e300)],
         "an evil pickle": [ChunkResults(chunk.chunk, [(0, 0, pickle.dumps(Bomb("/tmp/never")))])],
     }
@@ -545,7 +546,7 @@ def test_a_lender_that_lies_about_results_costs_no_honest_result(scene: Scene, l
                 return
             messages.post(Opened(2, []))
             while (payload := await messages.receive()) is not None:
-                message = decode_union(payload, RunChunk | LoadFunction, step="evil")
+                message = decode_union(payload, RunChunk | LoadFunction | CancelChunk, step="evil")
                 if isinstance(message, RunChunk):
                     asked.append(message.chunk)
                     for answer in lies_of(message)[lie]:
@@ -567,6 +568,8 @@ def test_a_lender_that_lies_about_results_costs_no_honest_result(scene: Scene, l
         assert asked, "mallory was given work"
         for number, result in enumerate(results):
             assert result == number or isinstance(result, Exception) or lie == "twice", (number, result)
+        if lie == "nothing, for ever":
+            assert results == list(range(40)), "all of it was done by others"
 
     scene.attack(story)
 

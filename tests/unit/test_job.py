@@ -18,6 +18,7 @@ from croft.compute.job import (
     TasksCancelled,
     TimePassed,
 )
+from croft.compute.splitter import Pace
 from croft.compute.worker_messages import Status
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
@@ -281,3 +282,29 @@ def test_what_cannot_go_better_is_not_run_again() -> None:
     (chunk,) = chunks(bag.handle(added(1)))
 
     assert bag.handle(OutcomesReceived(ANNA, chunk.chunk, [(0, Status.UNCARRIED, b"")])) != []
+
+
+def test_what_waits_behind_chunks_that_are_never_given_back_is_moved() -> None:
+    bag = Bag()
+    bag.handle(TimePassed(1.0))
+    bag.handle(LenderReady(ANNA, 1))
+    stuck, _ = chunks(bag.handle(added(3)))
+    (own,) = chunks(bag.handle(LenderReady(BO, 1)))
+    bag.handle(TasksCancelled(stuck.tasks))  # and Anna never says that it has ended
+    bag.handle(TimePassed(1.1))
+    bag.handle(OutcomesReceived(BO, own.chunk, [(0, 0, b"")]))
+    bag.handle(ChunkEnded(BO, own.chunk, 0.1))
+
+    assert [(chunk.peer, chunk.tasks) for chunk in chunks(bag.handle(TimePassed(3.0)))] == [(BO, (1,))]
+    bag.validate()
+
+
+def test_what_was_dealt_before_the_time_was_known_is_not_late_at_once() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    bag.handle(added(1))
+    bag.handle(LenderReady(BO, 1))
+    bag._lenders[BO].pace[FUNCTION] = Pace(1.0)
+
+    assert bag.handle(TimePassed(1_000_000.0)) == []
+    assert [chunk.peer for chunk in chunks(bag.handle(TimePassed(1_000_005.0)))] == [BO]

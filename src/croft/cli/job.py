@@ -10,6 +10,7 @@ import msgspec
 
 from croft.cli.output import ago, done, print_json, print_table, say, style
 from croft.control.home import Home
+from croft.control.quantities import show_duration
 from croft.control.schema import SCHEMA
 from croft.errors import CroftError, Usage
 
@@ -79,8 +80,9 @@ def job(name: str, results: bool, watch: bool, cancel: bool, forget: bool, as_js
     if results:
         return _print_results(shown, as_json=as_json, waits=watch)
     if watch:
+        before = (time.monotonic(), shown.done)
         while True:
-            _print_line(shown, as_json)
+            _print_line(shown, as_json, before)
             if shown.ended_at is not None:
                 return int(shown.state == "cancelled")
             time.sleep(WATCH_EVERY_S)
@@ -105,11 +107,21 @@ def _print_job(shown: schema.Job) -> None:
         print_table(["PEER", "DONE"], [[peer or "–", str(count)] for peer, count in sorted(shown.done_by.items())])
 
 
-def _print_line(shown: schema.Job, as_json: bool) -> None:
+def _print_line(shown: schema.Job, as_json: bool, before: tuple[float, int]) -> None:
+    """`before`: when the watch began, and how many tasks were done then."""
     if as_json:
         click.echo(msgspec.json.encode({"schema": SCHEMA, "job": msgspec.to_builtins(shown)}))
-    else:
-        click.echo(f"{shown.job}  {shown.state}  {shown.done} of {shown.tasks} done, {shown.failed} failed")
+        return
+    began_at, done_then = before
+    elapsed_s = time.monotonic() - began_at
+    pace = ""
+    if shown.done > done_then and elapsed_s and shown.ended_at is None:
+        rate = (shown.done - done_then) / elapsed_s
+        left = show_duration((shown.tasks - shown.done) / rate)
+        pace = f", {rate:,.3g} a second on {len(shown.done_by)} peers, {left} left"
+    elif shown.reason:
+        pace = f", nobody works on it now: {shown.reason}"
+    click.echo(f"{shown.job}  {shown.state}  {shown.done} of {shown.tasks} done, {shown.failed} failed{pace}")
 
 
 def _print_results(shown: schema.Job, *, as_json: bool, waits: bool) -> int:

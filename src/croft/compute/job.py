@@ -25,6 +25,8 @@ CHUNKS_PER_SLOT = 2
 
 GROUP_SCAN_MAX = 512
 """How far into the queue to look for a task that a lender may do, of those in groups."""
+UNKNOWN = 0.0
+"""The time before the first event that tells it."""
 COPIES_MAX = 5
 """Live chunks that may hold the same task."""
 
@@ -219,7 +221,7 @@ class Bag:
         self._lenders: dict[PeerId, _Lender] = {}
         self._chunks: dict[int, _Chunk] = {}
         self._next_chunk = 1
-        self._now = 0.0
+        self._now = UNKNOWN
         self._has_groups = False
         self._owners: dict[int, set[str]] = {}
         """Of each group, whose peers have or had one of its tasks."""
@@ -243,6 +245,9 @@ class Bag:
         """What to do about `event`. Raises PeerMisbehaved if a lender answers what it was not asked."""
         match event:
             case TimePassed(now):
+                if self._now == UNKNOWN:
+                    for chunk in self._chunks.values():
+                        chunk.moved_at = now
                 self._now = now
                 return self._deal()
             case TasksAdded(function, tasks, sizes, groups):
@@ -410,9 +415,10 @@ class Bag:
                 task_s = pace.task_s if pace and pace.task_s is not None else typical[chunk.function]
                 is_running = place < lender.slots
                 slot = free_in.index(min(free_in))
-                first_s = remaining_s(task_s, self._now - chunk.moved_at) if is_running else task_s
-                free_in[slot] += first_s + task_s * (len(chunk.open) - 1)
-                yield free_in[slot], number
+                in_hand_s = remaining_s(task_s, self._now - chunk.moved_at)
+                free_in[slot] += (in_hand_s if is_running else task_s) + task_s * (len(chunk.open) - 1)
+                # What waits for long behind nothing that is known of is late all the same.
+                yield max(free_in[slot], in_hand_s), number
 
     def _help(self, number: int, due_s: float, peer: PeerId, typical: Mapping[bytes, float]) -> list[Effect]:
         """What to give an idle lender of a chunk that is due elsewhere in so many seconds; nothing if it is no help."""
