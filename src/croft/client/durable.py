@@ -189,6 +189,7 @@ def submit_durable(
         needs=options.needs,
         delegates=delegates if isinstance(delegates, tuple) else (),
         delegates_wanted=delegates if isinstance(delegates, int) else None,
+        verify=options.verify,
     )
 
     async def open_job() -> tuple[MessageStream, str]:

@@ -237,7 +237,7 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
-        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.needs)
+        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.needs, wants.verify)
 
     def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.api.find_peer(name).peer for name in names)
@@ -268,6 +268,11 @@ class MapResult(Generic[R]):
     def done_by(self) -> dict[str, int]:
         """How many tasks each peer did so far, by name."""
         return dict(self._session.done_by)
+
+    @property
+    def liars(self) -> dict[str, list[int]]:
+        """Peers that were found to lie, with the items whose results from them had come before, unchecked."""
+        return dict(self._session.liars)
 
     def cancel(self) -> None:
         """Cancels what is not done, here and on the peers."""

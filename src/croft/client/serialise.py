@@ -26,7 +26,16 @@ from croft.compute.worker_messages import (
     RemoteException,
     Status,
 )
-from croft.errors import CodecError, PeerMisbehaved, TaskDied, TaskFailed, TaskTimedOut, TooLarge, Unserialisable
+from croft.errors import (
+    CodecError,
+    PeerMisbehaved,
+    TaskDied,
+    TaskDisputed,
+    TaskFailed,
+    TaskTimedOut,
+    TooLarge,
+    Unserialisable,
+)
 from croft.wire.codec import decode
 from croft.wire.values import decode_value
 
@@ -145,6 +154,11 @@ def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
         return TaskTimedOut(f"the task {where} {text}", remedy="Give it more time, or split it.")
     if status == Status.UNCARRIED:
         return CodecError(f"the result of a task {where} cannot be carried: {text}", remedy="Return plain data.")
+    if status == Status.DISPUTED:
+        return TaskDisputed(
+            f"nobody knows what came of the task: {text}",
+            remedy="Verify only functions that give the same result everywhere.",
+        )
     if status == Status.TOO_LARGE:
         return TooLarge(f"a task {where} is too large: {text}", remedy="Give it more `memory`, or do it in parts.")
     return TaskDied(f"the task {where} died: {text}")

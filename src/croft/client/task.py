@@ -21,6 +21,8 @@ class How(TypedDict, total=False):
         memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
         time: limit for one task, in seconds or such as "5m"; 0: none.
         needs: devices, such as ["camera"]: only peers that lend all of them, held by this job alone meanwhile.
+        verify: `vote:3` has each task done by peers of different people until two agree; `spot:5%` has that share of
+            each peer's results done again by another, and more of those by peers that have no record yet.
     """
 
     on: Sequence[str]
@@ -28,6 +30,7 @@ class How(TypedDict, total=False):
     memory: str | int
     time: str | float
     needs: Sequence[str]
+    verify: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Wants:
     memory_bytes: int = 0
     time_s: float = 0.0
     needs: tuple[str, ...] = ()
+    verify: str = ""
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -55,6 +59,7 @@ class Wants:
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
             names_of(how.get("needs", ())) or own.needs,
+            how.get("verify", "") or own.verify,
         )
 
 

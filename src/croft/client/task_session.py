@@ -23,6 +23,7 @@ from croft.control.work_messages import (
     JobFailed,
     JobOpened,
     OpenTaskJob,
+    PeerCaught,
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
@@ -65,6 +66,7 @@ class Options:
     memory_bytes: int = 0
     time_s: float = 0.0
     needs: tuple[str, ...] = ()
+    verify: str = ""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class TaskSession:
     def __init__(self, options: Options) -> None:
         self.job = ""
         self.done_by: dict[str, int] = {}
+        self.liars: dict[str, list[int]] = {}
         self._options = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._messages: MessageStream | None = None
@@ -122,6 +125,7 @@ class TaskSession:
                 options.memory_bytes,
                 options.time_s,
                 needs=options.needs,
+                verify=options.verify,
             )
         )
         self._reading = asyncio.create_task(self._read(), name="session.read")
@@ -268,6 +272,9 @@ class TaskSession:
                         self.job = job
                     case TaskOutcomes(_, name, outcomes):
                         self._resolve(name, outcomes)
+                    case PeerCaught(name, _, unchecked):
+                        self.liars[name] = unchecked
+                        self.done_by.pop(name, None)
                     case TaskResultPart(task, data):
                         self._parts.setdefault(task, bytearray()).extend(data)
                     case JobFailed(code, text, remedy):

@@ -43,6 +43,8 @@ class Candidate:
     grade: str
     devices: frozenset[str] = frozenset()
     reason: str = ""
+    owner: str = ""
+    """Whose peer it is, for work that different people must do; one's own devices stand each for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,12 @@ class Lenders:
         self._salt = salt
         self._pauses: dict[PeerId, _Pause] = {}
         self._mismatches: dict[PeerId, str] = {}
+        self._banned: set[PeerId] = set()
+
+    def ban(self, peer: PeerId, name: str, reason: str) -> None:
+        """Never asks this peer again."""
+        self._banned.add(peer)
+        self._mismatches[peer] = f"{name}: caught lying: {reason}"
 
     def ranked(self, candidates: Iterable[Candidate], taken: Iterable[PeerId], now: float) -> list[Candidate]:
         """The candidates to ask now, best first, without those `taken` already."""
@@ -123,7 +131,11 @@ class Lenders:
 
     def _fits(self, candidate: Candidate) -> bool:
         wish = self._wish
-        if candidate.peer in wish.never or (wish.only and candidate.peer not in wish.only):
+        if (
+            candidate.peer in self._banned
+            or candidate.peer in wish.never
+            or (wish.only and candidate.peer not in wish.only)
+        ):
             return False
         if candidate.slots <= 0:
             if wish.only:

@@ -59,6 +59,7 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.memory_bytes,
         opening.task_s_max,
         opening.needs,
+        opening.verify,
     )
 
 

@@ -33,6 +33,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     delegates: tuple[str, ...] = ()
     delegates_wanted: int | None = None
     needs: Sequence[str] = ()
+    verify: str = ""
+    """As `croft.compute.verification.parse_check` reads it."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -156,6 +158,14 @@ class TaskResultPart(Message, frozen=True, tag=69):
     data: bytes
 
 
+class PeerCaught(Message, frozen=True, tag=162):
+    """A peer was found to lie. `unchecked`: tasks whose results from it had come before, without a check."""
+
+    peer_name: str
+    reason: str
+    unchecked: list[int]
+
+
 class CommandStarted(Message, frozen=True, tag=62):
     """The command runs on this peer."""
 
@@ -226,6 +236,7 @@ FromDaemon = (
     | JobOpened
     | TaskOutcomes
     | TaskResultPart
+    | PeerCaught
     | CommandStarted
     | CommandOutput
     | CommandEnded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from croft.compute.journal import Entry, Journal
 from croft.compute.journal_exchange import by_peer
 from croft.compute.journal_messages import FoundJob, JobSpec
 from croft.compute.lenders import Candidate, Wish
+from croft.compute.verification import Standing, Verification, parse_check
 from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
@@ -72,6 +74,7 @@ class OverlayPeers:
                     grade=member.grade,
                     devices=here.devices,
                     reason=here.reason,
+                    owner=member.peer if member.twin == self._overlay.own.twin else member.twin,
                 )
             )
         return candidates
@@ -109,6 +112,7 @@ class JobBook:
         self._entropy = entropy
         self._running: dict[str, _Running] = {}
         own = overlay.own
+        self._standing = Standing()
         self.durable = DurableJobs(Journal(database, clock), self._durable_tasks, entropy, own.twin, own.peer)
         self.delegations = Delegations(self.durable, OverlayHolders(overlay), own.peer, own.twin, clock, check)
         self._elsewhere = JobsElsewhere(overlay, self.durable, self.delegations)
@@ -125,6 +129,8 @@ class JobBook:
             memory_bytes=spec.memory_bytes,
             task_s_max=spec.task_s_max,
             is_patient=True,
+            verdicts=self._verification(spec.verify),
+            standing=self._standing,
         )
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob:
@@ -136,10 +142,18 @@ class JobBook:
             on_outcomes,
             memory_bytes=opening.memory_bytes,
             task_s_max=opening.task_s_max,
+            verdicts=self._verification(opening.verify),
+            standing=self._standing,
         )
         label = opening.label[:LABEL_LENGTH_MAX]
         self._running[job.id] = _Running("tasks", label, self._clock.now(), job)
         return job
+
+    def _verification(self, text: str) -> Verification | None:
+        check = parse_check(text)
+        if not check.is_any:
+            return None
+        return Verification(check, self._standing, random.Random(self._entropy.token(JOB_ID_BYTES)))
 
     def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]:
         """A new command."""
