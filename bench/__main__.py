@@ -158,8 +158,8 @@ workers without a sandbox.
 {tasks_text(tasks)}
 ## Tasks of other sizes
 
-`python -m bench.sizes`: the same engines and peers. An array of 100 MB goes to one task, comes from one, and goes to ten
-tasks at once; "—" where an engine lost the work. Of the memory, what the program itself takes is left out.
+`python -m bench.sizes`: the same engines and peers. An array of 100 MB goes to one task, comes from one, and goes to
+ten tasks at once; "—" where an engine lost the work. Of the memory, what the program itself takes is left out.
 
 {sizes_text(sizes)}
 ## Splitting a bag of tasks
