@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
 from croft.control.quantities import duration_s, size_bytes
+from croft.errors import Usage
+
+RETRIES_MAX = 1_000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,6 +26,8 @@ class How(TypedDict, total=False):
         needs: devices, such as ["camera"]: only peers that lend all of them, held by this job alone meanwhile.
         verify: `vote:3` has each task done by peers of different people until two agree; `spot:5%` has that share of
             each peer's results done again by another, and more of those by peers that have no record yet.
+        labels: only peers that have all of these words among their `labels`.
+        retries: how often a task that raised, died or took too long is run again before that counts.
     """
 
     on: Sequence[str]
@@ -31,6 +36,8 @@ class How(TypedDict, total=False):
     time: str | float
     needs: Sequence[str]
     verify: str
+    labels: Sequence[str]
+    retries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
-        needs: devices.
+        needs: devices. labels: words of peers. retries: of one task.
     """
 
     on: tuple[str, ...] = ()
@@ -48,6 +55,8 @@ class Wants:
     time_s: float = 0.0
     needs: tuple[str, ...] = ()
     verify: str = ""
+    labels: tuple[str, ...] = ()
+    retries: int = 0
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -60,7 +69,15 @@ class Wants:
             duration_s(how.get("time", 0)) or own.time_s,
             names_of(how.get("needs", ())) or own.needs,
             how.get("verify", "") or own.verify,
+            names_of(how.get("labels", ())) or own.labels,
+            _retries(how.get("retries", own.retries)),
         )
+
+
+def _retries(count: int) -> int:
+    if not 0 <= count <= RETRIES_MAX:
+        raise Usage(f"{count} retries", remedy=f"Give a number from 0 to {RETRIES_MAX}.")
+    return count
 
 
 NOTHING = Wants()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from croft.compute.splitter import CHUNK_BYTES_MAX, COPY_AGAIN_FACTOR, Pace, chunk_tasks, is_worth_it, remaining_s
+from croft.compute.worker_messages import Status
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
 
@@ -26,6 +27,9 @@ GROUP_SCAN_MAX = 512
 """How far into the queue to look for a task that a lender may do, of those in groups."""
 COPIES_MAX = 5
 """Live chunks that may hold the same task."""
+
+RETRIED = frozenset({Status.RAISED, Status.DIED, Status.TIMED_OUT})
+"""What may go better the next time."""
 
 Outcome = tuple[int, int, bytes]
 """Task, `croft.compute.worker_messages.Status`, payload."""
@@ -199,6 +203,7 @@ class _Task:
     size: int
     group: int | None = None
     lenders_lost: int = 0
+    failures: int = 0
     copied_at: float = 0.0
     chunks: list[int] = field(default_factory=list)
 
@@ -206,7 +211,9 @@ class _Task:
 class Bag:
     """The tasks of one job, from arrival to record."""
 
-    def __init__(self) -> None:
+    def __init__(self, retries: int = 0) -> None:
+        """`retries`: how often a task that failed is run again before its failure is its outcome."""
+        self._retries = retries
         self._tasks: dict[int, _Task] = {}
         self._queue: deque[int] = deque()
         self._lenders: dict[PeerId, _Lender] = {}
@@ -481,11 +488,25 @@ class Bag:
                 raise PeerMisbehaved(f"task {index} of a chunk of {len(chunk.tasks)}", step="task results")
             task = chunk.tasks[index]
             if task in chunk.open:
+                chunk.answered += 1
+                if status in RETRIED and self._tasks[task].failures < self._retries:
+                    self._run_again(task, number)
+                    continue
                 effects.extend(self._drop(task, but=number))
                 recorded.append((task, status, payload))
-        chunk.answered += len(recorded)
         chunk.moved_at = self._now
         return [Record(peer, tuple(recorded)), *effects] if recorded else []
+
+    def _run_again(self, number: int, chunk: int) -> None:
+        """A task failed and is to have another chance, after all that waits."""
+        task = self._tasks[number]
+        task.failures += 1
+        task.chunks.remove(chunk)
+        self._chunks[chunk].open.discard(number)
+        if task.group is not None:
+            self._owners.get(task.group, set()).discard(self._chunks[chunk].owner)
+        if not task.chunks:
+            self._queue.append(number)
 
     def _drop(self, task: int, but: int = 0) -> list[Effect]:
         """Forgets a task that is over; chunks that have no other left are revoked, except `but`."""

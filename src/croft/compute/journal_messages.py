@@ -20,6 +20,8 @@ class JobSpec(Message, frozen=True):
     needs: Sequence[str] = ()
     verify: str = ""
     """As `croft.compute.verification.parse_check` reads it."""
+    labels: Sequence[str] = ()
+    retries: int = 0
 
 
 # --- between the holders of a job: `journal/1` streams ---------------------------------------------------------------

@@ -45,16 +45,21 @@ class Candidate:
     reason: str = ""
     owner: str = ""
     """Whose peer it is, for work that different people must do; one's own devices stand each for itself."""
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any. `needs`: devices, all of them."""
+    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any.
+
+    `needs`: devices, all of them. `labels`: words, all of them.
+    """
 
     python: str = ""
     only: frozenset[PeerId] = frozenset()
     never: frozenset[PeerId] = frozenset()
     needs: tuple[str, ...] = ()
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -144,6 +149,9 @@ class Lenders:
             return False
         if lacking := [need for need in wish.needs if need not in candidate.devices]:
             self._mismatches[candidate.peer] = f"{candidate.name}: lends us no {' and no '.join(lacking)}"
+            return False
+        if unlabelled := sorted(wish.labels - candidate.labels):
+            self._mismatches[candidate.peer] = f"{candidate.name}: has no label {' and none '.join(unlabelled)}"
             return False
         self._mismatches.pop(candidate.peer, None)
         if wish.python and candidate.python != wish.python:

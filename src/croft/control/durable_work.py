@@ -60,6 +60,8 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.task_s_max,
         opening.needs,
         opening.verify,
+        opening.labels,
+        opening.retries,
     )
 
 

@@ -259,4 +259,5 @@ def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     """Which peers may serve, from what the program asked for."""
     python = opening.python if isinstance(opening, OpenTaskJob) else ""
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
-    return Wish(python, only, never, tuple(opening.needs))
+    labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
+    return Wish(python, only, never, tuple(opening.needs), labels)

@@ -17,7 +17,8 @@ from croft.wire.codec import Message
 
 
 class OpenTaskJob(Message, frozen=True, tag=50):
-    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices.
+    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices. `labels`: words
+    that a peer must all have. `retries`: how often a task that failed runs again before that counts.
 
     One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go. Copies are held by
     `delegates`, peers by id, or, if none is named, by as many as `delegates_wanted`; None: as the settings say.
@@ -35,6 +36,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     needs: Sequence[str] = ()
     verify: str = ""
     """As `croft.compute.verification.parse_check` reads it."""
+    labels: Sequence[str] = ()
+    retries: int = 0
 
 
 class DefineFunction(Message, frozen=True, tag=51):

@@ -72,6 +72,7 @@ class OverlayPeers:
                     round_trip_s=0.0 if is_self else link.round_trip_s if link else None,
                     python=member.python,
                     grade=member.grade,
+                    labels=frozenset(member.labels),
                     devices=here.devices,
                     reason=here.reason,
                     owner=member.peer if member.twin == self._overlay.own.twin else member.twin,
@@ -120,7 +121,7 @@ class JobBook:
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
         only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
-        wanted = Wish(spec.python, only, never, tuple(spec.needs))
+        wanted = Wish(spec.python, only, never, tuple(spec.needs), frozenset(spec.labels))
         return TaskJob(
             job,
             self._peers,
@@ -128,6 +129,7 @@ class JobBook:
             on_outcomes,
             memory_bytes=spec.memory_bytes,
             task_s_max=spec.task_s_max,
+            retries=spec.retries,
             is_patient=True,
             verdicts=self._verification(spec.verify),
             standing=self._standing,
@@ -144,6 +146,7 @@ class JobBook:
             task_s_max=opening.task_s_max,
             verdicts=self._verification(opening.verify),
             standing=self._standing,
+            retries=opening.retries,
         )
         label = opening.label[:LABEL_LENGTH_MAX]
         self._running[job.id] = _Running("tasks", label, self._clock.now(), job)
