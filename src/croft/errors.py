@@ -133,6 +133,12 @@ class TaskTimedOut(TaskDied):
     code = "task_timed_out"
 
 
+class TaskDisputed(CroftError):
+    """A task whose result was to be verified, and of which no majority of peers says the same."""
+
+    code = "task_disputed"
+
+
 class ConnectionLost(Exception):
     """The link to a peer ended while something waited on it. Internal: callers turn it into `Unreachable`."""
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import blake3
 import pytest
@@ -23,6 +24,7 @@ from croft.adapters.iroh_connection import STREAMS_MAX
 from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
     BufferPart,
+    CancelChunk,
     ChunkDone,
     ChunkResults,
     CommandExited,
@@ -66,12 +68,15 @@ from croft.overlay.record_messages import (
 from croft.wire.codec import Message, decode_union, encode
 from croft.wire.frames import frame
 from croft.wire.message_stream import ByteStream, MessageStream
+from croft.wire.values import encode_value
 from support import peers
 from support.evil_member import EvilMember, Greeted, evil_member
 from support.peers import RealPeer, until
 
 LENDS = Lends(2, 1 << 30, 1 << 28, "B", "3.11", "x86_64", "1")
 MEMBER = "member"
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -546,37 +551,45 @@ def test_a_lender_that_lies_about_results_costs_no_honest_result(scene: Scene, l
                     for answer in lies_of(message)[lie]:
                         messages.post(answer)
 
+    def work() -> list[object]:
+        with scene.ada.grid() as grid:
+            futures = [grid.submit(slowly, number) for number in range(40)]
+            results: list[object] = []
+            for future in futures:
+                try:
+                    results.append(future.result(timeout=60))
+                except Exception as error:
+                    results.append(error)
+            return results
+
     async def story(evil: EvilMember, greeted: Greeted) -> None:
-        await greeted.notice(NOTICE_RECORDS, Push(evil.community, [(MEMBER, record_of(evil))]))
-        beating = asyncio.create_task(beat(greeted))
-        serving: set[asyncio.Task[None]] = set()
-
-        async def accept() -> None:
-            while True:
-                serving.add(asyncio.create_task(serve(await greeted.lend())))
-
-        accepting = asyncio.create_task(accept())
-
-        def work() -> list[object]:
-            with scene.ada.grid() as grid:
-                futures = [grid.submit(slowly, number) for number in range(40)]
-                results: list[object] = []
-                for future in futures:
-                    try:
-                        results.append(future.result(timeout=60))
-                    except Exception as error:
-                        results.append(error)
-                return results
-
-        results = await asyncio.to_thread(work)
-        for task in (beating, accepting, *serving):
-            task.cancel()
-        await asyncio.gather(beating, accepting, *serving, return_exceptions=True)
+        results = await lend(evil, greeted, serve, work)
         assert asked, "mallory was given work"
         for number, result in enumerate(results):
             assert result == number or isinstance(result, Exception) or lie == "twice", (number, result)
 
     scene.attack(story)
+
+
+async def lend(
+    evil: EvilMember, greeted: Greeted, serve: Callable[[ByteStream], Awaitable[None]], work: Callable[[], T]
+) -> T:
+    """Lets the evil member serve sessions of tasks while `work` runs in a thread; what that returned."""
+    await greeted.notice(NOTICE_RECORDS, Push(evil.community, [(MEMBER, record_of(evil))]))
+    beating = asyncio.create_task(beat(greeted))
+    serving: set[asyncio.Task[None]] = set()
+
+    async def accept() -> None:
+        while True:
+            serving.add(asyncio.ensure_future(serve(await greeted.lend())))
+
+    accepting = asyncio.create_task(accept())
+    try:
+        return await asyncio.to_thread(work)
+    finally:
+        for task in (beating, accepting, *serving):
+            task.cancel()
+        await asyncio.gather(beating, accepting, *serving, return_exceptions=True)
 
 
 @pytest.mark.parametrize("path", ["../../escaped", "/tmp/escaped"])
@@ -622,3 +635,36 @@ def test_a_lender_that_lists_files_outside_the_folder_writes_nothing_here(
     assert [entry for entry in tmp_path.rglob("*") if not entry.is_dir()] == []
     assert not Path("/tmp/escaped").exists()
     scene.logged("not in the folder")
+
+
+def test_a_lender_whose_results_are_wrong_is_outvoted_and_named(scene: Scene) -> None:
+    """G8: mallory does the work and lies about a fifth: with votes no result is wrong, and mallory gets no credit.
+
+    The last one here: ada asks mallory no more.
+    """
+
+    async def serve(stream: ByteStream) -> None:
+        async with MessageStream(stream, step="evil") as messages:
+            if await messages.receive() is None:
+                return
+            messages.post(Opened(2, []))
+            while (payload := await messages.receive()) is not None:
+                message = decode_union(payload, RunChunk | LoadFunction | CancelChunk, step="evil")
+                if isinstance(message, RunChunk):
+                    numbers = [pickle.loads(pickled)[0][0] for pickled in message.arguments]
+                    said = [number if number % 5 else -number - 1 for number in numbers]
+                    outcomes = [(index, 0, encode_value(value)) for index, value in enumerate(said)]
+                    messages.post(ChunkResults(message.chunk, outcomes))
+                    messages.post(ChunkDone(message.chunk, 0.01))
+
+    def work() -> tuple[list[int], dict[str, list[int]], dict[str, int]]:
+        with scene.ada.grid() as grid:
+            mapped = grid.map(slowly, range(100), verify="vote:3")
+            return list(mapped), mapped.liars, mapped.done_by
+
+    async def story(evil: EvilMember, greeted: Greeted) -> None:
+        results, liars, done_by = await lend(evil, greeted, serve, work)
+        assert results == list(range(100))
+        assert list(liars) == ["mallory"] and "mallory" not in done_by
+
+    scene.attack(story)

@@ -58,6 +58,67 @@ def test_a_map_of_several_inputs_stops_at_the_shortest(grid: croft.Grid) -> None
     assert list(grid.map(operator.add, [1, 2, 3], itertools.count(10))) == [11, 13, 15]
 
 
+# --- calls that depend on calls --------------------------------------------------------------------------------------
+
+
+class Parcel:
+    """Something that holds a future."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+
+
+def test_futures_among_the_arguments_stand_for_their_values_wherever_they_are(grid: croft.Grid) -> None:
+    def unpack(parcel: Parcel, first: int, *, more: list[int]) -> object:
+        return [parcel.content, first, more]
+
+    one, two, three = (grid.submit(abs, -number) for number in (1, 2, 3))
+
+    assert grid.submit(unpack, Parcel({"deep": [one]}), two, more=[three, 4]).result() == [{"deep": [1]}, 2, [3, 4]]
+
+
+def test_a_long_chain_of_calls_ends_and_a_failure_at_its_head_reaches_its_end(grid: croft.Grid) -> None:
+    ends = []
+    for head in (grid.submit(abs, 0), grid.submit(operator.truediv, 1, 0)):
+        for _ in range(200):
+            head = grid.submit(lambda number: number + 1, head)
+        ends.append(head)
+
+    assert ends[0].result() == 200
+    with pytest.raises(ZeroDivisionError):
+        ends[1].result()
+
+
+def test_a_call_that_waits_for_another_can_be_cancelled_and_learns_of_its_cancellation(grid: croft.Grid) -> None:
+    slow = grid.submit(time.sleep, LONG_S)
+    first, second = grid.submit(repr, slow), grid.submit(repr, slow)
+
+    assert first.cancel() and first.cancelled() and not slow.done()
+    slow.cancel()
+    with pytest.raises(croft.Cancelled):
+        second.result(timeout=30)
+
+
+def test_what_an_async_call_needs_may_still_be_under_way(pair: list[RealPeer]) -> None:
+    async def story() -> object:
+        async with await croft.connect_async(pair[0].home) as grid:
+            first = await grid.submit(abs, -20)
+            return await (await grid.submit(operator.add, first, 22))
+
+    assert asyncio.run(story()) == 42
+
+
+def test_a_task_that_fails_now_and_then_is_run_again(grid: croft.Grid) -> None:
+    def flaky(number: int) -> int:
+        import random
+
+        if random.random() < 0.3:
+            raise OSError("out of luck")
+        return number
+
+    assert list(grid.map(flaky, range(60), retries=100)) == list(range(60))
+
+
 # --- large values ----------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -216,3 +217,64 @@ def test_large_arguments_and_results_of_a_job_on_disk_come_whole(trio: list[Real
 
         assert [(float(array[0]), array.size) for array in job.results()] == [(2.0 * n, 400_000) for n in range(3)]
         job.forget()
+
+
+# --- D3: larger than any one peer ------------------------------------------------------------------------------------
+
+INPUT_BYTES = (1_200 if IS_CAMPAIGN else 400) << 20
+PIECE_BYTES = 4 << 20
+LIMIT = "300M"
+LIMIT_BYTES = 300 << 20
+
+COUNT_WORDS = """
+import collections, json, resource, sys, croft
+
+LINE = b"one two two three three three " + b"-" * 289 + b" "
+TEXT, PIECES, LIMIT, PIECE = LINE, int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+def pieces():
+    for _ in range(PIECES):
+        yield (TEXT * (PIECE // len(TEXT) + 1))[:PIECE // len(TEXT) * len(TEXT)]
+
+def count(text):
+    return dict(collections.Counter(text.decode().split()))
+
+def merge(one, other):
+    return {word: one.get(word, 0) + other.get(word, 0) for word in {*one, *other}}
+
+def alone(pieces, piece):
+    return count(b"".join(TEXT * (piece // len(TEXT)) for _ in range(pieces)))
+
+with croft.connect() as grid:
+    counts = grid.map(count, pieces(), memory=LIMIT, avoid=["ada"]).reduce(merge)
+    try:
+        died = str(next(grid.map(alone, [PIECES], [PIECE], memory=LIMIT, on=["bob"])))
+    except croft.TaskDied as error:
+        died = error.message
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"counts": counts, "died": died, "peak": peak}))
+"""
+
+
+def test_words_are_counted_of_a_text_that_no_single_peer_could_hold(trio: list[RealPeer]) -> None:
+    """D3: every box is held to 300 MB; a larger text is counted piece by piece; alone on one peer the task dies.
+
+    The program and its daemon take less than that too: the text is made as it is needed.
+    """
+    pieces = INPUT_BYTES // PIECE_BYTES
+    program = subprocess.run(
+        [sys.executable, "-c", COUNT_WORDS, str(pieces), LIMIT, str(PIECE_BYTES)],
+        capture_output=True,
+        text=True,
+        env=trio[0].variables(),
+        timeout=WAIT_S_MAX,
+    )
+    assert program.returncode == 0, program.stderr
+    said = json.loads(program.stdout)
+    lines = PIECE_BYTES // 320 * pieces
+
+    assert said["counts"] == {"one": lines, "two": 2 * lines, "three": 3 * lines, "-" * 289: lines}
+    assert "memory" in said["died"]
+    assert said["peak"] < LIMIT_BYTES
+    peak_kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{trio[0].process}/status").read_text())
+    assert peak_kib is not None and int(peak_kib[1]) * 1024 < LIMIT_BYTES

@@ -29,7 +29,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bag = Bag()
+        self.bag = Bag(retries=1)
         self.added = 0
         self.now = 0.0
         self.ended: set[int] = set()
@@ -84,7 +84,11 @@ class AnyOrder(RuleBasedStateMachine):
         chunk = data.draw(st.sampled_from(sorted(self.chunks.values(), key=lambda c: c.chunk)))
         if chunk.peer in self.live:
             indices = data.draw(st.lists(st.integers(0, len(chunk.tasks) - 1)))
-            self.perform(self.bag.handle(OutcomesReceived(chunk.peer, chunk.chunk, [(i, 0, b"") for i in indices])))
+            self.perform(
+                self.bag.handle(
+                    OutcomesReceived(chunk.peer, chunk.chunk, [(i, data.draw(st.integers(0, 5)), b"") for i in indices])
+                )
+            )
             if data.draw(st.booleans()):
                 self.perform(self.bag.handle(ChunkEnded(chunk.peer, chunk.chunk, 0.001)))
                 self.chunks.pop(chunk.chunk)

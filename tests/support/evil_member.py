@@ -35,6 +35,7 @@ from croft.wire.message_stream import ByteStream, MessageStream, receive_alone
 from support.peers import RealPeer
 
 DIAL_S_MAX = 5.0
+GREETINGS_MAX = 4
 
 
 @dataclass
@@ -143,7 +144,16 @@ class EvilMember:
         return await self.transport.dial(peer, addresses, PROTOCOL, DIAL_S_MAX)
 
     async def greet(self, peer: PeerId, addresses: list[str], hello: Hello | None = None) -> Greeted:
-        """A greeted connection. Raises AssertionError with the reason if the hello is rejected."""
+        """A greeted connection. Raises AssertionError with the reason if the hello is rejected.
+
+        A victim that has just lost us dials too, and its connection takes the place of ours: then once more.
+        """
+        for _ in range(GREETINGS_MAX - 1):
+            with contextlib.suppress(ConnectionLost):
+                return await self._greet(peer, addresses, hello)
+        return await self._greet(peer, addresses, hello)
+
+    async def _greet(self, peer: PeerId, addresses: list[str], hello: Hello | None) -> Greeted:
         connection = await self.connect(peer, addresses)
         stream = await connection.open_stream()
         control = MessageStream(stream, step="evil", frame_bytes_max=CONTROL_FRAME_BYTES_MAX)

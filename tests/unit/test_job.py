@@ -18,6 +18,7 @@ from croft.compute.job import (
     TasksCancelled,
     TimePassed,
 )
+from croft.compute.worker_messages import Status
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
 
@@ -257,3 +258,26 @@ def test_nothing_is_copied_while_nobody_knows_how_long_a_task_takes() -> None:
     bag.handle(LenderReady(BO, 1))
 
     assert chunks(bag.handle(TimePassed(1_000.0))) == []
+
+
+def test_a_task_that_failed_runs_again_as_often_as_it_may() -> None:
+    bag = Bag(retries=2)
+    bag.handle(LenderReady(ANNA, 1))
+    chunk = chunks(bag.handle(added(2)))[0]
+    for _ in range(2):
+        assert bag.handle(OutcomesReceived(ANNA, chunk.chunk, [(0, Status.RAISED, b"")])) == []
+        bag.validate()
+        (chunk,) = chunks(bag.handle(ChunkEnded(ANNA, chunk.chunk, 1.0)))
+        assert chunk.tasks == (0,)
+
+    assert bag.handle(OutcomesReceived(ANNA, chunk.chunk, [(0, Status.RAISED, b"last")])) == [
+        Record(ANNA, ((0, Status.RAISED, b"last"),))
+    ]
+
+
+def test_what_cannot_go_better_is_not_run_again() -> None:
+    bag = Bag(retries=5)
+    bag.handle(LenderReady(ANNA, 1))
+    (chunk,) = chunks(bag.handle(added(1)))
+
+    assert bag.handle(OutcomesReceived(ANNA, chunk.chunk, [(0, Status.UNCARRIED, b"")])) != []

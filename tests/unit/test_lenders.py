@@ -146,3 +146,11 @@ def test_who_lends_only_at_other_hours_is_named_with_them() -> None:
 
     assert order(lenders, asleep) == []
     assert lenders.reasons() == ["anna: lends no processors now: it lends to you at 20:00-08:00"]
+
+
+def test_who_lacks_a_label_is_not_asked_and_named_as_a_reason() -> None:
+    lenders = Lenders(Wish(labels=frozenset(["quiet"])))
+    quiet = dataclasses.replace(candidate(BO), labels=frozenset(["quiet", "gpu"]))
+
+    assert order(lenders, candidate(ANNA), quiet) == [BO]
+    assert lenders.reasons() == ["anna: has no label quiet"]

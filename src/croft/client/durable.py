@@ -187,8 +187,11 @@ def submit_durable(
         options.time_s,
         is_durable=True,
         needs=options.needs,
+        labels=options.labels,
+        retries=options.retries,
         delegates=delegates if isinstance(delegates, tuple) else (),
         delegates_wanted=delegates if isinstance(delegates, int) else None,
+        verify=options.verify,
     )
 
     async def open_job() -> tuple[MessageStream, str]:

@@ -30,6 +30,9 @@ R = TypeVar("R")
 MAP_AHEAD_TASKS = 10_000
 MAP_AHEAD_FIRST = 256
 """Tasks that a map keeps unfinished ahead of the value asked for, whatever the length of its input."""
+MAP_AHEAD_BYTES = 64 << 20
+"""What arguments of these take, and results will, as far as can be told. A few tasks are ahead whatever they take."""
+MAP_AHEAD_TASKS_MIN = 8
 REDUCE_FAN_IN = 8
 
 
@@ -237,7 +240,9 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
-        return Options(label, on, avoid, wants.memory_bytes, wants.time_s, wants.needs)
+        return Options(
+            label, on, avoid, wants.memory_bytes, wants.time_s, wants.needs, wants.verify, wants.labels, wants.retries
+        )
 
     def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.api.find_peer(name).peer for name in names)
@@ -268,6 +273,11 @@ class MapResult(Generic[R]):
     def done_by(self) -> dict[str, int]:
         """How many tasks each peer did so far, by name."""
         return dict(self._session.done_by)
+
+    @property
+    def liars(self) -> dict[str, list[int]]:
+        """Peers that were found to lie, with the items whose results from them had come before, unchecked."""
+        return dict(self._session.liars)
 
     def cancel(self) -> None:
         """Cancels what is not done, here and on the peers."""
@@ -355,10 +365,17 @@ class MapResult(Generic[R]):
         ahead = min(MAP_AHEAD_TASKS, MAP_AHEAD_FIRST + 4 * self._taken)
         if len(self._ahead) + elsewhere > ahead * 3 // 4 and self._taken:
             return
-        for call in self._calls:
+        while len(self._ahead) + elsewhere < max(MAP_AHEAD_TASKS_MIN, self._room(ahead, elsewhere)):
+            call = next(self._calls, None)
+            if call is None:
+                return
             self._ahead.append(self._session.submit(self._function, call, {}))
-            if len(self._ahead) + elsewhere >= ahead:
-                break
+
+    def _room(self, ahead: int, elsewhere: int) -> int:
+        """How many tasks may be ahead."""
+        session = self._session
+        results_bytes = session.result_bytes * (len(self._ahead) + elsewhere)
+        return ahead if session.open_bytes + results_bytes < MAP_AHEAD_BYTES else 0
 
 
 def _value(value: R | concurrent.futures.Future[R]) -> R:

@@ -16,6 +16,7 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
+from croft.client.dependencies import DependencyFailed, Unfinished, is_future, reduced
 from croft.client.local_modules import is_local, take_along_local_modules
 from croft.compute.worker_messages import (
     ARGUMENT_BYTES_MAX,
@@ -26,7 +27,16 @@ from croft.compute.worker_messages import (
     RemoteException,
     Status,
 )
-from croft.errors import CodecError, PeerMisbehaved, TaskDied, TaskFailed, TaskTimedOut, TooLarge, Unserialisable
+from croft.errors import (
+    CodecError,
+    PeerMisbehaved,
+    TaskDied,
+    TaskDisputed,
+    TaskFailed,
+    TaskTimedOut,
+    TooLarge,
+    Unserialisable,
+)
 from croft.wire.codec import decode
 from croft.wire.values import decode_value
 
@@ -66,7 +76,8 @@ def argument_bytes(
 ) -> tuple[bytes, list[memoryview]]:
     """The pickle of one call's arguments, and the buffers that it refers to (PEP 574), which still are the caller's.
 
-    Unless `is_apart`, all is in the pickle. Raises Unserialisable, TooLarge.
+    Unless `is_apart`, all is in the pickle. Futures among the arguments are pickled as their values. Raises
+    Unserialisable, TooLarge; Unfinished or DependencyFailed for a future that has no value.
     """
     call = (arguments, named)
     buffers: list[memoryview] = []
@@ -80,11 +91,13 @@ def argument_bytes(
 
     try:
         pickled = _fast_pickle(call, is_small)
+    except (Unfinished, DependencyFailed):
+        raise
     except Exception:
         buffers.clear()
         try:
             take_along_local_modules()
-            pickled = cloudpickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small)
+            pickled = _thorough_pickle(call, is_small)
         except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise Unserialisable(
                 f"an argument cannot be sent: {error}", remedy="Pass plain data, and open files or connections inside."
@@ -103,12 +116,21 @@ class _ByNameOnly(pickle.Pickler):
     """Refuses what no peer can find by its name, in `__main__` or a local module: cloudpickle carries that by value."""
 
     def reducer_override(self, value: object) -> Any:
+        if is_future(value):
+            return reduced(value)
         if isinstance(value, type | _FUNCTION):
             name = getattr(value, "__module__", None)
             module = sys.modules.get(name) if isinstance(name, str) else None
             if module is None or name == "__main__" or is_local(name or "", module):
                 raise pickle.PicklingError
         return NotImplemented
+
+
+class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Takes along what no peer can find by its name."""
+
+    def reducer_override(self, value: object) -> Any:
+        return reduced(value) if is_future(value) else super().reducer_override(value)
 
 
 _FUNCTION = type(lambda: None)
@@ -123,6 +145,14 @@ def _fast_pickle(
         return pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
     buffer = io.BytesIO()
     _ByNameOnly(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small).dump(call)
+    return buffer.getvalue()
+
+
+def _thorough_pickle(
+    call: tuple[tuple[Any, ...], dict[str, Any]], is_small: Callable[[pickle.PickleBuffer], bool]
+) -> bytes:
+    buffer = io.BytesIO()
+    _ByValue(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small).dump(call)
     return buffer.getvalue()
 
 
@@ -145,6 +175,11 @@ def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
         return TaskTimedOut(f"the task {where} {text}", remedy="Give it more time, or split it.")
     if status == Status.UNCARRIED:
         return CodecError(f"the result of a task {where} cannot be carried: {text}", remedy="Return plain data.")
+    if status == Status.DISPUTED:
+        return TaskDisputed(
+            f"nobody knows what came of the task: {text}",
+            remedy="Verify only functions that give the same result everywhere.",
+        )
     if status == Status.TOO_LARGE:
         return TooLarge(f"a task {where} is too large: {text}", remedy="Give it more `memory`, or do it in parts.")
     return TaskDied(f"the task {where} died: {text}")

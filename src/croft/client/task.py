@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
 from croft.control.quantities import duration_s, size_bytes
+from croft.errors import Usage
+
+RETRIES_MAX = 1_000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,6 +24,10 @@ class How(TypedDict, total=False):
         memory: what the tasks of one peer may use together, such as "2G"; 0: what the lender gives.
         time: limit for one task, in seconds or such as "5m"; 0: none.
         needs: devices, such as ["camera"]: only peers that lend all of them, held by this job alone meanwhile.
+        verify: `vote:3` has each task done by peers of different people until two agree; `spot:5%` has that share of
+            each peer's results done again by another, and more of those by peers that have no record yet.
+        labels: only peers that have all of these words among their `labels`.
+        retries: how often a task that raised, died or took too long is run again before that counts.
     """
 
     on: Sequence[str]
@@ -28,6 +35,9 @@ class How(TypedDict, total=False):
     memory: str | int
     time: str | float
     needs: Sequence[str]
+    verify: str
+    labels: Sequence[str]
+    retries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,7 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
-        needs: devices.
+        needs: devices. labels: words of peers. retries: of one task.
     """
 
     on: tuple[str, ...] = ()
@@ -44,6 +54,9 @@ class Wants:
     memory_bytes: int = 0
     time_s: float = 0.0
     needs: tuple[str, ...] = ()
+    verify: str = ""
+    labels: tuple[str, ...] = ()
+    retries: int = 0
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -55,7 +68,16 @@ class Wants:
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
             names_of(how.get("needs", ())) or own.needs,
+            how.get("verify", "") or own.verify,
+            names_of(how.get("labels", ())) or own.labels,
+            _retries(how.get("retries", own.retries)),
         )
+
+
+def _retries(count: int) -> int:
+    if not 0 <= count <= RETRIES_MAX:
+        raise Usage(f"{count} retries", remedy=f"Give a number from 0 to {RETRIES_MAX}.")
+    return count
 
 
 NOTHING = Wants()

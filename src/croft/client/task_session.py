@@ -12,6 +12,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from croft.client.dependencies import DependencyFailed, Unfinished
 from croft.client.local_api import not_running
 from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
 from croft.compute.worker_messages import PART_BYTES, BufferPart, DropBuffer
@@ -23,6 +24,7 @@ from croft.control.work_messages import (
     JobFailed,
     JobOpened,
     OpenTaskJob,
+    PeerCaught,
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
@@ -38,10 +40,11 @@ BATCH_TASKS_MAX = 2_000
 class TaskFuture(concurrent.futures.Future[Any]):
     """A task's future. Unlike those of a local pool it can also be cancelled while the task runs, on its peer."""
 
-    def __init__(self, session: TaskSession, number: int) -> None:
+    def __init__(self, session: TaskSession, number: int = 0) -> None:
         super().__init__()
         self._session = session
-        self._number = number
+        self.number = number
+        """Within its session; below 0 while it waits for what it depends on."""
 
     def cancel(self) -> bool:
         """Whether the task is cancelled; False once it is done."""
@@ -50,7 +53,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         if not super().cancel():
             return False
         # Whoever takes the future out of the session tells those who wait for it: we, or an outcome that comes now.
-        if self._session.forget(self._number):
+        if self._session.forget(self.number):
             self.set_running_or_notify_cancel()
         return True
 
@@ -65,6 +68,9 @@ class Options:
     memory_bytes: int = 0
     time_s: float = 0.0
     needs: tuple[str, ...] = ()
+    verify: str = ""
+    labels: tuple[str, ...] = ()
+    retries: int = 0
 
 
 @dataclass(slots=True)
@@ -83,12 +89,19 @@ class TaskSession:
     def __init__(self, options: Options) -> None:
         self.job = ""
         self.done_by: dict[str, int] = {}
+        self.liars: dict[str, list[int]] = {}
         self._options = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._messages: MessageStream | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._next = 0
+        self._next_waiting = 0
+        self._sizes: dict[int, int] = {}
+        self.open_bytes = 0
+        """What the arguments of unfinished tasks take; whoever submits much looks at it."""
+        self._results = 0
+        self._results_bytes = 0
         self._futures: dict[int, TaskFuture] = {}
         self._digests: dict[int, tuple[object, bytes]] = {}
         self._sent_functions: set[bytes] = set()
@@ -122,21 +135,68 @@ class TaskSession:
                 options.memory_bytes,
                 options.time_s,
                 needs=options.needs,
+                verify=options.verify,
+                labels=options.labels,
+                retries=options.retries,
             )
         )
         self._reading = asyncio.create_task(self._read(), name="session.read")
 
     def submit(self, function: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> TaskFuture:
-        """A future of the call. Raises Unserialisable, TooLarge, or why the job has ended."""
+        """A future of the call; futures among its arguments stand for their values, for which the call then waits.
+
+        Raises Unserialisable, TooLarge, or why the job has ended.
+        """
         if self._failure is not None:
             raise self._failure
         digest = self._digest(function)
-        pickled, views = argument_bytes(arguments, named)
+        try:
+            return self._begin(TaskFuture(self), digest, *argument_bytes(arguments, named))
+        except (Unfinished, DependencyFailed):
+            with self._lock:
+                self._next_waiting -= 1
+                number = self._next_waiting
+                future = self._futures[number] = TaskFuture(self, number)
+            self._try(future, digest, arguments, named)
+            return future
+
+    def _try(self, future: TaskFuture, function: bytes, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Begins a call that depends on others if all of them are done; else waits for one that is not."""
+        error: BaseException | None = None
+        try:
+            pickled, views = argument_bytes(arguments, named)
+        except Unfinished as unfinished:
+            loop = self._loop
+            assert loop is not None, "sessions are opened before they are used"
+
+            def done(_: object) -> None:
+                # On the loop, and not from here: a chain of any length must not end in a recursion of that depth.
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(self._try, future, function, arguments, named)
+
+            unfinished.future.add_done_callback(done)
+            return
+        except DependencyFailed as failed:
+            error = failed.cause
+        except CroftError as caught:
+            error = caught
+        # Whoever takes the future out decides what becomes of it: it may have been cancelled meanwhile.
+        if self._futures.pop(future.number, None) is None:
+            return
+        if error is not None:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+        else:
+            self._begin(future, function, pickled, views)
+
+    def _begin(self, future: TaskFuture, digest: bytes, pickled: bytes, views: list[memoryview]) -> TaskFuture:
         digests = [blake3(view, max_threads=blake3.AUTO).digest() for view in views]
         with self._lock:
-            number = self._next
+            number = future.number = self._next
             self._next += 1
-            future = self._futures[number] = TaskFuture(self, number)
+            self._futures[number] = future
+            size = self._sizes[number] = len(pickled) + sum(view.nbytes for view in views)
+            self.open_bytes += size
             if digests:
                 self._bring(number, digests, views)
             batch = self._pending[-1] if self._pending else None
@@ -188,8 +248,11 @@ class TaskSession:
     def forget(self, number: int) -> bool:
         """A task's future was cancelled: nobody waits for it. Whether it was still open. From any thread."""
         was_open = self._futures.pop(number, None) is not None
+        if number < 0:
+            return was_open
         self._release_buffers(number)
         with self._lock:
+            self.open_bytes -= self._sizes.pop(number, 0)
             self._cancelled.append(number)
             is_first = len(self._cancelled) == 1
         if is_first and self._loop is not None:
@@ -211,6 +274,11 @@ class TaskSession:
     def is_ended(self) -> bool:
         """Whether the job takes no more tasks."""
         return self._failure is not None
+
+    @property
+    def result_bytes(self) -> float:
+        """What a result takes, on average so far."""
+        return self._results_bytes / self._results if self._results else 0.0
 
     @property
     def open_tasks(self) -> int:
@@ -268,6 +336,9 @@ class TaskSession:
                         self.job = job
                     case TaskOutcomes(_, name, outcomes):
                         self._resolve(name, outcomes)
+                    case PeerCaught(name, _, unchecked):
+                        self.liars[name] = unchecked
+                        self.done_by.pop(name, None)
                     case TaskResultPart(task, data):
                         self._parts.setdefault(task, bytearray()).extend(data)
                     case JobFailed(code, text, remedy):
@@ -281,12 +352,16 @@ class TaskSession:
 
     def _resolve(self, name: str, outcomes: Sequence[tuple[int, int, bytes]]) -> None:
         self.done_by[name] = self.done_by.get(name, 0) + len(outcomes)
+        with self._lock:
+            self.open_bytes -= sum(self._sizes.pop(number, 0) for number, _, _ in outcomes)
+        self._results += len(outcomes)
         for number, status, last in outcomes:
             self._release_buffers(number)
             payload: bytes | bytearray = last
             if number in self._parts:
                 payload = self._parts.pop(number)
                 payload += last
+            self._results_bytes += len(payload)
             future = self._futures.pop(number, None)
             if future is None or not future.set_running_or_notify_cancel():
                 continue

@@ -7,12 +7,14 @@ ones are dropped. Sans-IO: events go in, effects come out.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
 from croft.compute.splitter import CHUNK_BYTES_MAX, COPY_AGAIN_FACTOR, Pace, chunk_tasks, is_worth_it, remaining_s
+from croft.compute.worker_messages import Status
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
 
@@ -21,8 +23,13 @@ LENDERS_LOST_MAX = 5
 CHUNKS_PER_SLOT = 2
 """Chunks a lender holds: one that runs and one that waits, so that no slot waits for the network."""
 
+GROUP_SCAN_MAX = 512
+"""How far into the queue to look for a task that a lender may do, of those in groups."""
 COPIES_MAX = 5
 """Live chunks that may hold the same task."""
+
+RETRIED = frozenset({Status.RAISED, Status.DIED, Status.TIMED_OUT})
+"""What may go better the next time."""
 
 Outcome = tuple[int, int, bytes]
 """Task, `croft.compute.worker_messages.Status`, payload."""
@@ -33,20 +40,28 @@ Outcome = tuple[int, int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class TasksAdded:
-    """New tasks; `sizes` are the bytes of their arguments."""
+    """New tasks; `sizes` are the bytes of their arguments.
+
+    `groups`, if any, is of each task the group whose tasks must be done by peers of different people.
+    """
 
     function: bytes
     tasks: Sequence[int]
     sizes: Sequence[int]
+    groups: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LenderReady:
-    """A lender opened a session with so many slots. `bytes_max`: how much of arguments it has room for; 0: any."""
+    """A lender opened a session with so many slots. `bytes_max`: how much of arguments it has room for; 0: any.
+
+    `owner`: whose it is; empty: nobody else's in the job.
+    """
 
     peer: PeerId
     slots: int
     bytes_max: int = 0
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,13 @@ class TasksCancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupsOver:
+    """No more tasks of these groups will come."""
+
+    groups: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Some seconds of any clock that only goes forward; a few times a second while tasks are open."""
 
@@ -99,7 +121,15 @@ class TimePassed:
 
 
 Event = (
-    TimePassed | TasksAdded | LenderReady | LenderLost | OutcomesReceived | ChunkEnded | FunctionBroken | TasksCancelled
+    TimePassed
+    | TasksAdded
+    | LenderReady
+    | LenderLost
+    | OutcomesReceived
+    | ChunkEnded
+    | FunctionBroken
+    | TasksCancelled
+    | GroupsOver
 )
 
 
@@ -146,6 +176,7 @@ Effect = SendChunk | RevokeChunk | Record | GiveUp
 @dataclass(slots=True)
 class _Chunk:
     peer: PeerId
+    owner: str
     function: bytes
     tasks: tuple[int, ...]
     open: set[int]
@@ -158,6 +189,7 @@ class _Chunk:
 @dataclass(slots=True)
 class _Lender:
     slots: int
+    owner: str
     bytes_max: int = 0
     bytes_held: int = 0
     pace: dict[bytes, Pace] = field(default_factory=dict)
@@ -169,7 +201,9 @@ class _Lender:
 class _Task:
     function: bytes
     size: int
+    group: int | None = None
     lenders_lost: int = 0
+    failures: int = 0
     copied_at: float = 0.0
     chunks: list[int] = field(default_factory=list)
 
@@ -177,13 +211,18 @@ class _Task:
 class Bag:
     """The tasks of one job, from arrival to record."""
 
-    def __init__(self) -> None:
+    def __init__(self, retries: int = 0) -> None:
+        """`retries`: how often a task that failed is run again before its failure is its outcome."""
+        self._retries = retries
         self._tasks: dict[int, _Task] = {}
         self._queue: deque[int] = deque()
         self._lenders: dict[PeerId, _Lender] = {}
         self._chunks: dict[int, _Chunk] = {}
         self._next_chunk = 1
         self._now = 0.0
+        self._has_groups = False
+        self._owners: dict[int, set[str]] = {}
+        """Of each group, whose peers have or had one of its tasks."""
 
     @property
     def open_tasks(self) -> int:
@@ -206,15 +245,16 @@ class Bag:
             case TimePassed(now):
                 self._now = now
                 return self._deal()
-            case TasksAdded(function, tasks, sizes):
-                for task, size in zip(tasks, sizes, strict=True):
+            case TasksAdded(function, tasks, sizes, groups):
+                self._has_groups = self._has_groups or bool(groups)
+                for task, size, group in zip(tasks, sizes, groups or itertools.repeat(None, len(tasks)), strict=True):
                     assert task not in self._tasks, "task numbers are unique in a bag"
-                    self._tasks[task] = _Task(function, size)
+                    self._tasks[task] = _Task(function, size, group)
                 self._queue.extend(tasks)
                 return self._deal()
-            case LenderReady(peer, slots, bytes_max):
+            case LenderReady(peer, slots, bytes_max, owner):
                 assert peer not in self._lenders, "one session per lender"
-                self._lenders[peer] = _Lender(slots, bytes_max)
+                self._lenders[peer] = _Lender(slots, owner or peer, bytes_max)
                 return self._deal()
             case LenderLost(peer):
                 return self._lose(peer)
@@ -226,6 +266,10 @@ class Bag:
                 return self._fail_function(peer, function, status, reason)
             case TasksCancelled(tasks):
                 return self._cancel(tasks)
+            case GroupsOver(groups):
+                for group in groups:
+                    self._owners.pop(group, None)
+                return []
             case _:
                 assert_never(event)
 
@@ -254,9 +298,27 @@ class Bag:
             for peer, lender in self._lenders.items():
                 if not self._queue:
                     return [*effects, *self._share_tail()]
-                if len(lender.chunks) < min(depth, lender.slots * CHUNKS_PER_SLOT) and self._has_room(lender):
+                if len(lender.chunks) >= min(depth, lender.slots * CHUNKS_PER_SLOT) or not self._bring_forward(lender):
+                    continue
+                if self._has_room(lender):
                     effects.append(self._deal_one(peer, lender, slots_total))
         return effects
+
+    def _bring_forward(self, lender: _Lender) -> bool:
+        """Whether a task that the lender may do is at the front of the queue, put there if it was not far."""
+        if not self._has_groups:
+            return True
+        for position, task in enumerate(itertools.islice(self._queue, GROUP_SCAN_MAX)):
+            if self._may_do(lender, task):
+                if position:
+                    del self._queue[position]
+                    self._queue.appendleft(task)
+                return True
+        return False
+
+    def _may_do(self, lender: _Lender, task: int) -> bool:
+        group = self._tasks[task].group
+        return group is None or lender.owner not in self._owners.get(group, ())
 
     def _has_room(self, lender: _Lender) -> bool:
         """Whether the next task's arguments fit beside what the lender holds; one that holds nothing is to try."""
@@ -272,12 +334,14 @@ class Bag:
             count = 1
         tasks: list[int] = []
         size = 0
-        while self._queue and len(tasks) < count:
+        taken: set[int | None] = set()
+        while self._queue and len(tasks) < count and self._bring_forward(lender):
             task = self._tasks[self._queue[0]]
             if task.function != function or (tasks and size + task.size > CHUNK_BYTES_MAX):
                 break
-            if tasks and task.lenders_lost:
+            if (tasks and task.lenders_lost) or (task.group is not None and task.group in taken):
                 break
+            taken.add(task.group)
             tasks.append(self._queue.popleft())
             size += task.size
         return self._give(peer, lender, function, tuple(tasks))
@@ -286,11 +350,13 @@ class Bag:
         number = self._next_chunk
         self._next_chunk += 1
         size = sum(self._tasks[task].size for task in tasks)
-        self._chunks[number] = _Chunk(peer, function, tasks, set(tasks), size, self._now)
+        self._chunks[number] = _Chunk(peer, lender.owner, function, tasks, set(tasks), size, self._now)
         lender.chunks[number] = None
         lender.bytes_held += size
         for task in tasks:
             self._tasks[task].chunks.append(number)
+            if (group := self._tasks[task].group) is not None:
+                self._owners.setdefault(group, set()).add(lender.owner)
         return SendChunk(peer, number, function, tasks)
 
     # --- the tail ----------------------------------------------------------------------------------------------------
@@ -356,12 +422,14 @@ class Bag:
         holder = self._lenders[chunk.peer]
         is_waiting = list(holder.chunks).index(number) >= holder.slots
         left = [task for task in chunk.tasks if task in chunk.open]
-        if is_waiting and all(len(self._tasks[task].chunks) == 1 for task in left):
+        if is_waiting and all(len(self._tasks[task].chunks) == 1 and self._may_do(lender, task) for task in left):
             if not is_worth_it(due_s, task_s * len(left)):
                 return []
             self._forget_chunk(number)
             for task in left:
                 self._tasks[task].chunks.remove(number)
+                if (group := self._tasks[task].group) is not None:
+                    self._owners.get(group, set()).discard(chunk.owner)
             return [RevokeChunk(chunk.peer, number), self._give(peer, lender, chunk.function, tuple(left))]
         # Its lender works from the front: half of the rest, from the back, is what it comes to last.
         copied = [task for task in left[len(left) // 2 :] if self._may_copy(task, peer, task_s)]
@@ -373,6 +441,8 @@ class Bag:
 
     def _may_copy(self, number: int, peer: PeerId, task_s: float) -> bool:
         task = self._tasks[number]
+        if not self._may_do(self._lenders[peer], number):
+            return False
         if len(task.chunks) >= COPIES_MAX or any(self._chunks[chunk].peer == peer for chunk in task.chunks):
             return False
         # A copy gets its time before there is another one.
@@ -418,11 +488,25 @@ class Bag:
                 raise PeerMisbehaved(f"task {index} of a chunk of {len(chunk.tasks)}", step="task results")
             task = chunk.tasks[index]
             if task in chunk.open:
+                chunk.answered += 1
+                if status in RETRIED and self._tasks[task].failures < self._retries:
+                    self._run_again(task, number)
+                    continue
                 effects.extend(self._drop(task, but=number))
                 recorded.append((task, status, payload))
-        chunk.answered += len(recorded)
         chunk.moved_at = self._now
         return [Record(peer, tuple(recorded)), *effects] if recorded else []
+
+    def _run_again(self, number: int, chunk: int) -> None:
+        """A task failed and is to have another chance, after all that waits."""
+        task = self._tasks[number]
+        task.failures += 1
+        task.chunks.remove(chunk)
+        self._chunks[chunk].open.discard(number)
+        if task.group is not None:
+            self._owners.get(task.group, set()).discard(self._chunks[chunk].owner)
+        if not task.chunks:
+            self._queue.append(number)
 
     def _drop(self, task: int, but: int = 0) -> list[Effect]:
         """Forgets a task that is over; chunks that have no other left are revoked, except `but`."""
@@ -456,6 +540,8 @@ class Bag:
                 continue
             task = self._tasks[number]
             task.chunks.remove(chunk_number)
+            if task.group is not None:
+                self._owners.get(task.group, set()).discard(chunk.owner)
             if task.chunks:
                 continue
             task.lenders_lost += number in suspects

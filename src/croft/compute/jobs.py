@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+from blake3 import blake3
+
 from croft.compute import job as core
+from croft.compute import verification
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Reply
 from croft.compute.worker_messages import (
@@ -25,13 +29,14 @@ from croft.compute.worker_messages import (
     FromWorker,
     FunctionFailed,
     LoadFunction,
+    RemoteException,
     ResultPart,
     RunChunk,
     Status,
 )
 from croft.errors import ConnectionLost, CroftError, Full, PeerMisbehaved, Refused, by_code
 from croft.model.ids import JobId, PeerId
-from croft.wire.codec import decode_union
+from croft.wire.codec import decode, decode_union, encode
 from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
@@ -58,6 +63,7 @@ class Peers(Protocol):
 
 
 OnOutcomes = Callable[[PeerId, Sequence[core.Outcome]], None]
+OnCaught = Callable[[PeerId, str, Sequence[int]], None]
 
 
 class TaskJob:
@@ -75,7 +81,10 @@ class TaskJob:
         *,
         memory_bytes: int,
         task_s_max: float,
+        retries: int = 0,
         is_patient: bool = False,
+        verdicts: verification.Verification | None = None,
+        standing: verification.Standing | None = None,
     ) -> None:
         self.id = job
         self.done_by: dict[PeerId, int] = {}
@@ -88,8 +97,18 @@ class TaskJob:
         self._memory_bytes = memory_bytes
         self._task_s_max = task_s_max
         self._is_patient = is_patient
+        self._verification = verdicts
+        self._calls: dict[int, _Call] = {}
+        """What undecided tasks are, where results are verified."""
+        self._answers: dict[int, _Answer] = {}
+        """What came of copies of them."""
+        self.liars: dict[PeerId, Sequence[int]] = {}
+        """Who was caught, and which tasks' results from it had been taken before, unchecked."""
+        self.on_caught: OnCaught = lambda *_: None
         self._lenders = Lenders(wish, job)
-        self._bag = core.Bag()
+        for peer, reason in (standing or verification.Standing()).caught.items():
+            self._lenders.ban(peer, peer[:10], reason)
+        self._bag = core.Bag(retries)
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}
         self._buffers: dict[bytes, _Buffer] = {}
@@ -105,7 +124,7 @@ class TaskJob:
     @property
     def open_tasks(self) -> int:
         """Tasks without a recorded outcome."""
-        return self._bag.open_tasks
+        return self._bag.open_tasks if self._verification is None else self._verification.open_tasks
 
     @property
     def complaint(self) -> str:
@@ -145,16 +164,23 @@ class TaskJob:
         for one that is not here.
         """
         self.tasks_added += len(tasks)
-        self._arguments.update(zip(tasks, arguments, strict=True))
         sizes = [len(argument) for argument in arguments]
+        needs: dict[int, list[bytes]] = {}
         for index, digests in enumerate(buffers):
             if not all(digest in self._buffers for digest in digests):
                 raise PeerMisbehaved("a task that refers to what was not sent", step="local work")
             if digests:
-                self._needs[tasks[index]] = digests
+                needs[tasks[index]] = digests
                 # Whoever is first to use a buffer pays for it: a lender gets it once.
                 sizes[index] += sum(self._buffers[digest].first_use() for digest in set(digests))
-        self._perform(self._bag.handle(core.TasksAdded(function, tasks, sizes)))
+        if self._verification is None:
+            self._arguments.update(zip(tasks, arguments, strict=True))
+            self._needs.update(needs)
+            self._perform(self._bag.handle(core.TasksAdded(function, tasks, sizes)))
+        else:
+            for task, argument, size in zip(tasks, arguments, sizes, strict=True):
+                self._calls[task] = _Call(function, argument, needs.get(task, []), size)
+            self._have_copied(self._verification.add(tasks))
         self._wanted.set()
         return sizes
 
@@ -176,15 +202,25 @@ class TaskJob:
 
     def cancel(self, tasks: Sequence[int]) -> None:
         """Forgets tasks that nobody waits for; what runs of them is killed if nothing else is in its chunk."""
+        if self._verification is not None:
+            copies = self._verification.cancel(tasks)
+            for task in tasks:
+                self._calls.pop(task, None)
+            self._perform(self._bag.handle(core.GroupsOver(tasks)))
+            tasks = copies
         self._perform(self._bag.handle(core.TasksCancelled(tasks)))
         for task in tasks:
-            self._arguments.pop(task, None)
+            self._forget_arguments(task)
+
+    def _forget_arguments(self, number: int) -> None:
+        self._arguments.pop(number, None)
+        self._needs.pop(number, None)
 
     async def run(self) -> None:
         """Keeps enough lenders at work. Raises Refused after `Lenders.patience_s` without one, unless patient."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            # The loop ends only while no session is open, so the group has nothing left to wait for.
+            working: set[asyncio.Task[None]] = set()
             while not self._is_hopeless(loop.time()):
                 await self._wanted.wait()
                 if self._bag.open_tasks == 0:
@@ -192,9 +228,20 @@ class TaskJob:
                     continue
                 for candidate in self._to_ask(loop.time()):
                     self._sessions[candidate.peer] = None
-                    tasks.create_task(self._work_with(candidate), name=f"job.{self.id}.{candidate.name}")
+                    work = tasks.create_task(self._work_with(candidate), name=f"job.{self.id}.{candidate.name}")
+                    working.add(work)
+                    work.add_done_callback(working.discard)
                 await asyncio.sleep(LOOK_AGAIN_S)
                 self._perform(self._bag.handle(core.TimePassed(loop.time())))
+            lenders = len(self._bag.lenders)
+            for work in working:
+                work.cancel()
+        if lenders and self._verification is not None:
+            raise Refused(
+                f"results are to be verified, and no peer is left who could: {lenders} worked on it; "
+                + "; ".join(self._lenders.reasons()),
+                remedy="It takes peers of different people: see who is here with `croft peers`.",
+            )
         reasons = self._lenders.reasons()
         raise Refused(
             "no peer takes this job: " + ("; ".join(reasons) if reasons else "none that fits is here"),
@@ -208,6 +255,8 @@ class TaskJob:
         if self._bag.waiting_tasks == 0 and self._bag.lenders:
             return []
         wanted = self._bag.open_tasks - sum(s.slots for s in self._sessions.values() if s is not None)
+        if self._verification is not None:
+            wanted = max(1, wanted)  # what waits may be what those who are here may not do
         chosen: list[Candidate] = []
         for candidate in self._lenders.ranked(self._peers.candidates(), self._sessions, now):
             if wanted <= 0:
@@ -217,13 +266,16 @@ class TaskJob:
         return chosen
 
     def _is_hopeless(self, now: float) -> bool:
-        if self._bag.lenders or self._bag.open_tasks == 0:
+        is_stuck = self._verification is not None and self._bag.waiting_tasks == self._bag.open_tasks
+        if (self._bag.lenders and not is_stuck) or self._bag.open_tasks == 0:
             self._nobody_since = None
             return False
         if self._nobody_since is None:
             self._nobody_since = now
         # Whoever is still being asked may yet say yes.
-        return self._is_out_of_patience(now) and not self._sessions
+        return (
+            self._is_out_of_patience(now) and None not in self._sessions.values() and (is_stuck or not self._sessions)
+        )
 
     def _is_out_of_patience(self, now: float) -> bool:
         if self._nobody_since is None or self._is_patient:
@@ -240,8 +292,9 @@ class TaskJob:
             async with MessageStream(stream, step="task results") as messages:
                 opened = await self._open(messages)
                 self._lenders.accepted(peer)
-                self._sessions[peer] = _Session(messages, opened)
-                self._perform(self._bag.handle(core.LenderReady(peer, opened.slots, opened.buffer_bytes_max)))
+                self._sessions[peer] = _Session(messages, opened, stream.abort)
+                ready = core.LenderReady(peer, opened.slots, opened.buffer_bytes_max, candidate.owner)
+                self._perform(self._bag.handle(ready))
                 while (payload := await messages.receive()) is not None:
                     self._take(peer, payload)
                 self._lenders.refused(candidate, "it closed the session", loop.time())
@@ -362,17 +415,114 @@ class TaskJob:
             session.messages.post(RunChunk(chunk, function, arguments, self._task_s_max, needs))
 
     def _record(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> None:
-        for task, status, _ in outcomes:
-            self._arguments.pop(task, None)
-            self._needs.pop(task, None)
-            if status != Status.OK:
-                self.tasks_failed += 1
+        for number, _, _ in outcomes:
+            self._forget_arguments(number)
+        if self._verification is None:
+            self._settle(peer, outcomes)
+            return
+        for copy, status, payload in outcomes:
+            if self._verification.task_of(copy) is None:
+                continue
+            parts = self._parts.pop((peer, copy), [])
+            self._answers[copy] = _Answer(peer, status, payload, parts)
+            self._judge(self._verification.answered(peer, copy, status, _digest(status, payload, parts)))
+
+    def _have_copied(self, asks: Sequence[verification.Ask]) -> None:
+        """Deals out copies of tasks."""
+        for function, same in itertools.groupby(asks, key=lambda ask: self._calls[ask.task].function):
+            group = list(same)
+            for ask in group:
+                call = self._calls[ask.task]
+                self._arguments[ask.copy] = call.arguments
+                if call.needs:
+                    self._needs[ask.copy] = call.needs
+            copies, of = [ask.copy for ask in group], [ask.task for ask in group]
+            sizes = [self._calls[task].size for task in of]
+            self._perform(self._bag.handle(core.TasksAdded(function, copies, sizes, of)))
+
+    def _judge(self, effects: Sequence[verification.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case verification.Ask():
+                    self._have_copied([effect])
+                case verification.Accept(task, copy, void, unwanted):
+                    answer = self._answers.pop(copy)
+                    if answer.parts:
+                        self._parts[answer.peer, task] = answer.parts
+                    self._decide(task, void, unwanted, answer.peer, (task, answer.status, answer.payload))
+                case verification.Dispute(task, reason, void):
+                    self._decide(task, void, (), PeerId(""), (task, Status.DISPUTED, reason.encode()))
+                case verification.Caught(peer, reason, unchecked):
+                    self._catch(peer, reason, unchecked)
+                case _:
+                    assert_never(effect)
+
+    def _decide(
+        self, task: int, void: Sequence[int], unwanted: Sequence[int], peer: PeerId, outcome: core.Outcome
+    ) -> None:
+        del self._calls[task]
+        self._perform(self._bag.handle(core.TasksCancelled(unwanted)))
+        self._perform(self._bag.handle(core.GroupsOver([task])))
+        for copy in (*void, *unwanted):
+            self._answers.pop(copy, None)
+            self._forget_arguments(copy)
+        self._settle(peer, [outcome])
+
+    def _catch(self, peer: PeerId, reason: str, unchecked: Sequence[int]) -> None:
+        name = self._names.get(peer, peer[:10])
+        log.warning("peer %s (%s) was caught lying about results: %s", name, peer[:10], reason)
+        self._lenders.ban(peer, name, reason)
+        self.liars[peer] = unchecked
+        self.done_by.pop(peer, None)
+        session = self._sessions.get(peer)
+        if session is not None:
+            session.end()
+        self.on_caught(peer, reason, unchecked)
+
+    def _settle(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> None:
+        self.tasks_failed += sum(status != Status.OK for _, status, _ in outcomes)
         self.tasks_done += len(outcomes)
         self.done_by[peer] = self.done_by.get(peer, 0) + len(outcomes)
         self._on_outcomes(peer, outcomes)
         if self._parts:
             recorded = {task for task, _, _ in outcomes}
             self._forget_parts(lambda _, task: task in recorded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A task whose result is to be verified: what its copies are."""
+
+    function: bytes
+    arguments: bytes
+    needs: list[bytes]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a peer says came of a copy."""
+
+    peer: PeerId
+    status: int
+    payload: bytes
+    parts: list[bytes]
+
+
+def _digest(status: int, payload: bytes, parts: Sequence[bytes]) -> bytes:
+    """What two answers must have in common. Of failures, what does not depend on where they happened."""
+    if status == Status.RAISED:
+        try:
+            raised = decode(payload, RemoteException, step="task results")
+        except PeerMisbehaved:
+            return payload
+        return blake3(encode((raised.module, raised.name, raised.message))).digest()
+    if status != Status.OK:
+        return b""
+    hasher = blake3()
+    for part in (*parts, payload):
+        hasher.update(part)
+    return hasher.digest()
 
 
 @dataclass(slots=True)
@@ -391,12 +541,13 @@ class _Buffer:
 
 
 class _Session:
-    """A lender's open stream."""
+    """A lender's open stream. `end` breaks it off."""
 
-    __slots__ = ("buffer_bytes_max", "buffers", "chunk_buffers", "functions", "messages", "slots")
+    __slots__ = ("buffer_bytes_max", "buffers", "chunk_buffers", "end", "functions", "messages", "slots")
 
-    def __init__(self, messages: MessageStream, opened: Opened) -> None:
+    def __init__(self, messages: MessageStream, opened: Opened, end: Callable[[], None]) -> None:
         self.messages = messages
+        self.end = end
         self.slots = opened.slots
         self.functions = set(opened.functions)
         self.buffer_bytes_max = opened.buffer_bytes_max

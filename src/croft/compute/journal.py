@@ -35,6 +35,8 @@ UNWRITTEN_BYTES_MAX = 32 << 20
 COMMIT_EVERY_S = 0.05
 """Unless somebody waits for the disk, outcomes of so long make one commit."""
 RETRY_S = 1.0
+ROW_BYTES = 256
+"""What a row takes in memory beside its bytes."""
 READ_BYTES_MAX = 4 << 20
 READ_ROWS_MAX = 2_000
 
@@ -254,7 +256,7 @@ class Journal:
             added = db.executemany("INSERT OR IGNORE INTO journal_task VALUES (?, ?, ?, ?, ?)", rows).rowcount
             db.execute("UPDATE journal_job SET tasks = tasks + ? WHERE number = ?", (added, job))
 
-        self.post(write, sum(map(len, arguments)), then)
+        self.post(write, sum(map(len, arguments)) + ROW_BYTES * len(arguments), then)
 
     def record(
         self,
@@ -279,7 +281,7 @@ class Journal:
             )
             return done + failed
 
-        self.post(write, sum(len(payload) for _, _, payload in outcomes), then)
+        self.post(write, sum(ROW_BYTES + len(payload) for _, _, payload in outcomes), then)
 
     def set_running(self, job: int) -> None:
         """All tasks are in."""

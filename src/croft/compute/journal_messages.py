@@ -18,6 +18,10 @@ class JobSpec(Message, frozen=True):
     memory_bytes: int = 0
     task_s_max: float = 0.0
     needs: Sequence[str] = ()
+    verify: str = ""
+    """As `croft.compute.verification.parse_check` reads it."""
+    labels: Sequence[str] = ()
+    retries: int = 0
 
 
 # --- between the holders of a job: `journal/1` streams ---------------------------------------------------------------

@@ -43,16 +43,23 @@ class Candidate:
     grade: str
     devices: frozenset[str] = frozenset()
     reason: str = ""
+    owner: str = ""
+    """Whose peer it is, for work that different people must do; one's own devices stand each for itself."""
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any. `needs`: devices, all of them."""
+    """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any.
+
+    `needs`: devices, all of them. `labels`: words, all of them.
+    """
 
     python: str = ""
     only: frozenset[PeerId] = frozenset()
     never: frozenset[PeerId] = frozenset()
     needs: tuple[str, ...] = ()
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -73,6 +80,12 @@ class Lenders:
         self._salt = salt
         self._pauses: dict[PeerId, _Pause] = {}
         self._mismatches: dict[PeerId, str] = {}
+        self._banned: set[PeerId] = set()
+
+    def ban(self, peer: PeerId, name: str, reason: str) -> None:
+        """Never asks this peer again."""
+        self._banned.add(peer)
+        self._mismatches[peer] = f"{name}: caught lying: {reason}"
 
     def ranked(self, candidates: Iterable[Candidate], taken: Iterable[PeerId], now: float) -> list[Candidate]:
         """The candidates to ask now, best first, without those `taken` already."""
@@ -123,7 +136,11 @@ class Lenders:
 
     def _fits(self, candidate: Candidate) -> bool:
         wish = self._wish
-        if candidate.peer in wish.never or (wish.only and candidate.peer not in wish.only):
+        if (
+            candidate.peer in self._banned
+            or candidate.peer in wish.never
+            or (wish.only and candidate.peer not in wish.only)
+        ):
             return False
         if candidate.slots <= 0:
             if wish.only:
@@ -132,6 +149,9 @@ class Lenders:
             return False
         if lacking := [need for need in wish.needs if need not in candidate.devices]:
             self._mismatches[candidate.peer] = f"{candidate.name}: lends us no {' and no '.join(lacking)}"
+            return False
+        if unlabelled := sorted(wish.labels - candidate.labels):
+            self._mismatches[candidate.peer] = f"{candidate.name}: has no label {' and none '.join(unlabelled)}"
             return False
         self._mismatches.pop(candidate.peer, None)
         if wish.python and candidate.python != wish.python:

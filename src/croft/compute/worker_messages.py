@@ -47,7 +47,9 @@ class Status(enum.IntEnum):
     UNCARRIED = 4
     """The safe codec cannot carry the result. Payload: UTF-8 text naming the type and where in the result it is."""
     TOO_LARGE = 5
-    """The encoded result exceeds RESULT_BYTES_MAX. Payload: UTF-8 text."""
+    """The encoded result exceeds RESULT_BYTES_MAX, or the arguments what the box has room for. Payload: UTF-8 text."""
+    DISPUTED = 6
+    """No majority of peers says the same. Payload: UTF-8 text. Never from a worker."""
 
 
 class RemoteException(Message, frozen=True):

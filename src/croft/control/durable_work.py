@@ -59,6 +59,9 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.memory_bytes,
         opening.task_s_max,
         opening.needs,
+        opening.verify,
+        opening.labels,
+        opening.retries,
     )
 
 

@@ -30,6 +30,7 @@ from croft.control.work_messages import (
     OpenProxy,
     OpenResults,
     OpenTaskJob,
+    PeerCaught,
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
@@ -135,7 +136,12 @@ class WorkServer:
                     messages.post(TaskResultPart(task, data))
                 messages.post(TaskOutcomes(peer, self._jobs.peer_name(peer), list(outcomes)))
 
+        def on_caught(peer: PeerId, reason: str, unchecked: Sequence[int]) -> None:
+            with contextlib.suppress(ConnectionLost):
+                messages.post(PeerCaught(self._jobs.peer_name(peer), reason, list(unchecked)))
+
         job = self._jobs.task_job(opening, on_outcomes)
+        job.on_caught = on_caught
         error: CroftError | None = None
         try:
             messages.post(JobOpened(job.id))
@@ -253,4 +259,5 @@ def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     """Which peers may serve, from what the program asked for."""
     python = opening.python if isinstance(opening, OpenTaskJob) else ""
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
-    return Wish(python, only, never, tuple(opening.needs))
+    labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
+    return Wish(python, only, never, tuple(opening.needs), labels)

@@ -17,7 +17,8 @@ from croft.wire.codec import Message
 
 
 class OpenTaskJob(Message, frozen=True, tag=50):
-    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices.
+    """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices. `labels`: words
+    that a peer must all have. `retries`: how often a task that failed runs again before that counts.
 
     One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go. Copies are held by
     `delegates`, peers by id, or, if none is named, by as many as `delegates_wanted`; None: as the settings say.
@@ -33,6 +34,10 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     delegates: tuple[str, ...] = ()
     delegates_wanted: int | None = None
     needs: Sequence[str] = ()
+    verify: str = ""
+    """As `croft.compute.verification.parse_check` reads it."""
+    labels: Sequence[str] = ()
+    retries: int = 0
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -156,6 +161,14 @@ class TaskResultPart(Message, frozen=True, tag=69):
     data: bytes
 
 
+class PeerCaught(Message, frozen=True, tag=162):
+    """A peer was found to lie. `unchecked`: tasks whose results from it had come before, without a check."""
+
+    peer_name: str
+    reason: str
+    unchecked: list[int]
+
+
 class CommandStarted(Message, frozen=True, tag=62):
     """The command runs on this peer."""
 
@@ -226,6 +239,7 @@ FromDaemon = (
     | JobOpened
     | TaskOutcomes
     | TaskResultPart
+    | PeerCaught
     | CommandStarted
     | CommandOutput
     | CommandEnded

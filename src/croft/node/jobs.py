@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from croft.compute.journal import Entry, Journal
 from croft.compute.journal_exchange import by_peer
 from croft.compute.journal_messages import FoundJob, JobSpec
 from croft.compute.lenders import Candidate, Wish
+from croft.compute.verification import Standing, Verification, parse_check
 from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
@@ -70,8 +72,10 @@ class OverlayPeers:
                     round_trip_s=0.0 if is_self else link.round_trip_s if link else None,
                     python=member.python,
                     grade=member.grade,
+                    labels=frozenset(member.labels),
                     devices=here.devices,
                     reason=here.reason,
+                    owner=member.peer if member.twin == self._overlay.own.twin else member.twin,
                 )
             )
         return candidates
@@ -109,6 +113,7 @@ class JobBook:
         self._entropy = entropy
         self._running: dict[str, _Running] = {}
         own = overlay.own
+        self._standing = Standing()
         self.durable = DurableJobs(Journal(database, clock), self._durable_tasks, entropy, own.twin, own.peer)
         self.delegations = Delegations(self.durable, OverlayHolders(overlay), own.peer, own.twin, clock, check)
         self._elsewhere = JobsElsewhere(overlay, self.durable, self.delegations)
@@ -116,7 +121,7 @@ class JobBook:
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
         only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
-        wanted = Wish(spec.python, only, never, tuple(spec.needs))
+        wanted = Wish(spec.python, only, never, tuple(spec.needs), frozenset(spec.labels))
         return TaskJob(
             job,
             self._peers,
@@ -124,7 +129,10 @@ class JobBook:
             on_outcomes,
             memory_bytes=spec.memory_bytes,
             task_s_max=spec.task_s_max,
+            retries=spec.retries,
             is_patient=True,
+            verdicts=self._verification(spec.verify),
+            standing=self._standing,
         )
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob:
@@ -136,10 +144,19 @@ class JobBook:
             on_outcomes,
             memory_bytes=opening.memory_bytes,
             task_s_max=opening.task_s_max,
+            verdicts=self._verification(opening.verify),
+            standing=self._standing,
+            retries=opening.retries,
         )
         label = opening.label[:LABEL_LENGTH_MAX]
         self._running[job.id] = _Running("tasks", label, self._clock.now(), job)
         return job
+
+    def _verification(self, text: str) -> Verification | None:
+        check = parse_check(text)
+        if not check.is_any:
+            return None
+        return Verification(check, self._standing, random.Random(self._entropy.token(JOB_ID_BYTES)))
 
     def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]:
         """A new command."""

@@ -61,6 +61,7 @@ class SimulatedJob:
         only: Sequence[PeerId] = (),
         never: Sequence[PeerId] = (),
         task_s_max: float = 0.0,
+        verify: str = "",
     ) -> None:
         self.outcomes: dict[int, tuple[PeerId, int, bytes]] = {}
         self.records: Counter[int] = Counter()
@@ -68,7 +69,7 @@ class SimulatedJob:
         self._count = len(arguments)
         self._book = book
         self._is_complete = asyncio.Event()
-        opening = OpenTaskJob("simulated", PYTHON, list(only), list(never), task_s_max=task_s_max)
+        opening = OpenTaskJob("simulated", PYTHON, list(only), list(never), task_s_max=task_s_max, verify=verify)
         self.tasks = book.task_job(opening, self._heard)
         pickled = cloudpickle.dumps(function)
         digest = blake3(pickled).digest()

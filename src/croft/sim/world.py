@@ -284,6 +284,7 @@ class World:
         only: Iterable[str] = (),
         never: Iterable[str] = (),
         task_s_max: float = 0.0,
+        verify: str = "",
     ) -> SimulatedJob:
         """Starts a job of one task per argument on a machine."""
         run = self[name].run
@@ -295,6 +296,7 @@ class World:
             only=[self[other].peer for other in only],
             never=[self[other].peer for other in never],
             task_s_max=task_s_max,
+            verify=verify,
         )
         run.jobs.append(job)
         return job
