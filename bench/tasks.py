@@ -10,9 +10,11 @@ rounds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -40,10 +42,17 @@ def nap(number: int) -> int:
     return number
 
 
+def own_process() -> int:
+    return os.getpid()
+
+
 class Engine(ABC):
-    """Something that runs tasks on two workers."""
+    """Something that runs tasks on so many workers."""
 
     name: str
+
+    def __init__(self, workers: int = WORKERS) -> None:
+        self.workers = workers
 
     @abstractmethod
     def start(self) -> None: ...
@@ -55,6 +64,18 @@ class Engine(ABC):
     def map_all(self, function: Callable[[int], int], items: Sequence[int]) -> list[int]:
         """The engine's own way for many items, one task each."""
         return self.submit_all(function, items)
+
+    def submit_one(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """One task, as this engine's own kind of future, which `wait_for` takes."""
+        raise NotImplementedError
+
+    def wait_for(self, futures: list[Any]) -> list[Any]:
+        """The results of `submit_one`."""
+        return [future.result() for future in futures]
+
+    def kill_a_worker(self) -> None:
+        """SIGKILL to one of its worker processes."""
+        raise NotImplementedError
 
     @abstractmethod
     def stop(self) -> None: ...
@@ -69,14 +90,20 @@ class Pool(Engine):
     name = "ProcessPoolExecutor"
 
     def start(self) -> None:
-        self.pool = ProcessPoolExecutor(WORKERS)
-        _results([self.pool.submit(nap, 0) for _ in range(WORKERS * 4)])
+        self.pool = ProcessPoolExecutor(self.workers)
+        _results([self.pool.submit(nap, 0) for _ in range(self.workers * 4)])
 
     def submit_all(self, function: Callable[[int], int], items: Sequence[int]) -> list[int]:
         return _results([self.pool.submit(function, item) for item in items])
 
     def map_all(self, function: Callable[[int], int], items: Sequence[int]) -> list[int]:
         return list(self.pool.map(function, items))
+
+    def submit_one(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return self.pool.submit(function, *arguments)
+
+    def kill_a_worker(self) -> None:
+        os.kill(next(iter(self.pool._processes)), signal.SIGKILL)
 
     def stop(self) -> None:
         self.pool.shutdown(cancel_futures=True)
@@ -90,7 +117,7 @@ class Dask(Engine):
 
         logging.getLogger("distributed").setLevel(logging.ERROR)
         self.cluster = LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+            n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
         )
         self.client = Client(self.cluster)
 
@@ -101,6 +128,16 @@ class Dask(Engine):
     def map_all(self, function: Callable[[int], int], items: Sequence[int]) -> list[int]:
         gathered: list[int] = self.client.gather(self.client.map(function, list(items), pure=False))
         return gathered
+
+    def submit_one(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self.client.submit(function, *arguments, pure=False)
+
+    def wait_for(self, futures: list[Any]) -> list[Any]:
+        gathered: list[Any] = self.client.gather(futures)
+        return gathered
+
+    def kill_a_worker(self) -> None:
+        os.kill(next(iter(self.client.run(os.getpid).values())), signal.SIGKILL)
 
     def stop(self) -> None:
         self.client.close()
@@ -119,7 +156,7 @@ class Ray(Engine):
         self.folder = tempfile.TemporaryDirectory(prefix="ray-")
         ray.init(
             address="local",
-            num_cpus=WORKERS,
+            num_cpus=self.workers,
             include_dashboard=False,
             _node_ip_address="127.0.0.1",
             log_to_driver=False,
@@ -131,6 +168,16 @@ class Ray(Engine):
         remote = self.functions.setdefault(function, self.ray.remote(function))
         gathered: list[int] = self.ray.get([remote.remote(item) for item in items])
         return gathered
+
+    def submit_one(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self.functions.setdefault(function, self.ray.remote(function)).remote(*arguments)
+
+    def wait_for(self, futures: list[Any]) -> list[Any]:
+        gathered: list[Any] = self.ray.get(futures)
+        return gathered
+
+    def kill_a_worker(self) -> None:
+        os.kill(self.ray.get(self.submit_one(own_process)), signal.SIGKILL)
 
     def stop(self) -> None:
         self.ray.shutdown()
@@ -144,7 +191,7 @@ class Croft(Engine):
         from bench.peers import Pair
         from croft.client.grid import Grid
 
-        self.pair = Pair(lent_slots=WORKERS)
+        self.pair = Pair(lent_slots=self.workers)
         self.grid = Grid(self.pair.consumer.state)
         self.executor = self.grid.executor()
         self.lender = self.pair.lender_name
@@ -155,12 +202,31 @@ class Croft(Engine):
     def map_all(self, function: Callable[[int], int], items: Sequence[int]) -> list[int]:
         return list(self.grid.map(function, items))
 
+    def submit_one(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return self.executor.submit(function, *arguments)
+
+    def kill_a_worker(self) -> None:
+        # The first process of the box: it is everything else's parent.
+        os.kill(min(processes_of("compute/worker.py")), signal.SIGKILL)
+
     def stop(self) -> None:
         self.grid.close()
         self.pair.stop()
 
 
 ENGINES: dict[str, type[Engine]] = {"croft": Croft, "pool": Pool, "dask": Dask, "ray": Ray}
+
+
+def processes_of(text: str) -> list[int]:
+    """Processes of Python whose command line holds `text`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"python" in words[0] and any(text.encode() in word for word in words[1:]):
+                    found.append(int(entry.name))
+    return found
 
 
 def measure(engine: Engine, rounds: int) -> dict[str, float]:

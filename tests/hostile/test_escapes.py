@@ -19,73 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from croft.adapters import seccomp
-from croft.adapters.box_process import ProcessSandbox
 from croft.compute.worker_messages import FileFailed, GetFile, Status
 from croft.errors import PeerMisbehaved
 from croft.wire.frames import FrameReader
-from support.boxes import CONFINING_KINDS, NAMESPACE_KINDS, Peer, open_peer, sandbox_of, worker_spec
+from support.boxes import NAMESPACE_KINDS, Peer, open_peer, worker_spec
+from support.cells import SECRET, Cell
 from support.worker_process import arguments
 
-SECRET = "a-secret-of-the-peer"
 COLUMN = 0 if platform.machine() == "x86_64" else 1
-
-
-class Cell:
-    """A box kept open for many attempts, and the loop that it lives on."""
-
-    def __init__(self, kind: str, sandbox: ProcessSandbox, work_dir: Path) -> None:
-        self.kind = kind
-        self.sandbox = sandbox
-        self.work_dir = work_dir
-        self._runner = asyncio.Runner()
-        self._opened = open_peer(sandbox, work_dir)
-        self.peer = self._runner.run(self._opened.__aenter__())
-
-    def attempt(self, function: Callable[..., object], *args: object) -> object:
-        """What the code in the box achieved; asserts that its worker goes on working."""
-        achieved = self._runner.run(self.peer.call(function, *args))
-        assert self._runner.run(self.peer.call(lambda: "alive")) == "alive"
-        return achieved
-
-    def run(self, work: Awaitable[object]) -> object:
-        """Awaits `work` on the cell's loop."""
-
-        async def wait() -> object:
-            return await work
-
-        return self._runner.run(wait())
-
-    def close(self) -> None:
-        """Ends the box and the loop."""
-        self._runner.run(self._opened.__aexit__(None, None, None))
-        self._runner.close()
-
-
-@pytest.fixture(scope="module", params=CONFINING_KINDS)
-def cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    os.environ["CROFT_TEST_SECRET"] = SECRET
-    opened = Cell(request.param, sandbox_of(request.param), tmp_path_factory.mktemp("work"))
-    yield opened
-    opened.close()
-    del os.environ["CROFT_TEST_SECRET"]
-
-
-@pytest.fixture
-def secret_file(tmp_path: Path) -> Path:
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder.stat().st_uid == os.getuid():
-            folder.chmod(folder.stat().st_mode | 0o055)
-    path = tmp_path / "key"
-    path.write_text(SECRET)
-    path.chmod(0o644)
-    return path
 
 
 in_namespaces = pytest.mark.parametrize("cell", NAMESPACE_KINDS, indirect=True, scope="module")
@@ -363,21 +311,6 @@ def call_kernel(number: int, *args: int) -> str:
     ctypes.set_errno(0)
     result = libc.syscall(ctypes.c_long(number), *(ctypes.c_long(argument) for argument in args))
     return "" if result == -1 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS) else f"returned {result}"
-
-
-DANGEROUS_CALLS = (
-    *("ptrace", "process_vm_readv", "pidfd_getfd", "kcmp", "bpf", "perf_event_open", "userfaultfd"),
-    *("io_uring_setup", "keyctl", "add_key", "request_key", "mount", "umount2", "pivot_root", "chroot", "unshare"),
-    *("setns", "open_by_handle_at", "name_to_handle_at", "fsopen", "open_tree", "move_mount", "init_module"),
-    *("kexec_load", "reboot", "swapon", "acct", "settimeofday", "clock_settime", "syslog", "sethostname", "quotactl"),
-)
-
-
-@pytest.mark.parametrize("name", DANGEROUS_CALLS)
-def test_a_dangerous_call_is_refused(cell: Cell, name: str) -> None:
-    number = seccomp._DENIED[name][COLUMN]
-
-    assert cell.attempt(call_kernel, number, 0, 0, 0, 0, 0) == ""
 
 
 def test_calls_newer_than_the_filter_are_refused(cell: Cell) -> None:

@@ -151,3 +151,15 @@ def test_who_is_no_member_any_more_is_forgotten() -> None:
 
     assert made.handle(Tick(99.0)) == []
     assert made.handle(Suspected(BO, ANNA, 10, 99.0)) == []
+
+
+def test_it_says_when_it_is_to_be_asked_again_so_that_nobody_lives_on_for_want_of_a_tick() -> None:
+    core = detector(ANNA, BO)
+    assert core.due_at is None
+
+    core.handle(LinkDown(ANNA, False, 100.0))
+    assert core.due_at == 100.0 + PROBE_S
+    core.handle(Tick(100.0 + PROBE_S))
+    assert core.due_at == 100.0 + PROBE_S + SUSPICION_S
+    assert Died(ANNA) in core.handle(Tick(100.0 + PROBE_S + SUSPICION_S))
+    assert core.due_at is None

@@ -173,6 +173,12 @@ class FailureDetector:
         doubt = self._doubts.get(peer)
         return doubt is not None and doubt.dies_at is None
 
+    @property
+    def due_at(self) -> float | None:
+        """When the next probe or suspicion ends; a Tick is to come then. None: there is none."""
+        ends = [doubt.dies_at for doubt in self._doubts.values() if doubt.dies_at is not None]
+        return min([*self._probes.values(), *ends], default=None)
+
     def dead(self) -> list[PeerId]:
         """All that are held for dead."""
         return [peer for peer, doubt in self._doubts.items() if doubt.dies_at is None]

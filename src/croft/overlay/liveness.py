@@ -58,7 +58,7 @@ class Liveness:
         self._dial = dial
         self._core = core.FailureDetector(own.peer, chance)
         self._loads: dict[PeerId, Load] = {}
-        self._pace = Pace()
+        self._pace = Pace(chance)
         self._sequence = -1
         self._probes = 0
         self.tasks: asyncio.TaskGroup | None = None
@@ -90,6 +90,12 @@ class Liveness:
     def load_of(self, peer: PeerId) -> Load | None:
         """How busy a peer last said it is."""
         return self._loads.get(peer)
+
+    @property
+    def due_in_s(self) -> float | None:
+        """In what time `tick` is to be called, if it matters: a death is to be known in time."""
+        due_at = self._core.due_at
+        return None if due_at is None else due_at - self._clock.now()
 
     # --- what the overlay feeds --------------------------------------------------------------------------------------
 

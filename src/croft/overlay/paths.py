@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5
+TICK_S = 1.0
+TICK_BUSY_S = 0.5
+BUSY_S = 30.0
+"""How long to look more often after links or relays changed; also while something goes by a relay."""
 TELL_AGAIN_S = 60.0
 ADDRESS_CHARS_MAX = 64
 REACH_S_MAX = 2.0
@@ -64,6 +67,7 @@ class Paths:
         self._offered: list[Relay] | None = None
         self._jobs: asyncio.TaskGroup | None = None
         self._settling = asyncio.Lock()
+        self._changed_at = -BUSY_S
         links.on_up(self._link_up)
         links.on_down(self._link_down)
         links.on_notice(NOTICE_SEEN, self._seen)
@@ -131,6 +135,7 @@ class Paths:
 
     def offered(self, relays: Sequence[Relay]) -> None:
         """These relays are offered to this peer now."""
+        self._changed_at = self._now()
         self._offered = [relay for relay in relays if relay.peer != self._own]
 
     async def serve(self) -> None:
@@ -139,8 +144,7 @@ class Paths:
             self._jobs = jobs
             try:
                 while True:
-                    self._tick()
-                    await asyncio.sleep(TICK_S)
+                    await asyncio.sleep(self._tick())
             finally:
                 self._jobs = None
 
@@ -149,7 +153,8 @@ class Paths:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _tick(self) -> None:
+    def _tick(self) -> float:
+        """Looks at every link; returns after how many seconds to look again."""
         now = self._now()
         in_use: set[str] = set()
         for link in self._links.all():
@@ -164,6 +169,7 @@ class Paths:
             self._choose(choice.Offered(relays, now))
         self._choose(choice.Tick(in_use, now))
         self._find_out_reach(now)
+        return TICK_BUSY_S if in_use or now - self._changed_at < BUSY_S else TICK_S
 
     def _own_hosts(self) -> list[str]:
         hosts = {
@@ -181,10 +187,12 @@ class Paths:
             link.notify(NOTICE_SEEN, encode(SeenAt(route.address)))
 
     def _link_up(self, link: Link) -> None:
+        self._changed_at = self._now()
         self._told.pop(link.peer, None)
         self._tell(link, self._now())
 
     def _link_down(self, link: Link, reason: str) -> None:
+        self._changed_at = self._now()
         self._told.pop(link.peer, None)
         self._traffic.show(link.peer, id(link.connection), link.connection.route(), self._now())
         self._traffic.ended(link.peer)

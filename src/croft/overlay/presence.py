@@ -7,6 +7,7 @@ that falls with the size of the community, so that what each peer has to carry d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from croft.errors import PeerMisbehaved
 from croft.identity.keys import SecretKey
@@ -27,7 +28,10 @@ PACE_S_MIN = 2.0
 PACE_S_PER_MEMBER = 0.2
 """For slots: by these others choose."""
 MACHINE_PACE_S_PER_MEMBER = 2.0
-"""For processors and disk, which change also while nobody works for anybody, and are for people to look at."""
+"""For processors and disk, which change also while nobody works for anybody, and are for people to look at.
+
+Up to twice as long, by chance each time: peers that fell idle together do not all say so at once.
+"""
 PACE_S_MAX = 600.0
 COMMUNITY_DIGITS = 16
 """So much of the community's id is signed with each presence."""
@@ -67,10 +71,20 @@ def renew_after_s(members: int) -> float:
     return min(max(RENEW_AFTER_S, RENEW_S_PER_MEMBER * members), RENEW_AFTER_S_MAX)
 
 
+class Chance(Protocol):
+    """Where choices come from; seeded."""
+
+    def random(self) -> float:
+        """From 0 up to, but not, 1."""
+        ...
+
+
 class Pace:
     """When to say anew how busy this peer is."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: Chance) -> None:
+        self._chance = chance
+        self._spread = 1.0
         self._said: Load | None = None
         self._said_at = -RENEW_AFTER_S_MAX
         self._refutes = -1
@@ -87,11 +101,12 @@ class Pace:
         is_doubted = self._refutes >= sequence
         rounded = Load(load.slots_busy, round(load.cpu, 1), round(load.disk, 2))
         is_news = (since >= _pace_s(PACE_S_PER_MEMBER, members) and self._has_other_slots(rounded)) or (
-            since >= _pace_s(MACHINE_PACE_S_PER_MEMBER, members) and self._is_other_machine_load(rounded)
+            since >= self._spread * _pace_s(MACHINE_PACE_S_PER_MEMBER, members) and self._is_other_machine_load(rounded)
         )
         if not is_news and not (is_doubted and since >= PACE_S_MIN) and since < renew_after_s(members):
             return None
         self._said, self._said_at = rounded, now
+        self._spread = 1.0 + self._chance.random()
         return rounded
 
     def _has_other_slots(self, load: Load) -> bool:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+TICK_S_MIN = 0.25
 ADDRESSES_EVERY_TICKS = 1
 RENEW_EVERY_S = 86_400.0
 HEARD_SAVED_EVERY_S = 300.0
@@ -382,7 +383,8 @@ class Overlay:
                 self._describe_if_changed()
             await self._save_or_warn()
             ticks += 1
-            await asyncio.sleep(TICK_S)
+            due_in_s = self.liveness.due_in_s
+            await asyncio.sleep(TICK_S if due_in_s is None else min(max(due_in_s, TICK_S_MIN), TICK_S))
 
     async def _save_or_warn(self) -> None:
         try:
