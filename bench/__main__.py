@@ -40,6 +40,7 @@ TO_REACH = {
     "idle peer, resident MB": "≤ 90 MB",
     "a joiner sees everybody s": "≤ 3 s",
     "idle, bytes/s sent by each peer": "≤ 2,000",
+    "idle, share of a core": "≤ 0.01",
     "idle, resident MB": "≤ 90 MB",
     "a key is found s": "≤ 2 s",
     "a death is known to all s": "≤ 15 s",
