@@ -27,6 +27,12 @@ def held(lender: RealPeer) -> list[dict[str, Any]]:
     return [lease for lease in lender.json("leases")["leases"] if lease["ended_at"] is None]
 
 
+def past(lender: RealPeer, count: int) -> list[dict[str, Any]]:
+    """The last leases that have ended, newest first; nothing while there are fewer."""
+    found = [lease for lease in lender.json("leases")["leases"] if lease["ended_at"] is not None]
+    return found[:count] if len(found) >= count else []
+
+
 def ended(running: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     said, complained = running.communicate(timeout=60)
     return subprocess.CompletedProcess(running.args, running.returncode, said, complained)
@@ -247,3 +253,16 @@ def test_h8_the_owners_own_work_comes_first_and_that_of_others_goes_on_after_it(
         assert status["slots_now"] == 0 and status["slots"] == 1
         assert [first, *rest] == list(range(40)), "it went on, and each task counted once"
         until(lambda: bob.json("status")["lending"]["slots_now"] == 1, "all is lent again")
+
+
+def test_d8_the_record_of_a_lease_names_what_ended_its_box_or_something_in_it() -> None:
+    """D8: the receipt names the cause."""
+    with peers.homes() as base:
+        ada = peers.make(base, "ada").start()
+        ada.croft("run", "--mem", "64M", "--", "sh", "-c", "head -c 400000000 /dev/zero | tail")
+        ada.croft("run", "--disk", "1M", "--", "sh", "-c", "head -c 9000000 /dev/zero > large; sleep 20")
+        by_disk, by_memory = until(lambda: past(ada, 2), "both are settled")
+
+    assert "disk limit 1 MiB of /job exceeded" in by_disk["death"]
+    assert "memory limit 64 MiB exceeded" in by_memory["death"]
+    assert by_memory["tasks"] == 1 and by_memory["memory_peak_bytes"] > 32 << 20
