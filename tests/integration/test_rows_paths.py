@@ -44,7 +44,7 @@ COPY_S_MAX = 60.0
 DIRECT_GAP_S_MAX = 12.0
 """Well below the 15 s of iroh by itself, on a machine as busy as it likes; docs/benchmarks.md has the figure."""
 RELAY_GAP_S_MAX = 20.0
-"""iroh by itself takes 30 s. Nearly always it is 1 s; 13 s where iroh's line to the dead relay holds up the next one."""
+"""iroh by itself takes 30 s. Nearly always it is 1 s; 13 s where its line to the dead relay holds up the next one."""
 ETHER_IP, ETHER_ARP, ETHER_IPV6 = 0x0800, 0x0806, 0x86DD
 SSDP, MDNS = "239.255.255.250", "224.0.0.251"
 IGMP = {"224.0.0.22", "224.0.0.2", SSDP, MDNS}
