@@ -119,6 +119,25 @@ def test_a_task_that_fails_now_and_then_is_run_again(grid: croft.Grid) -> None:
     assert list(grid.map(flaky, range(60), retries=100)) == list(range(60))
 
 
+def span(_: int) -> tuple[float, float]:
+    started = time.time()
+    time.sleep(0.1)
+    return started, time.time()
+
+
+def test_tasks_that_keep_several_processors_busy_do_not_share_them(grid: croft.Grid) -> None:
+    spans = sorted(grid.map(span, range(6), on=["bob"], cpus=2))
+
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_tasks_that_want_more_processors_than_anybody_lends_are_refused(grid: croft.Grid) -> None:
+    with pytest.raises(croft.Refused, match="one task wants 64"):
+        list(grid.map(span, [0], cpus=64))
+    with pytest.raises(croft.Usage, match="0 processors"):
+        grid.map(span, [0], cpus=0)
+
+
 # --- large values ----------------------------------------------------------------------------------------------------
 
 

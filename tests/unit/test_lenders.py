@@ -154,3 +154,10 @@ def test_who_lacks_a_label_is_not_asked_and_named_as_a_reason() -> None:
 
     assert order(lenders, candidate(ANNA), quiet) == [BO]
     assert lenders.reasons() == ["anna: has no label quiet"]
+
+
+def test_a_peer_that_lends_too_few_processors_for_one_task_is_not_asked() -> None:
+    lenders = Lenders(Wish(cpus=4))
+
+    assert order(lenders, candidate(ANNA, slots=3), candidate(BO, slots=4)) == [BO]
+    assert lenders.reasons() == ["anna: lends 3 processors, one task wants 4"]

@@ -189,6 +189,7 @@ def submit_durable(
         needs=options.needs,
         labels=options.labels,
         retries=options.retries,
+        cpus=options.cpus,
         delegates=delegates if isinstance(delegates, tuple) else (),
         delegates_wanted=delegates if isinstance(delegates, int) else None,
         verify=options.verify,

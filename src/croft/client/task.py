@@ -11,6 +11,7 @@ from croft.control.quantities import duration_s, size_bytes
 from croft.errors import Usage
 
 RETRIES_MAX = 1_000
+CPUS_MAX = 1_024
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,6 +28,7 @@ class How(TypedDict, total=False):
         verify: `vote:3` has each task done by peers of different people until two agree; `spot:5%` has that share of
             each peer's results done again by another, and more of those by peers that have no record yet.
         labels: only peers that have all of these words among their `labels`.
+        cpus: how many processors one task keeps busy, for programs that use several; 1 if it is left out.
         retries: how often a task that raised, died or took too long is run again before that counts.
     """
 
@@ -38,6 +40,7 @@ class How(TypedDict, total=False):
     verify: str
     labels: Sequence[str]
     retries: int
+    cpus: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
-        needs: devices. labels: words of peers. retries: of one task.
+        needs: devices. labels: words of peers. retries, cpus: of one task.
     """
 
     on: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class Wants:
     verify: str = ""
     labels: tuple[str, ...] = ()
     retries: int = 0
+    cpus: int = 1
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -71,7 +75,14 @@ class Wants:
             how.get("verify", "") or own.verify,
             names_of(how.get("labels", ())) or own.labels,
             _retries(how.get("retries", own.retries)),
+            _cpus(how.get("cpus", own.cpus)),
         )
+
+
+def _cpus(count: int) -> int:
+    if not 1 <= count <= CPUS_MAX:
+        raise Usage(f"{count} processors for one task", remedy=f"Give a whole number from 1 to {CPUS_MAX}.")
+    return count
 
 
 def _retries(count: int) -> int:

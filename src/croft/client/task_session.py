@@ -71,6 +71,7 @@ class Options:
     verify: str = ""
     labels: tuple[str, ...] = ()
     retries: int = 0
+    cpus: int = 1
 
 
 @dataclass(slots=True)
@@ -138,6 +139,7 @@ class TaskSession:
                 verify=options.verify,
                 labels=options.labels,
                 retries=options.retries,
+                cpus=options.cpus,
             )
         )
         self._reading = asyncio.create_task(self._read(), name="session.read")

@@ -292,8 +292,9 @@ class TaskJob:
             async with MessageStream(stream, step="task results") as messages:
                 opened = await self._open(messages)
                 self._lenders.accepted(peer)
-                self._sessions[peer] = _Session(messages, opened, stream.abort)
-                ready = core.LenderReady(peer, opened.slots, opened.buffer_bytes_max, candidate.owner)
+                slots = max(1, opened.slots // self._wish.cpus)
+                self._sessions[peer] = _Session(messages, opened, slots, stream.abort)
+                ready = core.LenderReady(peer, slots, opened.buffer_bytes_max, candidate.owner)
                 self._perform(self._bag.handle(ready))
                 while (payload := await messages.receive()) is not None:
                     self._take(peer, payload)
@@ -320,7 +321,8 @@ class TaskJob:
                 self._perform(self._bag.handle(core.LenderLost(peer)))
 
     async def _open(self, messages: MessageStream) -> Opened:
-        messages.post(OpenTasks(self._wish.python, self._memory_bytes, self.id, needs=self._wish.needs))
+        wish = self._wish
+        messages.post(OpenTasks(wish.python, self._memory_bytes, self.id, needs=wish.needs, cpus_per_task=wish.cpus))
         try:
             async with asyncio.timeout(OPENING_TIMEOUT_S):
                 payload = await messages.receive()
@@ -545,10 +547,10 @@ class _Session:
 
     __slots__ = ("buffer_bytes_max", "buffers", "chunk_buffers", "end", "functions", "messages", "slots")
 
-    def __init__(self, messages: MessageStream, opened: Opened, end: Callable[[], None]) -> None:
+    def __init__(self, messages: MessageStream, opened: Opened, slots: int, end: Callable[[], None]) -> None:
         self.messages = messages
         self.end = end
-        self.slots = opened.slots
+        self.slots = slots
         self.functions = set(opened.functions)
         self.buffer_bytes_max = opened.buffer_bytes_max
         self.buffers: dict[bytes, int] = {}

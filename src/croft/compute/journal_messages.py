@@ -22,6 +22,7 @@ class JobSpec(Message, frozen=True):
     """As `croft.compute.verification.parse_check` reads it."""
     labels: Sequence[str] = ()
     retries: int = 0
+    cpus: int = 1
 
 
 # --- between the holders of a job: `journal/1` streams ---------------------------------------------------------------

@@ -52,7 +52,7 @@ class Candidate:
 class Wish:
     """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any.
 
-    `needs`: devices, all of them. `labels`: words, all of them.
+    `needs`: devices, all of them. `labels`: words, all of them. `cpus`: slots that one task takes.
     """
 
     python: str = ""
@@ -60,6 +60,7 @@ class Wish:
     never: frozenset[PeerId] = frozenset()
     needs: tuple[str, ...] = ()
     labels: frozenset[str] = frozenset()
+    cpus: int = 1
 
 
 @dataclass(slots=True)
@@ -146,6 +147,11 @@ class Lenders:
             if wish.only:
                 why = f": {candidate.reason}" if candidate.reason else ""
                 self._mismatches[candidate.peer] = f"{candidate.name}: lends no processors now{why}"
+            return False
+        if candidate.slots < wish.cpus:
+            self._mismatches[candidate.peer] = (
+                f"{candidate.name}: lends {candidate.slots} processors, one task wants {wish.cpus}"
+            )
             return False
         if lacking := [need for need in wish.needs if need not in candidate.devices]:
             self._mismatches[candidate.peer] = f"{candidate.name}: lends us no {' and no '.join(lacking)}"

@@ -62,6 +62,7 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.verify,
         opening.labels,
         opening.retries,
+        opening.cpus,
     )
 
 

@@ -260,4 +260,5 @@ def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     python = opening.python if isinstance(opening, OpenTaskJob) else ""
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
     labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
-    return Wish(python, only, never, tuple(opening.needs), labels)
+    cpus = opening.cpus if isinstance(opening, OpenTaskJob) else 1
+    return Wish(python, only, never, tuple(opening.needs), labels, cpus)

@@ -38,6 +38,7 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     """As `croft.compute.verification.parse_check` reads it."""
     labels: Sequence[str] = ()
     retries: int = 0
+    cpus: int = 1
 
 
 class DefineFunction(Message, frozen=True, tag=51):
