@@ -6,7 +6,7 @@ whose bytes are canonical. Who is outvoted with a result of its own has lied: it
 counts no more, and it is not asked again. A failure that others do not see may be an accident, and is only not counted.
 
 After BOINC's quorums and adaptive replication (Anderson 2020, "BOINC: A Platform for Volunteer Computing", section 4),
-with votes that are asked for only where the first answers differ. Sans-IO; chance comes in as a `Random`.
+with votes that are asked for only where the first answers differ. Sans-IO; chance comes in from outside.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from croft.compute.worker_messages import Status
 from croft.errors import Usage
@@ -28,6 +27,14 @@ NEWCOMER_FACTOR: Final = 9.0
 RECORD_FACTOR: Final = 0.95
 """With each check that a peer passes, that falls by this factor; what was asked for remains."""
 _SPELLED: Final = re.compile(r"vote:(?P<votes>\d{1,3})|spot:(?P<percent>\d{1,3}(\.\d+)?)%")
+
+
+class Chance(Protocol):
+    """Where chance comes from; `random.Random` fits."""
+
+    def random(self) -> float:
+        """From 0 up to, not including, 1."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +142,10 @@ class _Case:
 class Verification:
     """The verdicts of one job."""
 
-    def __init__(self, check: Check, standing: Standing, random: Random) -> None:
+    def __init__(self, check: Check, standing: Standing, chance: Chance) -> None:
         self._check = check
         self._standing = standing
-        self._random = random
+        self._chance = chance
         self._cases: dict[int, _Case] = {}
         self._task_of: dict[int, int] = {}
         self._unchecked: dict[PeerId, list[int]] = {}
@@ -174,7 +181,7 @@ class Verification:
         case.live.discard(copy)
         case.answers.append(_Answer(peer, copy, status, digest))
         if self._check.spot and case.needed == 1:
-            if self._random.random() >= self._standing.rate(peer, self._check.spot):
+            if self._chance.random() >= self._standing.rate(peer, self._check.spot):
                 self._unchecked.setdefault(peer, []).append(task)
                 return self._accept(task, case.answers[0])
             case.needed, case.votes_max = 2, SPOT_VOTES_MAX
