@@ -65,17 +65,17 @@ class Engine(ABC):
         """The engine's own way for many items, one task each."""
         return self.submit_all(function, items)
 
-    def submit_one(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    @abstractmethod
+    def submit_one(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """One task, as this engine's own kind of future, which `wait_for` takes."""
-        raise NotImplementedError
 
     def wait_for(self, futures: list[Any]) -> list[Any]:
         """The results of `submit_one`."""
         return [future.result() for future in futures]
 
+    @abstractmethod
     def kill_a_worker(self) -> None:
         """SIGKILL to one of its worker processes."""
-        raise NotImplementedError
 
     @abstractmethod
     def stop(self) -> None: ...

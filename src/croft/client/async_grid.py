@@ -104,18 +104,7 @@ class AsyncGrid:
 
     async def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = await asyncio.gather(self._peer_ids(wants.on), self._peer_ids(wants.avoid))
-        return Options(
-            label,
-            on,
-            avoid,
-            wants.memory_bytes,
-            wants.time_s,
-            wants.needs,
-            wants.verify,
-            wants.labels,
-            wants.retries,
-            wants.cpus,
-        )
+        return Options.of(label, on, avoid, wants)
 
     async def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple([(await asyncio.to_thread(self._api.find_peer, name)).peer for name in names])

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from msgspec.structs import replace
+
 from croft.client.local_api import LocalApi, not_running
-from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
+from croft.client.serialise import argument_bytes, function_bytes, outcome_value
 from croft.client.task_session import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Options
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -20,7 +22,6 @@ from croft.control.work_messages import (
     JobOpened,
     JobSealed,
     OpenResults,
-    OpenTaskJob,
     ResultsEnded,
     SealJob,
     SubmitTasks,
@@ -178,21 +179,11 @@ def submit_durable(
     """
     digest, pickled = function_bytes(function)
     stack = contextlib.AsyncExitStack()
-    opening = OpenTaskJob(
-        options.label,
-        PYTHON,
-        list(options.on),
-        list(options.avoid),
-        options.memory_bytes,
-        options.time_s,
+    opening = replace(
+        options.opening(),
         is_durable=True,
-        needs=options.needs,
-        labels=options.labels,
-        retries=options.retries,
-        cpus=options.cpus,
         delegates=delegates if isinstance(delegates, tuple) else (),
         delegates_wanted=delegates if isinstance(delegates, int) else None,
-        verify=options.verify,
     )
 
     async def open_job() -> tuple[MessageStream, str]:

@@ -240,18 +240,7 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
-        return Options(
-            label,
-            on,
-            avoid,
-            wants.memory_bytes,
-            wants.time_s,
-            wants.needs,
-            wants.verify,
-            wants.labels,
-            wants.retries,
-            wants.cpus,
-        )
+        return Options.of(label, on, avoid, wants)
 
     def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.api.find_peer(name).peer for name in names)

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from blake3 import blake3
 
 from croft.client.dependencies import DependencyFailed, Unfinished
 from croft.client.local_api import not_running
 from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
+from croft.client.task import Wants
 from croft.compute.worker_messages import PART_BYTES, BufferPart, DropBuffer
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -73,6 +74,38 @@ class Options:
     retries: int = 0
     cpus: int = 1
 
+    @classmethod
+    def of(cls, label: str, on: tuple[str, ...], avoid: tuple[str, ...], wants: Wants) -> Self:
+        """What is wanted of a function, with the peers that it names looked up."""
+        return cls(
+            label,
+            on,
+            avoid,
+            wants.memory_bytes,
+            wants.time_s,
+            wants.needs,
+            wants.verify,
+            wants.labels,
+            wants.retries,
+            wants.cpus,
+        )
+
+    def opening(self) -> OpenTaskJob:
+        """The message that opens such a job."""
+        return OpenTaskJob(
+            self.label,
+            PYTHON,
+            list(self.on),
+            list(self.avoid),
+            self.memory_bytes,
+            self.time_s,
+            needs=self.needs,
+            verify=self.verify,
+            labels=self.labels,
+            retries=self.retries,
+            cpus=self.cpus,
+        )
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -126,22 +159,7 @@ class TaskSession:
             raise not_running() from None
         self._writer = writer
         self._messages = MessageStream(SocketStream(reader, writer), step="local work")
-        options = self._options
-        self._messages.post(
-            OpenTaskJob(
-                options.label,
-                PYTHON,
-                list(options.on),
-                list(options.avoid),
-                options.memory_bytes,
-                options.time_s,
-                needs=options.needs,
-                verify=options.verify,
-                labels=options.labels,
-                retries=options.retries,
-                cpus=options.cpus,
-            )
-        )
+        self._messages.post(self._options.opening())
         self._reading = asyncio.create_task(self._read(), name="session.read")
 
     def submit(self, function: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> TaskFuture:
