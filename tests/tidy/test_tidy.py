@@ -47,6 +47,9 @@ CORES = [
     "compute/admission.py",
     "compute/owners_rules.py",
     "ledger/lease.py",
+    "storage/placement.py",
+    "storage/upload.py",
+    "storage/download.py",
     "wire/frames.py",
     "adapters/arrivals.py",
 ]
