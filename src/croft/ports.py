@@ -357,6 +357,68 @@ class Database(Protocol):
     async def close(self) -> None: ...
 
 
+CHUNK_BYTES_MAX = 8 << 20
+"""The largest chunk that a store takes."""
+CHUNK_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes that are kept for an owner under a key of the owner's choice; the store does not look into them."""
+
+    owner: bytes
+    key: bytes
+    data: bytes | memoryview
+
+
+class ChunkStore(Protocol):
+    """Chunks on this machine's disk, apart for each owner. What a call has returned from survives a power cut.
+
+    Owners and keys are 32 bytes long. Every call raises Failed if the disk is full, cannot be written or is damaged.
+    """
+
+    async def put(self, chunks: Sequence[Chunk]) -> None:
+        """Keeps all of these; calls at the same time share one sync of the disk.
+
+        One that is held already is left as it is, unless a read has found it damaged. A failed or cancelled call may
+        have kept some.
+        """
+        ...
+
+    async def read(self, owner: bytes, key: bytes, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """Part of one chunk, as far as it goes. Only a read of the whole is checked against what was put.
+
+        Raises:
+            NotFound: it is not held.
+            Failed: it is damaged.
+        """
+        ...
+
+    async def sizes(self, owner: bytes, keys: Sequence[bytes]) -> list[int | None]:
+        """How long each of these is, in bytes; None for what is not held, or known to be damaged."""
+        ...
+
+    async def keys(self, owner: bytes, after: bytes = b"", count_max: int = 1000) -> list[tuple[bytes, int]]:
+        """What is held, by key in ascending order, from the first one after `after`, and how long each is."""
+        ...
+
+    async def owners(self) -> list[bytes]:
+        """For whom anything is held."""
+        ...
+
+    async def delete(self, owner: bytes, keys: Sequence[bytes]) -> int:
+        """Gives their room back to the disk; returns how many bytes. What is not held is passed over."""
+        ...
+
+    async def held_bytes(self, owner: bytes | None = None) -> int:
+        """What one owner's chunks take on the disk, or all of them."""
+        ...
+
+    async def close(self) -> None:
+        """Waits for what is under way. Idempotent."""
+        ...
+
+
 class Offload(Protocol):
     """CPU work off the event loop."""
 
