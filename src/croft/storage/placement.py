@@ -66,7 +66,7 @@ class Rule:
 
 def parse_layout(text: str) -> Layout:
     """The layout of `4of8` or `copies=3`. Raises Usage."""
-    head, of, tail = text.replace("-", "").partition("of")
+    head, of, tail = text.replace("-of-", "of").partition("of")
     copies = text.removeprefix("copies=")
     if of and head.isascii() and head.isdigit() and tail.isascii() and tail.isdigit():
         layout = Layout(int(head), int(tail))
