@@ -102,7 +102,6 @@ class Lender:
         self._command_keys: set[str] = set()
         self._closing: asyncio.Queue[Lease] = asyncio.Queue()
         self.tasks_done: dict[PeerId, int] = {}
-        leases.reclaim = self._reclaim
 
     def lend(self, slots: int, offers: Mapping[str, int]) -> None:
         """Lends so many slots from now on, in all and under each offer.
@@ -146,7 +145,7 @@ class Lender:
             raise Busy("too many sessions are open on this peer", remedy="Try again later.")
         return offers
 
-    def _reclaim(self, lease: Lease) -> None:
+    def reclaim(self, lease: Lease) -> None:
         """The lease is over: its users are told, and whoever is the last one closes its box."""
         everybody: list[_Session | _Command] = [*self._sessions.values(), *self._commands.values()]
         users = [one for one in everybody if one.lease.number == lease.number]

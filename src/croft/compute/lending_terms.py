@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from croft.compute.messages import OpenCommand, OpenTasks
@@ -76,8 +76,6 @@ class Offers(Protocol):
 
 class Leases(Protocol):
     """See `croft.ledger.leasing.LeaseBook`."""
-
-    reclaim: Callable[[Lease], None]
 
     def most(self, offers: Sequence[str]) -> Amounts: ...
 

@@ -13,7 +13,7 @@ from croft.compute.commands import CommandJob, CommandSpec
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
-from croft.control import durable_work, tunnels
+from croft.control import durable_work, storage_work, tunnels
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -26,8 +26,10 @@ from croft.control.work_messages import (
     JobOpened,
     OpenCommandJob,
     OpenForward,
+    OpenGet,
     OpenPipe,
     OpenProxy,
+    OpenPut,
     OpenResults,
     OpenTaskJob,
     PeerCaught,
@@ -63,9 +65,10 @@ class JobFactory(durable_work.JobFactory, Protocol):
 class WorkServer:
     """Serves the work socket."""
 
-    def __init__(self, jobs: JobFactory, desk: tunnels.Desk) -> None:
+    def __init__(self, jobs: JobFactory, desk: tunnels.Desk, storage: storage_work.StorageDesk) -> None:
         self._jobs = jobs
         self._desk = desk
+        self._storage = storage
 
     async def serve(self, path: Path) -> None:
         """Accepts programs until cancelled; then their jobs are cancelled too."""
@@ -106,6 +109,10 @@ class WorkServer:
                         await self._serve_command(opening, messages)
                     case OpenForward() | OpenProxy():
                         await tunnels.serve_port(self._desk, opening, messages)
+                    case OpenPut():
+                        await storage_work.serve_put(self._storage, opening, messages)
+                    case OpenGet():
+                        await storage_work.serve_get(self._storage, opening, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case _:

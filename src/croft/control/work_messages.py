@@ -123,8 +123,47 @@ class OpenResults(Message, frozen=True, tag=151):
     after: int = 0
 
 
+class OpenPut(Message, frozen=True, tag=170):
+    """Puts files: (path here, name there), folders with all that is in them. `piped`: the name of what follows as
+    `PieceOfFile`, ended by an empty one; empty: nothing follows.
+
+    `on`, `never`: ids of peers. `keep`: the layout, as `croft.storage.placement.parse_layout` reads it; empty: by the
+    number of peers.
+    """
+
+    files: list[tuple[bytes, bytes]]
+    piped: bytes = b""
+    on: Sequence[str] = ()
+    never: Sequence[str] = ()
+    keep: str = ""
+
+
+class PieceOfFile(Message, frozen=True, tag=171):
+    """The next bytes of what is piped, up to PIECE_BYTES_MAX; none: these were all."""
+
+    data: bytes
+
+
+class OpenGet(Message, frozen=True, tag=172):
+    """Reads a file, or all files below a name, into `place`; empty: one file, which comes back as `PieceRead`.
+
+    `number`: which version; 0: the newest. `replaces`: files that are there already. `offset`, `size`: of one file that
+    comes back; a size of -1: to its end.
+    """
+
+    name: bytes
+    place: bytes = b""
+    number: int = 0
+    replaces: bool = False
+    offset: int = 0
+    size: int = -1
+
+
 FromProgram = (
-    OpenTaskJob
+    OpenPut
+    | PieceOfFile
+    | OpenGet
+    | OpenTaskJob
     | DefineFunction
     | SubmitTasks
     | CancelTasks
@@ -231,8 +270,49 @@ class ResultsEnded(Message, frozen=True, tag=161):
     """No more outcomes will come: the job has ended or was cancelled."""
 
 
+class StorageProgress(Message, frozen=True, tag=180):
+    """How far a put or a get has come, now and then. `total_bytes` -1: nobody knows."""
+
+    files: int
+    done_bytes: int
+    total_bytes: int
+
+
+class PutDone(Message, frozen=True, tag=181):
+    """Everything counts. `holders`: how many shares each peer took, by name; `missing`: shares that nobody took.
+
+    `losses`: how many holders may be lost. `stored_bytes`: what all shares take.
+    """
+
+    files: int
+    size_bytes: int
+    stored_bytes: int
+    layout: str
+    losses: int
+    holders: dict[str, int]
+    missing: int
+
+
+class PieceRead(Message, frozen=True, tag=182):
+    """The next bytes of a file."""
+
+    data: bytes
+
+
+class GetDone(Message, frozen=True, tag=183):
+    """Everything is read. `faults`: what holders were caught at meanwhile."""
+
+    files: int
+    size_bytes: int
+    faults: list[str]
+
+
 FromDaemon = (
-    JobSealed
+    StorageProgress
+    | PutDone
+    | PieceRead
+    | GetDone
+    | JobSealed
     | ResultsEnded
     | PortOpened
     | PipeOpened

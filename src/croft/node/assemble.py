@@ -23,11 +23,13 @@ from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
+from croft.model.lease import Lease
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
 from croft.node.offering import Offering
 from croft.node.relaying import Relaying
+from croft.node.storing import StorageNetwork
 from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
@@ -44,7 +46,23 @@ from croft.overlay.shaping import Shaping
 from croft.overlay.tunnel import Tunnels
 from croft.overlay.tunnel_host import TunnelHost
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
-from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, OwnersMachine, RelayHost, Sandbox, Transport
+from croft.ports import (
+    ChunkStore,
+    Clock,
+    Database,
+    Discovery,
+    Entropy,
+    LocalServices,
+    Offload,
+    OwnersMachine,
+    RelayHost,
+    Sandbox,
+    Transport,
+)
+from croft.storage.holder import LEASE_PURPOSE, Holder
+from croft.storage.messages import SHARES_PURPOSE
+from croft.storage.sealing import derive
+from croft.storage.service import Owner, Storage
 
 VERSION = version("croft")
 
@@ -62,6 +80,8 @@ class Ports:
     local: LocalServices
     relays: RelayHost
     machine: OwnersMachine
+    chunks: ChunkStore
+    offload: Offload
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +133,8 @@ class Parts:
     relaying: Relaying
     measurements: Measurements
     lan: LanPresence
+    holder: Holder
+    storage: Storage
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -144,6 +166,8 @@ class Parts:
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
                 ("lan", self.lan.serve),
+                ("holder", self.holder.serve),
+                ("storage", self.storage.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -167,7 +191,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             nat=paths.nat(),
         )
 
-    leases, lending, lender = _lender(plan, ports)
+    leases, lending, lender, holder = _lender(plan, ports)
     overlay = Overlay(
         plan.own,
         *(ports.transport, ports.database, ports.clock, ports.entropy),
@@ -214,13 +238,15 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         relaying,
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
+        holder,
+        _storage(plan, ports, overlay, offering),
     )
     _answer_others(parts)
     return parts
 
 
-def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
-    """What lends: the book of leases, the owner's offers, and who runs the work of others."""
+def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender, Holder]:
+    """What lends: the book of leases, the owner's offers, who runs the work of others, and who holds their data."""
     leases = LeaseBook(ports.database, ports.clock)
     live = LiveBoxes(ports.sandbox, plan.lent_cpus_max)
     lending = Lending(
@@ -237,7 +263,29 @@ def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
     )
     lender = Lender(live, plan.policy, lending, leases)
     lending.lend = lender.lend
-    return leases, lending, lender
+    holder = Holder(ports.chunks, leases, lending, ports.database, ports.offload)
+
+    def reclaim(lease: Lease) -> None:
+        (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
+
+    leases.reclaim = reclaim
+    return leases, lending, lender, holder
+
+
+def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> Storage:
+    """What the owner of this peer stores at others."""
+    network = StorageNetwork(overlay, offering.offered_here)
+    secret = derive(plan.root, "root") if plan.root is not None else None
+    own = plan.own
+    return Storage(
+        Owner(own.twin, own.peer, own.device, own.certificate, secret),
+        network,
+        network.places,
+        ports.database,
+        ports.clock,
+        ports.entropy,
+        ports.offload,
+    )
 
 
 def _answer_others(parts: Parts) -> None:
@@ -250,3 +298,4 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
+    links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
