@@ -103,15 +103,17 @@ class HomeMember:
             while True:
                 message = await _receive(connection)
                 assert isinstance(message, StreamWaits), "nothing else is said while a circle is open"
-                if self._on_stream is not None:
-                    task = asyncio.create_task(self._take(message, self._on_stream), name="circle.take")
-                    self._taking.add(task)
-                    task.add_done_callback(self._taking.discard)
+                task = asyncio.create_task(self._take(message), name="circle.take")
+                self._taking.add(task)
+                task.add_done_callback(self._taking.discard)
 
-    async def _take(self, waits: StreamWaits, on_stream: OnStream) -> None:
+    async def _take(self, waits: StreamWaits) -> None:
         with contextlib.suppress(CroftError, ConnectionLost):
             connection, _ = await self._ask(TakeStream(self.circle, waits.number))
-            on_stream(waits.sender, connection)
+            if self._on_stream is None:
+                connection.close()
+            else:
+                self._on_stream(waits.sender, connection)
 
     async def _ask(self, opening: Message) -> tuple[socket.socket, CircleOpened | PipeOpened]:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

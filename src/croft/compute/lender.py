@@ -430,7 +430,7 @@ class Lender:
                 self._live.closed(box)
                 self._leases.used(command.lease, usage_of(ended))
         finally:
-            if spec is not None:
+            if spec is not None and spec.work_dir is not None:
                 await asyncio.to_thread(self._policy.discard, spec)
 
     async def _attend(

@@ -15,7 +15,7 @@ from croft.compute.worker_messages import OWN_PYTHON
 from croft.control.work_messages import CommandEnded, OpenCommandJob
 from croft.errors import NotFound
 from support import peers
-from support.peers import RealPeer
+from support.peers import RealPeer, until
 
 SOME_BYTES = bytes(range(256)) * (3 << 12)  # 3 MiB, more than all that is buffered on the way
 SAYS = """
@@ -179,3 +179,44 @@ def test_members_on_two_peers_and_the_program_reach_each_other_by_name(trio: lis
                 await circle.home.connect("c1")
 
     asyncio.run(story())
+
+
+def test_a_box_of_another_consumer_on_the_same_lender_reaches_nobody(trio: list[RealPeer]) -> None:
+    ada, bob, cyd = trio
+
+    async def story() -> None:
+        async with circle_of(ada) as circle, circle_of(bob) as other:
+            await circle.listening("b1", cyd)
+            await other.command("spy", cyd, ASK, "b1", "home")
+
+            assert "no `b1` is in this circle" in other.printed["spy"][0]
+            assert "home True" not in other.printed["spy"]
+            with pytest.raises(NotFound, match="no `b1` is in this circle"):
+                await other.home.connect("b1")
+            other.home.circle = circle.home.circle  # even who learns of its id
+            with pytest.raises(NotFound, match="no circle"):
+                await other.home.connect("b1")
+
+    asyncio.run(story())
+
+
+def test_streams_and_boxes_end_with_the_program(trio: list[RealPeer]) -> None:
+    ada, bob, cyd = trio
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        async with circle_of(ada) as circle:
+            running = await circle.listening("b1", bob)
+            stream = await circle.home.connect("b1")
+            await loop.sock_sendall(stream, b"hello")
+            assert await loop.sock_recv(stream, 100) == b"hello"
+            running.cancel()
+            assert await loop.sock_recv(stream, 100) == b""
+            stream.close()
+            await circle.listening("c1", cyd)
+            still = await circle.home.connect("c1")
+        assert await loop.sock_recv(still, 100) == b""
+        still.close()
+
+    asyncio.run(story())
+    until(lambda: bob.is_idle() and cyd.is_idle(), "the lenders are free again")
