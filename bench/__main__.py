@@ -207,7 +207,8 @@ peers would do: [overlay](overlay.md).
 ## Shares on disk
 
 `python -m bench.chunks FOLDER`: the store in which a holder keeps shares, on the disk of FOLDER, beside
-`dd conv=fdatasync` there. All that is put is synced before it is acknowledged. Start and memory are those of a process that does nothing else.
+`dd conv=fdatasync` there. All that is put is synced before it is acknowledged. Start and memory
+are those of a process that does nothing else.
 
 {daemon_text(chunks)}""",
         encoding="utf-8",

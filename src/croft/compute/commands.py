@@ -66,7 +66,7 @@ class CommandSpec:
     name that ends with / is a folder, fetched with all that is in it.
 
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
-    wait in line where every peer is full. `needs`: devices, one of each.
+    wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's.
     """
 
     argv: tuple[str, ...]
@@ -80,6 +80,7 @@ class CommandSpec:
     stdin: str = ""
     wait_s: float = inf
     needs: tuple[str, ...] = ()
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ class CommandJob:
                     wait_s,
                     spec.time_s_max + LEASE_SPARE_S if spec.time_s_max else 0.0,
                     spec.needs,
+                    spec.priority,
                 )
                 messages.post(asked)
                 opened = await _receive(messages)
