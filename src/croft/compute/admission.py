@@ -1,9 +1,9 @@
 """Decides whose work runs next on the slots that this peer lends.
 
 Every session (one consumer's job here) has a queue; free slots go round the sessions in turn, so that a long queue
-never keeps a short one waiting. Among the sessions of one twin those of lower priority wait for those of higher; to others
-a priority means nothing. A session may have slots reserved, which nobody else is given. What is lent under one offer
-is lent to all who came by it together. Sans-IO: events go in, effects come out.
+never keeps a short one waiting. Among the sessions of one twin those of lower priority wait for those of higher; to
+others a priority means nothing. A session may have slots reserved, which nobody else is given. What is lent under one
+offer is lent to all who came by it together. Sans-IO: events go in, effects come out.
 """
 
 from __future__ import annotations
