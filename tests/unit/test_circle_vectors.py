@@ -22,7 +22,7 @@ from croft.wire.codec import Message, decode, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "circles.json"
 MESSAGES: dict[str, Message] = {
-    "open a command": OpenCommand(1.0, 2, 3, "job", 4.0, 5.0, ("camera",), "circle", "member"),
+    "open a command": OpenCommand(1.0, 2, 3, "job", 4.0, 5.0, ("camera",), 1, "circle", "member"),
     "opened": Opened(1, [], has_streams=True),
     "open a stream": OpenMemberStream("owner", "circle", "one", "two"),
     "stream opened": MemberStreamOpened(),

@@ -70,7 +70,7 @@ class CommandSpec:
     `circle`, `member`: it may have streams with others of that circle, in which it is called so; "" for none.
 
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
-    wait in line where every peer is full. `needs`: devices, one of each.
+    wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's.
     """
 
     argv: tuple[str, ...]
@@ -84,6 +84,7 @@ class CommandSpec:
     stdin: str = ""
     wait_s: float = inf
     needs: tuple[str, ...] = ()
+    priority: int = 0
     circle: str = ""
     member: str = ""
 
@@ -182,6 +183,7 @@ class CommandJob:
                     wait_s,
                     spec.time_s_max + LEASE_SPARE_S if spec.time_s_max else 0.0,
                     spec.needs,
+                    spec.priority,
                     spec.circle,
                     spec.member,
                 )

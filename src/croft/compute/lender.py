@@ -183,7 +183,7 @@ class Lender:
             number = next(self._numbers)
             self._sessions[number] = session
             lease, box, stage = session.lease, session.box, Stage.ENDING
-            opened = admission.SessionOpened(number, session.offer, lease.amounts[CPU])
+            opened = admission.SessionOpened(number, session.offer, lease.amounts[CPU], consumer.twin, opening.priority)
             self._perform(self._admission.handle(opened))
             listening = asyncio.create_task(self._listen(consumer, number, session), name="tasks.listen")
             ended = asyncio.create_task(box.ended.wait(), name="tasks.box_ended")
@@ -361,7 +361,9 @@ class Lender:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
         wants = self._policy.command_wants(opening, self._leases.most(offers), self._leases.room(offers))
         lasts_s = _seconds(opening.lasts_s) or inf
-        return Request(key, consumer.peer, consumer.twin, "command", opening.job, offers, wants, lasts_s)
+        return Request(
+            key, consumer.peer, consumer.twin, "command", opening.job, offers, wants, lasts_s, opening.priority
+        )
 
     async def _serve_leased(
         self,

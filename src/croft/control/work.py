@@ -264,6 +264,7 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         stdin=opening.stdin,
         wait_s=opening.wait_s,
         needs=tuple(opening.needs),
+        priority=opening.priority,
         circle=opening.circle,
         member=opening.member,
     )
@@ -275,4 +276,5 @@ def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
     labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
     cpus = opening.cpus if isinstance(opening, OpenTaskJob) else 1
-    return Wish(python, only, never, tuple(opening.needs), labels, cpus)
+    priority = opening.priority if isinstance(opening, OpenTaskJob) else 0
+    return Wish(python, only, never, tuple(opening.needs), labels, cpus, priority)

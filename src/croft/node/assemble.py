@@ -181,7 +181,6 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
         on_clock_compared=health.compare_clock,
     )
-    circles.links = overlay
     paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
     overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
     relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
@@ -253,6 +252,7 @@ def _answer_others(parts: Parts) -> None:
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    parts.circles.links = parts.overlay
     links.on_stream(CIRCLE_PURPOSE, parts.circles.serve_stream)
     links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)

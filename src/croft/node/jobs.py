@@ -125,7 +125,8 @@ class JobBook:
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
         only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
-        wanted = Wish(spec.python, only, never, tuple(spec.needs), frozenset(spec.labels), spec.cpus)
+        labels = frozenset(spec.labels)
+        wanted = Wish(spec.python, only, never, tuple(spec.needs), labels, spec.cpus, spec.priority)
         return TaskJob(
             job,
             self._peers,
