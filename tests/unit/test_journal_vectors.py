@@ -30,7 +30,7 @@ from croft.compute.journal_messages import (
 from croft.wire.codec import Message, decode, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "journal.json"
-SPEC = JobSpec("film", "3.11", ["aa"], ["bb"], 1 << 30, 60.0, ["camera"], "vote:3", ["gpu"], 2, 4)
+SPEC = JobSpec("film", "3.11", ["aa"], ["bb"], 1 << 30, 60.0, ["camera"], "vote:3", ["gpu"], 2, 4, -5)
 MESSAGES: dict[str, Message] = {
     "spec": SPEC,
     "may hold": MayHold("film"),

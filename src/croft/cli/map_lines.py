@@ -95,6 +95,7 @@ def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
 @click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors per line.")
 @click.option("--mem", "memory", default="0", help="Memory per line, such as 2G.")
 @click.option("--time", "time_limit", default="0", help="Kill a line after so long.")
+@click.option("--priority", default=0, help="What of your own work goes first where room is short; higher does.")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def map_lines(
     jobs_max: int,
@@ -109,6 +110,7 @@ def map_lines(
     cpus: float,
     memory: str,
     time_limit: str,
+    priority: int,
     words: tuple[str, ...],
 ) -> int:
     """Run a command for each item, each on some peer, with its file.
@@ -131,7 +133,7 @@ def map_lines(
     if jobs_max < 1:
         raise Usage("-j must be at least 1", remedy="Leave it out to let the peers decide.")
     finished = _finished(Path(joblog)) if resume and joblog else set()
-    limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit))
+    limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit), priority)
 
     async def lines() -> AsyncIterator[_Line]:
         number = 0
@@ -152,6 +154,7 @@ class _Limits:
     cpus: float
     memory_bytes: int
     time_s: float
+    priority: int
 
 
 async def _items(given: Sequence[str] | None) -> AsyncIterator[str]:
@@ -257,6 +260,7 @@ class _MapRun:
             limits.memory_bytes,
             0,
             limits.time_s,
+            priority=limits.priority,
         )
         started = time.monotonic()
         try:

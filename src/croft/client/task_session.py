@@ -73,6 +73,7 @@ class Options:
     labels: tuple[str, ...] = ()
     retries: int = 0
     cpus: int = 1
+    priority: int = 0
 
     @classmethod
     def of(cls, label: str, on: tuple[str, ...], avoid: tuple[str, ...], wants: Wants) -> Self:
@@ -88,6 +89,7 @@ class Options:
             wants.labels,
             wants.retries,
             wants.cpus,
+            wants.priority,
         )
 
     def opening(self) -> OpenTaskJob:
@@ -104,6 +106,7 @@ class Options:
             labels=self.labels,
             retries=self.retries,
             cpus=self.cpus,
+            priority=self.priority,
         )
 
 

@@ -322,7 +322,16 @@ class TaskJob:
 
     async def _open(self, messages: MessageStream) -> Opened:
         wish = self._wish
-        messages.post(OpenTasks(wish.python, self._memory_bytes, self.id, needs=wish.needs, cpus_per_task=wish.cpus))
+        messages.post(
+            OpenTasks(
+                wish.python,
+                self._memory_bytes,
+                self.id,
+                needs=wish.needs,
+                cpus_per_task=wish.cpus,
+                priority=wish.priority,
+            )
+        )
         try:
             async with asyncio.timeout(OPENING_TIMEOUT_S):
                 payload = await messages.receive()

@@ -23,6 +23,7 @@ class JobSpec(Message, frozen=True):
     labels: Sequence[str] = ()
     retries: int = 0
     cpus: int = 1
+    priority: int = 0
 
 
 # --- between the holders of a job: `journal/1` streams ---------------------------------------------------------------

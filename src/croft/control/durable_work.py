@@ -63,6 +63,7 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.labels,
         opening.retries,
         opening.cpus,
+        opening.priority,
     )
 
 

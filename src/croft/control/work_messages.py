@@ -18,7 +18,8 @@ from croft.wire.codec import Message
 
 class OpenTaskJob(Message, frozen=True, tag=50):
     """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices. `labels`: words
-    that a peer must all have. `retries`: how often a task that failed runs again before that counts.
+    that a peer must all have. `retries`: how often a task that failed runs again before that counts. `priority`: higher
+    goes before other jobs of the same twin.
 
     One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go. Copies are held by
     `delegates`, peers by id, or, if none is named, by as many as `delegates_wanted`; None: as the settings say.
@@ -39,6 +40,7 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     labels: Sequence[str] = ()
     retries: int = 0
     cpus: int = 1
+    priority: int = 0
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -68,7 +70,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here).
 
     `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
-    where every peer is full. `needs`: devices, one of each.
+    where every peer is full. `needs`: devices, one of each. `priority`: before which of one's own it waits.
     """
 
     argv: list[str]
@@ -84,6 +86,10 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     stdin: str = ""
     wait_s: float = inf
     needs: Sequence[str] = ()
+    priority: int = 0
+    circle: str = ""
+    """A circle that this program has opened, whose member `member` the command is."""
+    member: str = ""
 
 
 class OpenForward(Message, frozen=True, tag=55):
@@ -106,6 +112,24 @@ class OpenPipe(Message, frozen=True, tag=57):
 
     peer: str
     service: str
+
+
+class OpenCircle(Message, frozen=True, tag=58):
+    """A circle of this program and its commands, for as long as this connection lasts. Answered by `CircleOpened`."""
+
+
+class OpenToMember(Message, frozen=True, tag=59):
+    """A stream to a member of a circle of this program. After `PipeOpened` this connection carries its bytes."""
+
+    circle: str
+    member: str
+
+
+class TakeStream(Message, frozen=True, tag=152):
+    """Takes the stream that `StreamWaits` told of. After `PipeOpened` this connection carries its bytes."""
+
+    circle: str
+    number: int
 
 
 class SealJob(Message, frozen=True, tag=150):
@@ -175,6 +199,9 @@ FromProgram = (
     | DropBuffer
     | SealJob
     | OpenResults
+    | OpenCircle
+    | OpenToMember
+    | TakeStream
 )
 
 # --- from the daemon -------------------------------------------------------------------------------------------------
@@ -260,6 +287,19 @@ class TunnelProblem(Message, frozen=True, tag=68):
     remedy: str = ""
 
 
+class CircleOpened(Message, frozen=True, tag=163):
+    """The circle's id, for the commands that are to be in it."""
+
+    circle: str
+
+
+class StreamWaits(Message, frozen=True, tag=164):
+    """A member has opened a stream to this program, which has some seconds to take it."""
+
+    number: int
+    sender: str
+
+
 class JobSealed(Message, frozen=True, tag=160):
     """A durable job has so many tasks, and all are on disk."""
 
@@ -308,7 +348,9 @@ class GetDone(Message, frozen=True, tag=183):
 
 
 FromDaemon = (
-    StorageProgress
+    CircleOpened
+    | StreamWaits
+    | StorageProgress
     | PutDone
     | PieceRead
     | GetDone

@@ -278,8 +278,16 @@ class Leases:
                 if not is_settled:
                     if waiting.deadline <= now or len(self._waiting) >= WAITING_MAX:
                         return [*effects, self._refusal(waiting, now)]
-                    self._waiting.append(waiting)
+                    self._line_up(waiting)
                 return effects
+
+    def _line_up(self, waiting: _Waiting) -> None:
+        """At the end of the line; then the twin's own places in it go by priority, and nobody else's change."""
+        self._waiting.append(waiting)
+        places = [i for i, other in enumerate(self._waiting) if other.request.twin == waiting.request.twin]
+        own = sorted((self._waiting[i] for i in places), key=lambda other: -other.request.priority)
+        for place, other in zip(places, own, strict=True):
+            self._waiting[place] = other
 
     def _try(self, waiting: _Waiting, earlier: Sequence[_Waiting], now: float) -> tuple[list[Effect], bool]:
         """Grants or refuses for good if that can be said now; asks leases that rest to make room."""
