@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from croft.compute.circles import Tell
 from croft.compute.jobs import Peers
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened
@@ -65,6 +67,8 @@ class CommandSpec:
     """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here); a
     name that ends with / is a folder, fetched with all that is in it.
 
+    `circle`, `member`: it may have streams with others of that circle, in which it is called so; "" for none.
+
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
     wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's.
     """
@@ -81,6 +85,12 @@ class CommandSpec:
     wait_s: float = inf
     needs: tuple[str, ...] = ()
     priority: int = 0
+    circle: str = ""
+    member: str = ""
+
+
+Placed = Callable[[PeerId, Tell], AbstractContextManager[None]]
+"""Says on which peer a member of a circle is, and how to tell that peer where the others are. Raises CroftError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,8 @@ class CommandResult:
 class CommandJob:
     """One command, from choosing a peer to fetching its files."""
 
-    def __init__(self, job: str, peers: Peers, wish: Wish, spec: CommandSpec) -> None:
+    def __init__(self, job: str, peers: Peers, wish: Wish, spec: CommandSpec, placed: Placed | None = None) -> None:
+        self._placed = placed or (lambda *_: nullcontext())
         self._job = job
         self._peers = peers
         self._spec = spec
@@ -173,17 +184,22 @@ class CommandJob:
                     spec.time_s_max + LEASE_SPARE_S if spec.time_s_max else 0.0,
                     spec.needs,
                     spec.priority,
+                    spec.circle,
+                    spec.member,
                 )
                 messages.post(asked)
                 opened = await _receive(messages)
                 if not isinstance(opened, Opened):
                     raise PeerMisbehaved("no answer to the opening", step=STEP)
+                if spec.circle and not opened.has_streams:
+                    raise Refused("it is older than circles", remedy="Upgrade that peer.")
                 self.peer = candidate.peer
-                await self._put_inputs(messages)
-                await on_start(candidate.name)
-                messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
-                exited = await self._follow(messages, on_output)
-                missing = await self._get_outputs(messages)
+                with self._placed(candidate.peer, messages.post):
+                    await self._put_inputs(messages)
+                    await on_start(candidate.name)
+                    messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
+                    exited = await self._follow(messages, on_output)
+                    missing = await self._get_outputs(messages)
                 await stream.finish()
                 return CommandResult(
                     exited.exit_code,

@@ -7,12 +7,15 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
 from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox, usage_of
+from croft.compute.circle import CIRCLE_LENGTH_MAX
+from croft.compute.circle_messages import CircleRoster
+from croft.compute.circles import Circles, Membership, is_member_name
 from croft.compute.lending_terms import Consumer, Leases, Offers, Policy
 from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
@@ -55,7 +58,7 @@ NEEDS_MAX = 8
 NEED_LENGTH_MAX = 32
 CPUS_MAX = 4096
 LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with `--time`.")
-COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd
+COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd | CircleRoster
 
 
 @dataclass(slots=True)
@@ -88,11 +91,12 @@ class _Command:
 class Lender:
     """The lending side of compute. Nothing runs here but under a lease; `lend` says under which offers."""
 
-    def __init__(self, live: LiveBoxes, policy: Policy, offers: Offers, leases: Leases) -> None:
+    def __init__(self, live: LiveBoxes, policy: Policy, offers: Offers, leases: Leases, circles: Circles) -> None:
         self._live = live
         self._policy = policy
         self._offers = offers
         self._leases = leases
+        self._circles = circles
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
         self._pool = BoxPool(live)
@@ -339,7 +343,7 @@ class Lender:
                 if not taking.done():
                     await hung_up
                     return
-                await self._serve_leased(opening, taking.result(), messages, stream, hung_up)
+                await self._serve_leased(consumer.peer, opening, taking.result(), messages, stream, hung_up)
             except CroftError as error:
                 await _decline(messages, stream, error)
             finally:
@@ -350,6 +354,8 @@ class Lender:
     def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
         offers = self._check(consumer)
         _check_words(opening.job, opening.needs)
+        if opening.circle and not (len(opening.circle) <= CIRCLE_LENGTH_MAX and is_member_name(opening.member)):
+            raise PeerMisbehaved("an impossible member of a circle", step="opening")
         key = f"{consumer.peer}/{opening.job or next(self._numbers)}/command"
         if key in self._command_keys:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
@@ -361,6 +367,7 @@ class Lender:
 
     async def _serve_leased(
         self,
+        owner: PeerId,
         opening: OpenCommand,
         lease: Lease,
         messages: MessageStream,
@@ -387,7 +394,7 @@ class Lender:
                     raise LEASE_ENDED
                 await hung_up
                 return
-            await self._run_command(opening, command, messages, stream, hung_up)
+            await self._run_command(owner, opening, command, messages, stream, hung_up)
         finally:
             del self._commands[number]
             used = Usage(received_bytes=messages.received_bytes, sent_bytes=messages.sent_bytes, tasks=1)
@@ -399,6 +406,7 @@ class Lender:
 
     async def _run_command(
         self,
+        owner: PeerId,
         opening: OpenCommand,
         command: _Command,
         messages: MessageStream,
@@ -409,20 +417,28 @@ class Lender:
         try:
             devices = self._offers.places(command.lease)
             spec = self._policy.command_box(command.lease.amounts, opening.cpus, devices)
+            if opening.circle:
+                spec = replace(spec, argv=(*spec.argv, "{doorway}"), has_doorway=True)
             box = await self._live.open(spec)
             try:
-                await self._attend(command, box, messages, stream, first)
+                async with contextlib.AsyncExitStack() as stack:
+                    membership: Membership | None = None
+                    if box.doorway is not None:
+                        hosted = self._circles.hosted(owner, opening.circle, opening.member, box.doorway)
+                        membership = await stack.enter_async_context(hosted)
+                    await self._attend(command, membership, box, messages, stream, first)
             finally:
                 ended = await box.close()
                 self._live.closed(box)
                 self._leases.used(command.lease, usage_of(ended))
         finally:
-            if spec is not None:
+            if spec is not None and spec.work_dir is not None:
                 await asyncio.to_thread(self._policy.discard, spec)
 
     async def _attend(
         self,
         command: _Command,
+        membership: Membership | None,
         box: Box,
         messages: MessageStream,
         stream: Stream,
@@ -430,8 +446,8 @@ class Lender:
     ) -> None:
         async with MessageStream(box, step="box") as worker:
             await _await_ready(worker)
-            messages.post(Opened(1, []))
-            down = asyncio.create_task(_pump_down(first, messages, worker), name="command.to_box")
+            messages.post(Opened(1, [], has_streams=membership is not None))
+            down = asyncio.create_task(self._pump_down(membership, first, messages, worker), name="command.to_box")
             up = asyncio.create_task(_pump_up(worker, messages, box), name="command.from_box")
             over = asyncio.create_task(command.is_over.wait(), name="command.over")
             try:
@@ -447,6 +463,23 @@ class Lender:
             for result in results:
                 if isinstance(result, PeerMisbehaved):
                     raise result
+
+    async def _pump_down(
+        self,
+        membership: Membership | None,
+        first: asyncio.Task[bytes | None],
+        messages: MessageStream,
+        worker: MessageStream,
+    ) -> None:
+        """Passes the consumer's messages to the box until the consumer closes its side."""
+        payload = await first
+        while payload is not None:
+            message: COMMAND_MESSAGES = decode_union(payload, COMMAND_MESSAGES, step="command")
+            if not isinstance(message, CircleRoster):
+                await worker.send(message)
+            elif membership is not None:
+                self._circles.take_roster(membership, message)
+            payload = await messages.receive()
 
 
 def _check_words(job: str, needs: Sequence[str]) -> None:
@@ -512,15 +545,6 @@ async def _await_ready(worker: MessageStream) -> None:
         raise Failed(f"the box did not start: {fault or 'no answer'}", remedy="See the peer's log.") from None
     if not isinstance(ready, Ready):
         raise Failed("the box did not start: its worker ended", remedy="See the peer's log.")
-
-
-async def _pump_down(first: asyncio.Task[bytes | None], messages: MessageStream, worker: MessageStream) -> None:
-    """Passes the consumer's messages to the box until the consumer closes its side."""
-    payload = await first
-    while payload is not None:
-        message: COMMAND_MESSAGES = decode_union(payload, COMMAND_MESSAGES, step="command")
-        await worker.send(message)
-        payload = await messages.receive()
 
 
 async def _pump_up(worker: MessageStream, messages: MessageStream, box: Box) -> None:

@@ -37,6 +37,9 @@ class OpenCommand(Message, frozen=True, tag=31):
 
     `job` and `needs` as for tasks. `lasts_s`: it ends after so long at the latest; 0: with its work. A lender from
     before leases knows none of these, and lets whoever asks wait in line. `priority`: before which of the same twin's.
+
+    `circle`, `member`: the command may have streams with others of this circle of its consumer's, in which it is called
+    so; "" for none. A lender from before circles gives it none.
     """
 
     cpus: float = 1.0
@@ -47,17 +50,21 @@ class OpenCommand(Message, frozen=True, tag=31):
     lasts_s: float = 0.0
     needs: Sequence[str] = ()
     priority: int = 0
+    circle: str = ""
+    member: str = ""
 
 
 class Opened(Message, frozen=True, tag=32):
     """Granted. `functions`: digests of the consumer's functions that the lender still has.
 
-    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none.
+    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `has_streams`:
+    the command gets the streams that were asked for.
     """
 
     slots: int
     functions: list[bytes]
     buffer_bytes_max: int = 0
+    has_streams: bool = False
 
 
 class Declined(Message, frozen=True, tag=33):

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from croft.compute.circles import Circles
 from croft.compute.commands import CommandJob, CommandSpec
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import durable_work, tunnels
+from croft.control.circles import CircleDesk
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -24,14 +26,17 @@ from croft.control.work_messages import (
     FromProgram,
     JobFailed,
     JobOpened,
+    OpenCircle,
     OpenCommandJob,
     OpenForward,
     OpenPipe,
     OpenProxy,
     OpenResults,
     OpenTaskJob,
+    OpenToMember,
     PeerCaught,
     SubmitTasks,
+    TakeStream,
     TaskOutcomes,
     TaskResultPart,
 )
@@ -63,7 +68,8 @@ class JobFactory(durable_work.JobFactory, Protocol):
 class WorkServer:
     """Serves the work socket."""
 
-    def __init__(self, jobs: JobFactory, desk: tunnels.Desk) -> None:
+    def __init__(self, jobs: JobFactory, desk: tunnels.Desk, circles: Circles) -> None:
+        self._circles = CircleDesk(circles)
         self._jobs = jobs
         self._desk = desk
 
@@ -108,6 +114,12 @@ class WorkServer:
                         await tunnels.serve_port(self._desk, opening, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
+                    case OpenCircle():
+                        await self._circles.serve_circle(messages)
+                    case OpenToMember():
+                        await self._circles.serve_opened(opening, messages, stream)
+                    case TakeStream():
+                        await self._circles.serve_taken(opening, messages, stream)
                     case _:
                         raise PeerMisbehaved(f"{type(opening).__name__} before a job was opened", step="local work")
             except ConnectionLost:
@@ -253,6 +265,8 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         wait_s=opening.wait_s,
         needs=tuple(opening.needs),
         priority=opening.priority,
+        circle=opening.circle,
+        member=opening.member,
     )
 
 

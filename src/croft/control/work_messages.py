@@ -87,6 +87,9 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     wait_s: float = inf
     needs: Sequence[str] = ()
     priority: int = 0
+    circle: str = ""
+    """A circle that this program has opened, whose member `member` the command is."""
+    member: str = ""
 
 
 class OpenForward(Message, frozen=True, tag=55):
@@ -109,6 +112,24 @@ class OpenPipe(Message, frozen=True, tag=57):
 
     peer: str
     service: str
+
+
+class OpenCircle(Message, frozen=True, tag=58):
+    """A circle of this program and its commands, for as long as this connection lasts. Answered by `CircleOpened`."""
+
+
+class OpenToMember(Message, frozen=True, tag=59):
+    """A stream to a member of a circle of this program. After `PipeOpened` this connection carries its bytes."""
+
+    circle: str
+    member: str
+
+
+class TakeStream(Message, frozen=True, tag=152):
+    """Takes the stream that `StreamWaits` told of. After `PipeOpened` this connection carries its bytes."""
+
+    circle: str
+    number: int
 
 
 class SealJob(Message, frozen=True, tag=150):
@@ -139,6 +160,9 @@ FromProgram = (
     | DropBuffer
     | SealJob
     | OpenResults
+    | OpenCircle
+    | OpenToMember
+    | TakeStream
 )
 
 # --- from the daemon -------------------------------------------------------------------------------------------------
@@ -224,6 +248,19 @@ class TunnelProblem(Message, frozen=True, tag=68):
     remedy: str = ""
 
 
+class CircleOpened(Message, frozen=True, tag=163):
+    """The circle's id, for the commands that are to be in it."""
+
+    circle: str
+
+
+class StreamWaits(Message, frozen=True, tag=164):
+    """A member has opened a stream to this program, which has some seconds to take it."""
+
+    number: int
+    sender: str
+
+
 class JobSealed(Message, frozen=True, tag=160):
     """A durable job has so many tasks, and all are on disk."""
 
@@ -235,7 +272,9 @@ class ResultsEnded(Message, frozen=True, tag=161):
 
 
 FromDaemon = (
-    JobSealed
+    CircleOpened
+    | StreamWaits
+    | JobSealed
     | ResultsEnded
     | PortOpened
     | PipeOpened

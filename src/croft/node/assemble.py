@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from croft.compute.circle_messages import CIRCLE_PURPOSE
+from croft.compute.circles import Circles
 from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender
 from croft.compute.lending_terms import Policy
@@ -103,6 +105,7 @@ class Parts:
     lender: Lender
     lending: Lending
     offering: Offering
+    circles: Circles
     jobs: JobBook
     tunnel_host: TunnelHost
     tunnels: Tunnels
@@ -167,7 +170,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             nat=paths.nat(),
         )
 
-    leases, lending, lender = _lender(plan, ports)
+    circles = Circles(plan.own.peer)
+    leases, lending, lender = _lender(plan, ports, circles)
     overlay = Overlay(
         plan.own,
         *(ports.transport, ports.database, ports.clock, ports.entropy),
@@ -187,7 +191,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
-        *(plan.policy.check, plan.delegates_wanted),
+        *(plan.policy.check, plan.delegates_wanted, circles),
     )
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
@@ -204,6 +208,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         lender,
         lending,
         offering,
+        circles,
         jobs,
         tunnel_host,
         tunnels,
@@ -219,7 +224,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     return parts
 
 
-def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
+def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender]:
     """What lends: the book of leases, the owner's offers, and who runs the work of others."""
     leases = LeaseBook(ports.database, ports.clock)
     live = LiveBoxes(ports.sandbox, plan.lent_cpus_max)
@@ -235,7 +240,7 @@ def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
         lambda twin: twin in plan.contacts.friends(),
         plan.minute_of_week,
     )
-    lender = Lender(live, plan.policy, lending, leases)
+    lender = Lender(live, plan.policy, lending, leases, circles)
     lending.lend = lender.lend
     return leases, lending, lender
 
@@ -247,6 +252,8 @@ def _answer_others(parts: Parts) -> None:
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    parts.circles.links = parts.overlay
+    links.on_stream(CIRCLE_PURPOSE, parts.circles.serve_stream, lasts=True)
     links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)

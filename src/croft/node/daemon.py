@@ -150,7 +150,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk)
+    work = WorkServer(parts.jobs, desk, parts.circles)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [
