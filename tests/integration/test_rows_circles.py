@@ -92,6 +92,7 @@ class Circle:
         self.consumer = consumer
         self.home = HomeMember(consumer.files.work_socket)
         self.printed: dict[str, list[str]] = {}
+        self.commands: list[asyncio.Task[CommandEnded]] = []
 
     def command(self, name: str, on: RealPeer, program: str, *arguments: str) -> asyncio.Task[CommandEnded]:
         """Starts a member on one peer."""
@@ -109,7 +110,9 @@ class Circle:
         )
         lines = self.printed[name] = []
         events = CommandEvents(lambda _, data: lines.extend(data.decode().splitlines()))
-        return asyncio.create_task(run_command(self.consumer.files.work_socket, opening, events))
+        running = asyncio.create_task(run_command(self.consumer.files.work_socket, opening, events))
+        self.commands.append(running)
+        return running
 
     async def listening(self, name: str, on: RealPeer) -> asyncio.Task[CommandEnded]:
         """Starts a member that sends back what it is told, and waits until it listens."""
@@ -125,15 +128,13 @@ class Circle:
 async def circle_of(consumer: RealPeer) -> AsyncIterator[Circle]:
     circle = Circle(consumer)
     await circle.home.open()
-    before = asyncio.all_tasks()
     try:
         yield circle
     finally:
         circle.home.close()
-        commands = asyncio.all_tasks() - before
-        for task in commands:
+        for task in circle.commands:
             task.cancel()
-        await asyncio.gather(*commands, return_exceptions=True)
+        await asyncio.gather(*circle.commands, return_exceptions=True)
 
 
 async def echoed(stream: socket.socket, said: bytes) -> bytes:

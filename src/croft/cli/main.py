@@ -38,6 +38,8 @@ COMMANDS = {
     "leases": "croft.cli.lending:leases",
     "limit": "croft.cli.limit:limit",
     "device": "croft.cli.device:device",
+    "recovery": "croft.cli.recovery:recovery",
+    "recover": "croft.cli.recovery:recover",
     "contacts": "croft.cli.contacts:contacts",
     "expose": "croft.cli.tunnel:expose",
     "tunnel": "croft.cli.tunnel:tunnel",

@@ -299,7 +299,7 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
     parts.circles.links = parts.overlay
-    links.on_stream(CIRCLE_PURPOSE, parts.circles.serve_stream)
+    links.on_stream(CIRCLE_PURPOSE, parts.circles.serve_stream, lasts=True)
     links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
