@@ -1,4 +1,4 @@
-"""The row of repair, shown by real daemons: lost shares are made again while their owner is off, by peers without a key.
+"""The row of repair, shown by real daemons: lost shares are made again while their owner is off.
 
 A test's docstring names its row.
 """

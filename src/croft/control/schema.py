@@ -553,7 +553,7 @@ class StorageState(msgspec.Struct, frozen=True, kw_only=True):
     """How the owner's files stand. `faults`: what holders were caught at since this peer started.
 
     `looked_at`: when all holders were asked last, Unix seconds, 0: not yet; `stripes`: pieces that are coded by
-    themselves, of which `short` lacked shares and `unreadable` had too few; `rebuilt`: shares made again since the start.
+    themselves, of which `short` lacked shares and `unreadable` had too few; `rebuilt`: shares made again since start.
     `watched`: whose data this peer looks after.
     """
 
