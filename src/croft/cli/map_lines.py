@@ -19,6 +19,8 @@ import click
 from croft.cli.output import say, show_error
 from croft.cli.work import CROFT_FAILED, exit_code, name_there, output_file, peer_ids
 from croft.client.command import CommandEvents, run_command
+from croft.client.environments_asked import environment_of
+from croft.compute.environment import Environment
 from croft.control.home import Home
 from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
@@ -95,6 +97,13 @@ def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
 @click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors per line.")
 @click.option("--mem", "memory", default="0", help="Memory per line, such as 2G.")
 @click.option("--time", "time_limit", default="0", help="Kill a line after so long.")
+@click.option(
+    "--with",
+    "sources",
+    multiple=True,
+    metavar="ENV",
+    help="Python packages to bring: a lock file, a project's folder, wheels, or a name of what is installed here.",
+)
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def map_lines(
     jobs_max: int,
@@ -109,6 +118,7 @@ def map_lines(
     cpus: float,
     memory: str,
     time_limit: str,
+    sources: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
     """Run a command for each item, each on some peer, with its file.
@@ -131,7 +141,8 @@ def map_lines(
     if jobs_max < 1:
         raise Usage("-j must be at least 1", remedy="Leave it out to let the peers decide.")
     finished = _finished(Path(joblog)) if resume and joblog else set()
-    limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit))
+    packages = environment_of(Home.find(), sources)
+    limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit), packages)
 
     async def lines() -> AsyncIterator[_Line]:
         number = 0
@@ -152,6 +163,7 @@ class _Limits:
     cpus: float
     memory_bytes: int
     time_s: float
+    packages: Environment | None
 
 
 async def _items(given: Sequence[str] | None) -> AsyncIterator[str]:
@@ -257,6 +269,7 @@ class _MapRun:
             limits.memory_bytes,
             0,
             limits.time_s,
+            packages=limits.packages,
         )
         started = time.monotonic()
         try:

@@ -30,6 +30,7 @@ class How(TypedDict, total=False):
         labels: only peers that have all of these words among their `labels`.
         cpus: how many processors one task keeps busy, for programs that use several; 1 if it is left out.
         retries: how often a task that raised, died or took too long is run again before that counts.
+        environment: what it imports from: lock files, folders of projects, wheels, or names of what is installed here.
     """
 
     on: Sequence[str]
@@ -41,6 +42,7 @@ class How(TypedDict, total=False):
     labels: Sequence[str]
     retries: int
     cpus: int
+    environment: str | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
-        needs: devices. labels: words of peers. retries, cpus: of one task.
+        needs: devices. labels: words of peers. retries, cpus: of one task. environment: where it comes from.
     """
 
     on: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class Wants:
     labels: tuple[str, ...] = ()
     retries: int = 0
     cpus: int = 1
+    environment: tuple[str, ...] = ()
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -76,6 +79,7 @@ class Wants:
             names_of(how.get("labels", ())) or own.labels,
             _retries(how.get("retries", own.retries)),
             _cpus(how.get("cpus", own.cpus)),
+            names_of(how.get("environment", ())) or own.environment,
         )
 
 

@@ -11,9 +11,10 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from croft.compute.jobs import Peers
+from croft.compute.environment import Environment
+from croft.compute.jobs import Peers, check_prepared
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
-from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened
+from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened, Preparing
 from croft.compute.worker_messages import (
     FILE_DEPTH_MAX,
     FILE_PART_BYTES,
@@ -56,7 +57,7 @@ LEASE_SPARE_S = 30.0
 """A lease outlasts its command by this much: files are put before it and fetched after it."""
 STEP = "command"
 
-FromLender = Opened | Declined | FromWorker
+FromLender = Opened | Declined | Preparing | FromWorker
 OnOutput = Callable[[int, bytes], Awaitable[None]]
 
 
@@ -66,7 +67,7 @@ class CommandSpec:
     name that ends with / is a folder, fetched with all that is in it.
 
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
-    wait in line where every peer is full. `needs`: devices, one of each.
+    wait in line where every peer is full. `needs`: devices, one of each. `packages`: what Python finds there besides.
     """
 
     argv: tuple[str, ...]
@@ -80,6 +81,7 @@ class CommandSpec:
     stdin: str = ""
     wait_s: float = inf
     needs: tuple[str, ...] = ()
+    packages: Environment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +173,14 @@ class CommandJob:
                     wait_s,
                     spec.time_s_max + LEASE_SPARE_S if spec.time_s_max else 0.0,
                     spec.needs,
+                    spec.packages,
                 )
                 messages.post(asked)
-                opened = await _receive(messages)
+                while isinstance(opened := await _receive(messages), Preparing):
+                    pass
                 if not isinstance(opened, Opened):
                     raise PeerMisbehaved("no answer to the opening", step=STEP)
+                check_prepared(spec.packages, opened)
                 self.peer = candidate.peer
                 await self._put_inputs(messages)
                 await on_start(candidate.name)
@@ -305,7 +310,7 @@ async def _get_output(messages: MessageStream, name: str, destination: Path) -> 
                     return ""
                 case FileFailed(path, reason):
                     return f"{path}: {reason}"
-                case Opened() | Declined():
+                case Opened() | Declined() | Preparing():
                     raise PeerMisbehaved("an answer to an opening while files were fetched", step=STEP)
                 case _:
                     raise PeerMisbehaved(f"{type(message).__name__} while files were fetched", step=STEP)

@@ -17,8 +17,10 @@ from blake3 import blake3
 
 from croft.compute import job as core
 from croft.compute import verification
+from croft.compute.environment import Environment
+from croft.compute.environments import SOURCES_MAX
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
-from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Reply
+from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Preparing, Reply
 from croft.compute.worker_messages import (
     PART_BYTES,
     RESULT_BYTES_MAX,
@@ -85,6 +87,7 @@ class TaskJob:
         is_patient: bool = False,
         verdicts: verification.Verification | None = None,
         standing: verification.Standing | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.id = job
         self.done_by: dict[PeerId, int] = {}
@@ -96,6 +99,7 @@ class TaskJob:
         self._on_outcomes = on_outcomes
         self._memory_bytes = memory_bytes
         self._task_s_max = task_s_max
+        self._environment = environment
         self._is_patient = is_patient
         self._verification = verdicts
         self._calls: dict[int, _Call] = {}
@@ -322,22 +326,37 @@ class TaskJob:
 
     async def _open(self, messages: MessageStream) -> Opened:
         wish = self._wish
-        messages.post(OpenTasks(wish.python, self._memory_bytes, self.id, needs=wish.needs, cpus_per_task=wish.cpus))
-        try:
-            async with asyncio.timeout(OPENING_TIMEOUT_S):
-                payload = await messages.receive()
-        except TimeoutError:
-            raise ConnectionLost("no answer to the opening") from None
-        if payload is None:
-            raise ConnectionLost("closed during the opening")
-        reply: Reply = decode_union(payload, Reply, step="opening of tasks")
-        match reply:
-            case Opened():
-                return reply
-            case Declined(code, message, remedy):
-                raise by_code(code, message, remedy)
-            case _:
-                assert_never(reply)
+        # Those that work already have the wheels: they need not all come from here.
+        sources = [peer for peer, session in self._sessions.items() if session] if self._environment else []
+        asked = OpenTasks(
+            wish.python,
+            self._memory_bytes,
+            self.id,
+            needs=wish.needs,
+            cpus_per_task=wish.cpus,
+            environment=self._environment,
+            sources=sources[:SOURCES_MAX],
+        )
+        messages.post(asked)
+        while True:
+            try:
+                async with asyncio.timeout(OPENING_TIMEOUT_S):
+                    payload = await messages.receive()
+            except TimeoutError:
+                raise ConnectionLost("no answer to the opening") from None
+            if payload is None:
+                raise ConnectionLost("closed during the opening")
+            reply: Reply = decode_union(payload, Reply, step="opening of tasks")
+            match reply:
+                case Opened():
+                    check_prepared(self._environment, reply)
+                    return reply
+                case Declined(code, message, remedy):
+                    raise by_code(code, message, remedy)
+                case Preparing():
+                    pass
+                case _:
+                    assert_never(reply)
 
     def _take(self, peer: PeerId, payload: bytes) -> None:
         message: FromSession = decode_union(payload, FromSession, step="task results")
@@ -489,6 +508,12 @@ class TaskJob:
         if self._parts:
             recorded = {task for task, _, _ in outcomes}
             self._forget_parts(lambda _, task: task in recorded)
+
+
+def check_prepared(environment: Environment | None, opened: Opened) -> None:
+    """Raises Refused if a lender would run work without the environment that it needs."""
+    if environment is not None and opened.environment != environment.digest:
+        raise Refused("its Croft knows nothing of environments", remedy="Its owner should take a newer one.")
 
 
 @dataclass(frozen=True, slots=True)

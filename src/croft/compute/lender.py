@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
 from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox, usage_of
+from croft.compute.environments import Environments
 from croft.compute.lending_terms import Consumer, Leases, Offers, Policy
-from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
+from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks, Preparing
 from croft.compute.worker_messages import (
     BUFFERS_MAX,
     BufferPart,
@@ -43,12 +44,13 @@ from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
     from croft.compute.live_boxes import LiveBoxes
-    from croft.ports import Box, BoxSpec, Stream
+    from croft.ports import Box, BoxSpec, BoxUsage, Stream
 
 log = logging.getLogger(__name__)
 
 OPENING_TIMEOUT_S = 10.0
 LINGER_S = 5.0
+PREPARING_S = 5.0
 WAIT_S_MAX = 86_400.0
 JOB_LENGTH_MAX = 64
 NEEDS_MAX = 8
@@ -69,6 +71,7 @@ class _Session:
     """From which its slots come."""
     slots: int
     slots_per_task: int = 1
+    environment: bytes = b""
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
     buffers: set[bytes] = field(default_factory=set)
@@ -88,11 +91,14 @@ class _Command:
 class Lender:
     """The lending side of compute. Nothing runs here but under a lease; `lend` says under which offers."""
 
-    def __init__(self, live: LiveBoxes, policy: Policy, offers: Offers, leases: Leases) -> None:
+    def __init__(
+        self, live: LiveBoxes, policy: Policy, offers: Offers, leases: Leases, environments: Environments
+    ) -> None:
         self._live = live
         self._policy = policy
         self._offers = offers
         self._leases = leases
+        self._environments = environments
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
         self._pool = BoxPool(live)
@@ -212,7 +218,7 @@ class Lender:
 
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
         functions = list(self._pool.functions(consumer.twin))
-        session.messages.post(Opened(session.slots, functions, session.box.buffer_bytes_max))
+        session.messages.post(Opened(session.slots, functions, session.box.buffer_bytes_max, session.environment))
         while (payload := await session.messages.receive()) is not None:
             message: ToWorker = decode_union(payload, ToWorker, step="tasks")
             if isinstance(message, BufferPart):
@@ -232,27 +238,38 @@ class Lender:
                 f"this peer runs Python {self._policy.python()}, the job is made by Python {opening.python}",
                 remedy="Functions travel only between equal minor versions; use peers with the same Python.",
             )
+        self._environments.check(opening.environment)
+        environment = b"" if opening.environment is None else opening.environment.digest
         wants = self._policy.task_wants(opening, self._leases.most(offers), self._leases.room(offers))
         # What takes turns shares the twin's one warm box; what is reserved is the job's own.
         is_shared = wants[CPU] == 0 and not opening.needs
         owner = consumer.twin if is_shared else f"{consumer.peer}/{opening.job or next(self._numbers)}"
-        key = f"{owner}/tasks/{opening.memory_bytes}"
+        key = f"{owner}/tasks/{opening.memory_bytes}" + (f"/{environment.hex()}" if environment else "")
         request = Request(key, consumer.peer, consumer.twin, "tasks", opening.job, offers, wants)
         lease = await self._leases.take(request)
         try:
             offer = lease.offer_of(CPU) or self._offer_with_slots(offers)
             slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(offer, 0))
             devices = self._offers.places(lease)
-            box = await self._pool.acquire(
-                lease.number,
-                consumer.twin,
-                lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots), devices),
-            )
+            async with (
+                _said_meanwhile(messages, opening.environment is not None),
+                self._environments.ready(opening.environment, consumer, opening.sources, self._meter(lease)) as place,
+            ):
+                box = await self._pool.acquire(
+                    lease.number,
+                    consumer.twin,
+                    lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots), devices, place),
+                )
             self._check(consumer)  # again: others were let in while the box started
         except BaseException as error:
             self._leave(lease, Stage.WARM if isinstance(error, Busy) else Stage.ENDING)
             raise
-        return _Session(messages, lease, box, offer, slots, max(1, min(opening.cpus_per_task, CPUS_MAX)))
+        per_task = max(1, min(opening.cpus_per_task, CPUS_MAX))
+        return _Session(messages, lease, box, offer, slots, per_task, environment)
+
+    def _meter(self, lease: Lease) -> Callable[[BoxUsage], None]:
+        """Counts what a box uses that serves a lease beside the lease's own."""
+        return lambda used: self._leases.used(lease, usage_of(used))
 
     def _offer_with_slots(self, offers: Sequence[str]) -> str:
         offer = max(offers, key=lambda offer: self._lent.get(offer, 0))
@@ -339,7 +356,7 @@ class Lender:
                 if not taking.done():
                     await hung_up
                     return
-                await self._serve_leased(opening, taking.result(), messages, stream, hung_up)
+                await self._serve_leased(consumer, opening, taking.result(), messages, stream, hung_up)
             except CroftError as error:
                 await _decline(messages, stream, error)
             finally:
@@ -350,6 +367,7 @@ class Lender:
     def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
         offers = self._check(consumer)
         _check_words(opening.job, opening.needs)
+        self._environments.check(opening.environment)
         key = f"{consumer.peer}/{opening.job or next(self._numbers)}/command"
         if key in self._command_keys:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
@@ -359,6 +377,7 @@ class Lender:
 
     async def _serve_leased(
         self,
+        consumer: Consumer,
         opening: OpenCommand,
         lease: Lease,
         messages: MessageStream,
@@ -385,7 +404,7 @@ class Lender:
                     raise LEASE_ENDED
                 await hung_up
                 return
-            await self._run_command(opening, command, messages, stream, hung_up)
+            await self._run_command(consumer, opening, command, messages, stream, hung_up)
         finally:
             del self._commands[number]
             used = Usage(received_bytes=messages.received_bytes, sent_bytes=messages.sent_bytes, tasks=1)
@@ -397,6 +416,7 @@ class Lender:
 
     async def _run_command(
         self,
+        consumer: Consumer,
         opening: OpenCommand,
         command: _Command,
         messages: MessageStream,
@@ -406,20 +426,26 @@ class Lender:
         spec: BoxSpec | None = None
         try:
             devices = self._offers.places(command.lease)
-            spec = self._policy.command_box(command.lease.amounts, opening.cpus, devices)
-            box = await self._live.open(spec)
+            lease = command.lease
+            async with (
+                _said_meanwhile(messages, opening.environment is not None),
+                self._environments.ready(opening.environment, consumer, (), self._meter(lease)) as place,
+            ):
+                spec = self._policy.command_box(lease.amounts, opening.cpus, devices, place)
+                box = await self._live.open(spec)
             try:
-                await self._attend(command, box, messages, stream, first)
+                await self._attend(opening, command, box, messages, stream, first)
             finally:
                 ended = await box.close()
                 self._live.closed(box)
-                self._leases.used(command.lease, usage_of(ended))
+                self._leases.used(lease, usage_of(ended))
         finally:
             if spec is not None:
                 await asyncio.to_thread(self._policy.discard, spec)
 
     async def _attend(
         self,
+        opening: OpenCommand,
         command: _Command,
         box: Box,
         messages: MessageStream,
@@ -428,7 +454,8 @@ class Lender:
     ) -> None:
         async with MessageStream(box, step="box") as worker:
             await _await_ready(worker)
-            messages.post(Opened(1, []))
+            environment = b"" if opening.environment is None else opening.environment.digest
+            messages.post(Opened(1, [], environment=environment))
             down = asyncio.create_task(_pump_down(first, messages, worker), name="command.to_box")
             up = asyncio.create_task(_pump_up(worker, messages, box), name="command.from_box")
             over = asyncio.create_task(command.is_over.wait(), name="command.over")
@@ -477,6 +504,24 @@ async def _first(messages: MessageStream) -> bytes:
     if payload is None:
         raise ConnectionLost("closed before the opening")
     return payload
+
+
+@contextlib.asynccontextmanager
+async def _said_meanwhile(messages: MessageStream, is_to_be_said: bool) -> AsyncIterator[None]:
+    """Tells a consumer who waits that its environment is being prepared, until the block ends."""
+
+    async def say() -> None:
+        with contextlib.suppress(ConnectionLost):
+            while True:
+                await asyncio.sleep(PREPARING_S)
+                await messages.send(Preparing())
+
+    saying = asyncio.create_task(say(), name="environment.preparing") if is_to_be_said else None
+    try:
+        yield
+    finally:
+        if saying is not None:
+            await _stopped(saying)
 
 
 async def _stopped(task: asyncio.Task[object]) -> None:

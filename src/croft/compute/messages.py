@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
+from croft.compute.environment import Environment
 from croft.wire.codec import Message
 
 TASKS_PURPOSE = "tasks/1"
@@ -20,7 +21,8 @@ class OpenTasks(Message, frozen=True, tag=30):
 
     `job` names the asker's job; who says it understands `Declined` at the end of a session too. `cpus`: slots reserved
     for this job; 0: it takes turns with others at what nobody has reserved. `needs`: devices, one of each.
-    `cpus_per_task`: slots that one task takes.
+    `cpus_per_task`: slots that one task takes. `environment`: what its tasks import from; `sources`: peers that have
+    its wheels, besides the asker.
     """
 
     python: str
@@ -29,13 +31,15 @@ class OpenTasks(Message, frozen=True, tag=30):
     cpus: int = 0
     needs: Sequence[str] = ()
     cpus_per_task: int = 1
+    environment: Environment | None = None
+    sources: Sequence[str] = ()
 
 
 class OpenCommand(Message, frozen=True, tag=31):
     """Asks for slots and a folder to run one command, and would wait in line for them for `wait_s`.
 
-    `job` and `needs` as for tasks. `lasts_s`: it ends after so long at the latest; 0: with its work. A lender from
-    before leases knows none of these, and lets whoever asks wait in line.
+    `job`, `needs` and `environment` as for tasks. `lasts_s`: it ends after so long at the latest; 0: with its work. A
+    lender from before leases knows none of these, and lets whoever asks wait in line.
     """
 
     cpus: float = 1.0
@@ -45,17 +49,20 @@ class OpenCommand(Message, frozen=True, tag=31):
     wait_s: float = inf
     lasts_s: float = 0.0
     needs: Sequence[str] = ()
+    environment: Environment | None = None
 
 
 class Opened(Message, frozen=True, tag=32):
     """Granted. `functions`: digests of the consumer's functions that the lender still has.
 
-    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none.
+    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `environment`:
+    the digest of the one that was asked for; empty of a peer that knows nothing of environments.
     """
 
     slots: int
     functions: list[bytes]
     buffer_bytes_max: int = 0
+    environment: bytes = b""
 
 
 class Declined(Message, frozen=True, tag=33):
@@ -66,4 +73,8 @@ class Declined(Message, frozen=True, tag=33):
     remedy: str = ""
 
 
-Reply = Opened | Declined
+class Preparing(Message, frozen=True, tag=190):
+    """Not yet: the environment is being fetched and built. Said again while that lasts."""
+
+
+Reply = Opened | Declined | Preparing

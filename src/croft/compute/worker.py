@@ -1,8 +1,9 @@
 """The program inside a box: keeps functions, forks runners for chunks, runs commands, moves files.
 
-Started as `python -sEP -m croft.compute.worker FD [SLOTS]`, or by its path. FD is the inherited socket to the peer,
-over which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once. Its current folder
-is `/job`. It ends when the socket does, and everything below it ends with it.
+Started as `python -sEP -m croft.compute.worker FD [SLOTS [FOLDER]]`, or by its path. FD is the inherited socket to the
+peer, over which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once; FOLDER is an
+environment, which tasks import from before the interpreter's own packages. Its current folder is `/job`. It ends when
+the socket does, and everything below it ends with it.
 """
 
 from __future__ import annotations
@@ -102,6 +103,12 @@ class Worker:
                 self._commands.cancel()
 
 
+def _packages_index() -> int:
+    """Where in the search path the installed packages begin, after the standard library."""
+    places = [at for at, folder in enumerate(sys.path) if folder.endswith(("site-packages", "dist-packages"))]
+    return places[0] if places else len(sys.path)
+
+
 def main() -> int:
     """Runs the worker; returns its exit code."""
     descriptor = int(sys.argv[1])
@@ -111,6 +118,8 @@ def main() -> int:
     # A tty's interrupt is meant for the peer, which closes the box in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if len(sys.argv) > 3:
+        sys.path.insert(_packages_index(), sys.argv[3])
     become_subreaper()
     worker = Worker(descriptor, slots)
     set_dumpable(False)

@@ -252,6 +252,7 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         stdin=opening.stdin,
         wait_s=opening.wait_s,
         needs=tuple(opening.needs),
+        packages=opening.packages,
     )
 
 

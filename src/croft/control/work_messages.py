@@ -10,6 +10,7 @@ from math import inf
 
 import msgspec
 
+from croft.compute.environment import Environment
 from croft.compute.worker_messages import BufferPart, DropBuffer
 from croft.wire.codec import Message
 
@@ -39,6 +40,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     labels: Sequence[str] = ()
     retries: int = 0
     cpus: int = 1
+    environment: Environment | None = None
+    """Its wheels are in this peer's cache already."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -68,7 +71,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here).
 
     `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
-    where every peer is full. `needs`: devices, one of each.
+    where every peer is full. `needs`: devices, one of each. `packages`: what Python finds
+    there besides.
     """
 
     argv: list[str]
@@ -84,6 +88,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     stdin: str = ""
     wait_s: float = inf
     needs: Sequence[str] = ()
+    packages: Environment | None = None
 
 
 class OpenForward(Message, frozen=True, tag=55):

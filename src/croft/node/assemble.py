@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from croft.compute.environment_messages import WHEELS_PURPOSE
+from croft.compute.environments import Cache, Environments
 from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender
 from croft.compute.lending_terms import Policy
@@ -62,6 +64,7 @@ class Ports:
     local: LocalServices
     relays: RelayHost
     machine: OwnersMachine
+    environments: Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Parts:
     admissions: Admissions
     leases: LeaseBook
     lender: Lender
+    environments: Environments
     lending: Lending
     offering: Offering
     jobs: JobBook
@@ -167,7 +171,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             nat=paths.nat(),
         )
 
-    leases, lending, lender = _lender(plan, ports)
+    leases, lending, lender, environments = _lender(plan, ports)
     overlay = Overlay(
         plan.own,
         *(ports.transport, ports.database, ports.clock, ports.entropy),
@@ -187,8 +191,9 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
-        *(plan.policy.check, plan.delegates_wanted),
+        *(plan.policy.check, plan.delegates_wanted, environments),
     )
+    environments.neighbours = overlay
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     tunnels = Tunnels(overlay, ports.local)
@@ -202,6 +207,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         admissions,
         leases,
         lender,
+        environments,
         lending,
         offering,
         jobs,
@@ -219,8 +225,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     return parts
 
 
-def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
-    """What lends: the book of leases, the owner's offers, and who runs the work of others."""
+def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender, Environments]:
+    """What lends: the book of leases, the owner's offers, who runs the work of others, and what that imports from."""
     leases = LeaseBook(ports.database, ports.clock)
     live = LiveBoxes(ports.sandbox, plan.lent_cpus_max)
     lending = Lending(
@@ -235,9 +241,10 @@ def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender]:
         lambda twin: twin in plan.contacts.friends(),
         plan.minute_of_week,
     )
-    lender = Lender(live, plan.policy, lending, leases)
+    environments = Environments(ports.environments, plan.policy, live)
+    lender = Lender(live, plan.policy, lending, leases, environments)
     lending.lend = lender.lend
-    return leases, lending, lender
+    return leases, lending, lender, environments
 
 
 def _answer_others(parts: Parts) -> None:
@@ -246,6 +253,7 @@ def _answer_others(parts: Parts) -> None:
     links.accept_other = parts.admissions.accept
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
+    links.on_stream(WHEELS_PURPOSE, parts.environments.serve_wheels)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
     links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)

@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from croft.adapters.box_process import remove_folder
+from croft.adapters.environment_cache import EnvironmentCache
 from croft.adapters.iroh_transport import IrohTransport
 from croft.adapters.lan_discovery import LanDiscovery
 from croft.adapters.leftovers import remove_leftovers
@@ -105,6 +106,7 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
             LoopbackServices(),
             relays,
             SystemMachine(),
+            EnvironmentCache(home.environments, config["environments.cache"]),
         )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:

@@ -30,6 +30,7 @@ from croft.overlay.neighbours import NEIGHBOURS_MAX, NEIGHBOURS_WANTED
 from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
 from croft.sim.discovery import SimulatedDiscovery, SimulatedLan
+from croft.sim.environment_cache import SimulatedCache
 from croft.sim.jobs import SimulatedJob
 from croft.sim.local_services import SimulatedServices
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy, SimulatedOwner
@@ -73,6 +74,7 @@ class Machine:
     policy: SimulatedPolicy
     rules: Rules = field(default_factory=Rules)
     owner: SimulatedOwner = field(default_factory=SimulatedOwner)
+    environments: SimulatedCache = field(default_factory=SimulatedCache)
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
     local: SimulatedServices = field(default_factory=SimulatedServices)
@@ -192,6 +194,7 @@ class World:
             machine.local,
             machine.relays_of(self.network),
             machine.owner,
+            machine.environments,
         )
         parts = assemble(plan, ports)
         if self.view_max is not None:
