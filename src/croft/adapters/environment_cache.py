@@ -48,8 +48,9 @@ class EnvironmentCache:
         self._packed = folder / "packed"
         self._boot = _boot()
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for part in (self.wheels, self._built, self._packed):
-                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+                part.mkdir(mode=0o755, exist_ok=True)
         except OSError as error:
             raise Failed(f"cannot make the folder {folder}: {error.strerror}", remedy="Mend its permissions.") from None
 
@@ -98,6 +99,8 @@ class EnvironmentCache:
                     return False
                 part.replace(self.place(digest))
                 return True
+        except TimeoutError:
+            raise  # the source's, not the disk's
         except OSError as error:
             raise Failed(f"no room for a wheel: {error.strerror}", remedy="Its owner must free some disk.") from None
 
@@ -162,6 +165,7 @@ class EnvironmentCache:
     def part(self) -> Iterator[Path]:
         """An empty file beside the wheels, gone at the end of the block unless it was moved."""
         descriptor, name = tempfile.mkstemp(prefix=PART_PREFIX, dir=self.wheels)
+        os.fchmod(descriptor, 0o644)  # boxes have users of their own; others are kept out by the folder above
         os.close(descriptor)
         part = Path(name)
         try:

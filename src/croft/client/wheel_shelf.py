@@ -112,5 +112,5 @@ def _name_inside(path: Path) -> str:
                 return ""
             stem = marks[0].partition(".dist-info/")[0]
             return f"{stem}-{tag_of(archive.read(marks[0]).decode())}.whl"
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, RuntimeError):
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError):
         return ""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from croft.compute.environment import Environment
-from croft.compute.jobs import Peers, check_prepared
+from croft.compute.job_sessions import check_prepared
+from croft.compute.jobs import Peers
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened, Preparing
 from croft.compute.worker_messages import (

@@ -77,17 +77,19 @@ def unpack(path: str, name: str, root: str, room: Room) -> None:
             entries = _entries(archive)
             info, data = _folders(name, entries)
             record = _record(archive, f"{info}/RECORD")
-            unlisted = entries.keys() - record.keys() - {f"{info}/{one}" for one in ("RECORD", *SIGNATURES)}
+            unhashed = {f"{info}/{one}" for one in ("RECORD", *SIGNATURES)}
+            unlisted = entries.keys() - record.keys() - unhashed
             if unlisted:
                 raise BadWheel(f"its RECORD does not list {min(unlisted)}")
-            if absent := record.keys() - entries.keys() - {f"{info}/RECORD"}:
+            if absent := record.keys() - entries.keys() - unhashed:
                 raise BadWheel(f"its RECORD lists {min(absent)}, which is not there")
             for entry, details in entries.items():
                 place = _place(entry, data)
                 if place is not None:
+                    wanted = None if entry in unhashed else record[entry]
                     room.take_file()
-                    _extract(archive, details, posixpath.join(root, place), record.get(entry), room)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, ValueError) as error:
+                    _extract(archive, details, posixpath.join(root, place), wanted, room)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError, ValueError) as error:
         raise BadWheel(f"it is no sound zip archive: {error}") from None
     except OSError as error:
         raise BadWheel(f"it cannot be unpacked: {error.strerror or error}") from None
@@ -228,7 +230,7 @@ def build(root: str, room: Room, wheels: list[tuple[str, str, str]]) -> BuilderA
         except BadWheel as bad:
             return NotBuilt(name, str(bad))
         except OSError as error:
-            return NotBuilt(name, f"it cannot be read: {error.strerror}", is_damaged=True)
+            return NotBuilt(name, f"it cannot be read: {error}", is_damaged=True)
     compile_all(root, room.modules)
     return Built(room.files, room.size_bytes)
 

@@ -29,7 +29,7 @@ from croft.compute.environment_messages import (
     WheelMissing,
     WheelPart,
 )
-from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused
+from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TooLarge
 from croft.model.ids import PeerId
 from croft.wire.codec import decode, decode_union
 from croft.wire.message_stream import MessageStream
@@ -124,17 +124,32 @@ class Environments:
         self._held: Counter[str] = Counter()
         self._fetching = asyncio.Semaphore(FETCHES_MAX)
         self._serving = asyncio.Semaphore(SERVED_MAX)
+        self._is_fuller = asyncio.Event()
         self.neighbours: Neighbours | None = None
 
     @cached_property
     def _tags(self) -> Mapping[str, int]:
         return {tag: rank for rank, tag in enumerate(self._builders.wheel_tags())}
 
+    async def serve(self) -> None:
+        """Keeps the cache within its bounds; runs until cancelled."""
+        while True:
+            await self._trim()
+            self._is_fuller.clear()
+            await self._is_fuller.wait()
+
     # --- for jobs of this machine ------------------------------------------------------------------------------------
 
     def check_here(self, environment: Environment) -> None:
-        """Raises Failed if a wheel that a program of this machine wants to use was not put in."""
+        """Raises Failed if a wheel that a program of this machine wants to use was not put in, TooLarge."""
         check_sound(environment)
+        total = sum(wheel.size for wheel in environment.wheels)
+        if total > self._cache.bytes_max:
+            raise TooLarge(
+                f"the environment takes {total:,} bytes, this peer's cache holds {self._cache.bytes_max:,}",
+                remedy="Give it more room: the setting `environments.cache`.",
+            )
+        self._is_fuller.set()
         for wheel in environment.wheels:
             if not self._cache.has(wheel.digest):
                 raise Failed(

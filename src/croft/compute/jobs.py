@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from blake3 import blake3
@@ -19,6 +19,7 @@ from croft.compute import job as core
 from croft.compute import verification
 from croft.compute.environment import Environment
 from croft.compute.environments import SOURCES_MAX
+from croft.compute.job_sessions import Buffer, Session, check_prepared
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Preparing, Reply
 from croft.compute.worker_messages import (
@@ -27,7 +28,6 @@ from croft.compute.worker_messages import (
     CancelChunk,
     ChunkDone,
     ChunkResults,
-    DropBuffer,
     FromWorker,
     FunctionFailed,
     LoadFunction,
@@ -115,12 +115,12 @@ class TaskJob:
         self._bag = core.Bag(retries)
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}
-        self._buffers: dict[bytes, _Buffer] = {}
+        self._buffers: dict[bytes, Buffer] = {}
         self._needs: dict[int, list[bytes]] = {}
         """Tasks that refer to buffers, and to which."""
         self._parts: dict[tuple[PeerId, int], list[bytes]] = {}
         """What has come of large results, by who computes them and the task."""
-        self._sessions: dict[PeerId, _Session | None] = {}
+        self._sessions: dict[PeerId, Session | None] = {}
         self._wanted = asyncio.Event()
         self._nobody_since: float | None = None
         self._names: dict[PeerId, str] = {}
@@ -146,7 +146,7 @@ class TaskJob:
 
         Raises PeerMisbehaved if it does not continue the buffer.
         """
-        buffer = self._buffers.setdefault(digest, _Buffer(size))
+        buffer = self._buffers.setdefault(digest, Buffer(size))
         if offset != buffer.filled or size != buffer.size or offset > size:
             raise PeerMisbehaved("a part of a buffer that does not continue it", step="local work")
         buffer.parts.append(payload)
@@ -297,7 +297,7 @@ class TaskJob:
                 opened = await self._open(messages)
                 self._lenders.accepted(peer)
                 slots = max(1, opened.slots // self._wish.cpus)
-                self._sessions[peer] = _Session(messages, opened, slots, stream.abort)
+                self._sessions[peer] = Session(messages, opened, slots, stream.abort)
                 ready = core.LenderReady(peer, slots, opened.buffer_bytes_max, candidate.owner)
                 self._perform(self._bag.handle(ready))
                 while (payload := await messages.receive()) is not None:
@@ -510,12 +510,6 @@ class TaskJob:
             self._forget_parts(lambda _, task: task in recorded)
 
 
-def check_prepared(environment: Environment | None, opened: Opened) -> None:
-    """Raises Refused if a lender would run work without the environment that it needs."""
-    if environment is not None and opened.environment != environment.digest:
-        raise Refused("its Croft knows nothing of environments", remedy="Its owner should take a newer one.")
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     """A task whose result is to be verified: what its copies are."""
@@ -550,65 +544,3 @@ def _digest(status: int, payload: bytes, parts: Sequence[bytes]) -> bytes:
     for part in (*parts, payload):
         hasher.update(part)
     return hasher.digest()
-
-
-@dataclass(slots=True)
-class _Buffer:
-    """A buffer of arguments as the messages that bring it to a lender."""
-
-    size: int
-    filled: int = 0
-    parts: list[bytes] = field(default_factory=list)
-    is_used: bool = False
-
-    def first_use(self) -> int:
-        """Its size at the first call, 0 later."""
-        size, self.is_used = 0 if self.is_used else self.size, True
-        return size
-
-
-class _Session:
-    """A lender's open stream. `end` breaks it off."""
-
-    __slots__ = ("buffer_bytes_max", "buffers", "chunk_buffers", "end", "functions", "messages", "slots")
-
-    def __init__(self, messages: MessageStream, opened: Opened, slots: int, end: Callable[[], None]) -> None:
-        self.messages = messages
-        self.end = end
-        self.slots = slots
-        self.functions = set(opened.functions)
-        self.buffer_bytes_max = opened.buffer_bytes_max
-        self.buffers: dict[bytes, int] = {}
-        """What the lender has, and how large it is."""
-        self.chunk_buffers: dict[int, set[bytes]] = {}
-
-    def bring(self, chunk: int, needs: Sequence[list[bytes]], buffers: Mapping[bytes, _Buffer]) -> str:
-        """Sends what the lender lacks for a chunk; for want of room, drops first what nothing there uses.
-
-        Returns why not, if the lender could never hold it.
-        """
-        wanted = {digest for digests in needs for digest in digests}
-        size = sum(buffers[digest].size for digest in wanted)
-        if size > self.buffer_bytes_max:
-            return f"its arguments take {size:,} bytes, its box has room for {self.buffer_bytes_max:,}"
-        self.chunk_buffers[chunk] = wanted
-        missing = [digest for digest in wanted if digest not in self.buffers]
-        used = set().union(*self.chunk_buffers.values())
-        room = self.buffer_bytes_max - sum(self.buffers.values()) - sum(buffers[digest].size for digest in missing)
-        for digest in [digest for digest in self.buffers if digest not in used]:
-            if room >= 0:
-                break
-            room += self.buffers[digest]
-            self.drop([digest])
-        for digest in missing:
-            self.buffers[digest] = buffers[digest].size
-            for payload in buffers[digest].parts:
-                self.messages.post_encoded(payload)
-        return ""
-
-    def drop(self, digests: Iterable[bytes]) -> None:
-        """Says that the lender need not keep these."""
-        for digest in digests:
-            if self.buffers.pop(digest, None) is not None:
-                with contextlib.suppress(ConnectionLost):
-                    self.messages.post(DropBuffer(digest))

@@ -134,6 +134,7 @@ class Parts:
         async with asyncio.TaskGroup() as tasks:
             for name, service in (
                 ("leases", self.leases.serve),
+                ("environments", self.environments.serve),
                 ("lending", self.lender.serve),
                 ("jobs", self.jobs.durable.serve),
                 ("delegations", self.jobs.delegations.serve),
