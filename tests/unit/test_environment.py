@@ -78,7 +78,9 @@ def test_another_python_is_named() -> None:
 
 
 def test_a_distribution_without_a_wheel_for_this_machine_is_named_with_both_platforms() -> None:
-    with pytest.raises(Refused, match=r"num .*manylinux_2_17_aarch64.*this peer takes cp312-cp312-manylinux_2_17_x86_64"):
+    with pytest.raises(
+        Refused, match=r"num .*manylinux_2_17_aarch64.*this peer takes cp312-cp312-manylinux_2_17_x86_64"
+    ):
         fitting(Environment("3.12", [PURE, ARM]), "3.12", TAGS, 1000)
 
 

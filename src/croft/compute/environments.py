@@ -262,9 +262,9 @@ class Environments:
             async with self._fetching:
                 missing = await self._fetch_from(holder, missing, reasons)
         if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise Refused(
-                f"{len(missing)} wheels of the environment did not come, {missing[0].name} among them: "
-                + "; ".join(dict.fromkeys(reasons)),
+                f"the wheel {missing[0].name}{more} did not come: " + "; ".join(dict.fromkeys(reasons)),
                 remedy="Submit the job again, from the peer that has them.",
             )
 

@@ -50,6 +50,8 @@ FromSession = FromWorker | Declined
 
 LOOK_AGAIN_S = 0.25
 OPENING_TIMEOUT_S = 30.0
+LEAVE_S_MAX = 0.5
+LEAVE_READ_BYTES = 1 << 20
 
 
 class Peers(Protocol):
@@ -316,6 +318,10 @@ class TaskJob:
         except PeerMisbehaved as fault:
             log.warning("peer %s (%s) broke the protocol: %s", candidate.name, peer[:10], fault)
             self._lenders.refused(candidate, f"broke the protocol: {fault}", loop.time())
+        except asyncio.CancelledError:
+            if stream is not None:
+                await _take_leave(stream)
+            raise
         finally:
             if stream is not None:
                 stream.abort()
@@ -508,6 +514,15 @@ class TaskJob:
         if self._parts:
             recorded = {task for task, _, _ in outcomes}
             self._forget_parts(lambda _, task: task in recorded)
+
+
+async def _take_leave(stream: Stream) -> None:
+    """Ends a session in order: the lender need not keep its lease for a peer that was lost."""
+    with contextlib.suppress(ConnectionLost, TimeoutError):
+        async with asyncio.timeout(LEAVE_S_MAX):
+            await stream.finish()
+            while await stream.read(LEAVE_READ_BYTES):
+                pass
 
 
 @dataclass(frozen=True, slots=True)

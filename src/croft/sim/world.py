@@ -14,6 +14,7 @@ from functools import cached_property
 from random import Random
 from typing import TypeVar
 
+from croft.compute.environment import Environment
 from croft.compute.owners_rules import Rules
 from croft.identity import grants
 from croft.identity.certificates import certify, open_certificate
@@ -288,6 +289,7 @@ class World:
         never: Iterable[str] = (),
         task_s_max: float = 0.0,
         verify: str = "",
+        environment: Environment | None = None,
     ) -> SimulatedJob:
         """Starts a job of one task per argument on a machine."""
         run = self[name].run
@@ -300,6 +302,7 @@ class World:
             never=[self[other].peer for other in never],
             task_s_max=task_s_max,
             verify=verify,
+            environment=environment,
         )
         run.jobs.append(job)
         return job
