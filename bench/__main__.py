@@ -47,6 +47,9 @@ TO_REACH = {
     "a death is known to all s": "≤ 15 s",
     "relayed MB/s": "≥ 40 MB/s",
     "the direct path dies: longest gap of 5, s": "≤ 6 s",
+    "put, of dd": "≥ 0.6",
+    "1,000,000 shares: start s": "≤ 3 s",
+    "1,000,000 shares: resident MB": "≤ 120 MB",
     "the relay dies: longest gap of 5, s": "≤ 3 s",
     "port-restricted to port-restricted: direct after `croft up`, s": "≤ 1 s",
     "full cone to symmetric: direct after `croft up`, s": "≤ 1 s",
@@ -143,6 +146,7 @@ def main() -> None:
     splits = makespan()
     environments = run("bench.environments", "--rounds", rounds)
     paths = run("bench.paths", "--rounds", rounds)
+    chunks = run("bench.chunks", "--rounds", rounds)
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
     PLACE.write_text(
@@ -206,7 +210,14 @@ hosts that cannot reach each other. The relay is a process of Python.
 `python -m bench.overlay`: fifty daemons on this machine, in a network namespace of their own; one run. What far more
 peers would do: [overlay](overlay.md).
 
-{daemon_text(overlay)}""",
+{daemon_text(overlay)}
+## Shares on disk
+
+`python -m bench.chunks FOLDER`: the store in which a holder keeps shares, on the disk of FOLDER, beside
+`dd conv=fdatasync` there. All that is put is synced before it is acknowledged. Start and memory
+are those of a process that does nothing else.
+
+{daemon_text(chunks)}""",
         encoding="utf-8",
     )
     print(f"written: {PLACE}")

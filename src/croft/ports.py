@@ -439,6 +439,7 @@ class BoxSpec:
         host_name: what the box calls itself, where it can have a name of its own.
         devices: files and device nodes of the host by name, readable inside where `CROFT_DEVICE_NAME` says.
         scratch_bytes: size of `/tmp`; work_bytes and work_files_max: what `/job` may grow to.
+        has_doorway: whether there is a second socket, by which streams come in; `{doorway}` in `argv` is its number.
     """
 
     name: str
@@ -454,6 +455,7 @@ class BoxSpec:
     host_name: str = "box"
     work_files_max: int = 20_000
     devices: Mapping[str, str] = field(default_factory=dict)
+    has_doorway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,8 +471,36 @@ class BoxUsage:
     limits: str = ""
 
 
+PACKET_BYTES_MAX = 4 << 10
+"""What is said by a doorway at once."""
+
+
+class Doorway(Protocol):
+    """By which a box gets streams: packets both ways, and with some of those to the program one end of a stream."""
+
+    async def receive(self) -> bytes:
+        """The next packet from the program; `b""` once it has ended. Safe to cancel."""
+        ...
+
+    async def send(self, packet: bytes) -> None:
+        """Says a packet to the program, waiting while it takes none. Raises ConnectionLost."""
+        ...
+
+    async def hand_over(self, packet: bytes) -> Stream:
+        """The same, and gives the program one end of a new stream along with it; returns the other end.
+
+        It differs from a stream of a connection in one thing: after a cancelled `write`, only `abort` is left.
+        """
+        ...
+
+
 class Box(Protocol):
     """A running program in isolation, with one socket to it."""
+
+    @property
+    def doorway(self) -> Doorway | None:
+        """Its doorway, if it was made with one."""
+        ...
 
     async def read(self, size_bytes_max: int) -> bytes:
         """Some bytes from the program; `b""` once it has ended. Safe to cancel."""

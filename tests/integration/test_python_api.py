@@ -138,6 +138,19 @@ def test_tasks_that_want_more_processors_than_anybody_lends_are_refused(grid: cr
         grid.map(span, [0], cpus=0)
 
 
+def test_of_ones_own_jobs_the_one_of_higher_priority_goes_first(grid: croft.Grid) -> None:
+    def made(priority: int) -> list[concurrent.futures.Future[tuple[float, float]]]:
+        function = croft.task(on=["bob"], priority=priority)(span)
+        return [grid.submit(function, number) for number in range(30)]
+
+    later, sooner = made(-1), made(1)
+
+    mean_later, mean_sooner = (sum(end for _, end in (task.result() for task in job)) / 30 for job in (later, sooner))
+    assert mean_sooner < mean_later, "though it was submitted later"
+    with pytest.raises(croft.Usage, match="priority 101"):
+        croft.task(priority=101)
+
+
 # --- large values ----------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from croft.errors import ConnectionLost, CroftError, Refused, Unreachable
 from croft.overlay.exposure import Exposure, Grantee, GranteeKind, TunnelProtocol
-from croft.overlay.splice import FLOW_IDLE_S_MAX
+from croft.overlay.flow import FLOW_IDLE_S_MAX
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE, TunnelOpened
 from croft.ports import Stream
 from croft.sim.world import World

@@ -44,6 +44,7 @@ CORES = [
     "compute/splitter.py",
     "compute/lenders.py",
     "compute/custody.py",
+    "compute/circle.py",
     "compute/admission.py",
     "compute/owners_rules.py",
     "ledger/lease.py",

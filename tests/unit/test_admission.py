@@ -46,6 +46,40 @@ def test_a_long_queue_does_not_keep_a_short_one_waiting() -> None:
     assert admission.handle(UnitEnded(2, 100)) == [Start(1, 1)]
 
 
+def test_of_one_twin_what_has_the_higher_priority_goes_first() -> None:
+    admission = Admission(1)
+    for session, priority in ((1, 0), (2, 5), (3, -5)):
+        admission.handle(SessionOpened(session, twin="ada", priority=priority))
+    admission.handle(UnitArrived(1, 0))
+    for session in (3, 1, 2):
+        admission.handle(UnitArrived(session, 10))
+        admission.handle(UnitArrived(session, 11))
+
+    running, order = (1, 0), []
+    for _ in range(6):
+        (start,) = admission.handle(UnitEnded(*running))
+        running = (start.session, start.unit)
+        order.append(start.session)
+    assert order == [2, 2, 1, 1, 3, 3]
+
+
+def test_a_priority_means_nothing_to_other_twins() -> None:
+    admission = Admission(1)
+    admission.handle(SessionOpened(1, twin="ada", priority=-100))
+    admission.handle(SessionOpened(2, twin="bob", priority=100))
+    admission.handle(UnitArrived(2, 0))
+    for session in (1, 2):
+        admission.handle(UnitArrived(session, 10))
+        admission.handle(UnitArrived(session, 11))
+
+    running, order = (2, 0), []
+    for _ in range(4):
+        (start,) = admission.handle(UnitEnded(*running))
+        running = (start.session, start.unit)
+        order.append(start.session)
+    assert order in ([1, 2, 1, 2], [2, 1, 2, 1])
+
+
 def test_sessions_take_turns() -> None:
     admission = opened(1, 1, 2, 3)
     for unit in range(3):

@@ -36,7 +36,7 @@ MESSAGES: dict[str, Message] = {
     "environment": ENVIRONMENT,
     "open tasks": OpenTasks("3.12", 0, "job", environment=ENVIRONMENT, sources=["aa"]),
     "open command": OpenCommand(1.0, environment=ENVIRONMENT),
-    "opened": Opened(2, [], 0, DIGEST),
+    "opened": Opened(2, [], environment=DIGEST),
     "preparing": Preparing(),
     "get wheel": GetWheel(DIGEST),
     "wheel part": WheelPart(b"data"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from croft.ledger.lease import (
@@ -231,3 +232,19 @@ def test_lending_less_takes_nothing_back_and_grants_nothing_more() -> None:
 
     assert lender.core.stage(lease.number) is Stage.HELD
     assert isinstance(lender.ask("b", cpu=1)[0], Refuse)
+
+
+def test_in_line_a_twins_own_requests_go_by_priority_and_pass_nobody_else() -> None:
+    lender = Lender(cpu=1)
+    held = lender.hold("running", cpu=1)
+    for number, (twin, priority) in enumerate([("t", 0), ("other", 0), ("t", 5), ("t", -1)], start=10):
+        wanted = replace(request(str(number), cpu=1), twin=TwinId(twin * 64), priority=priority)
+        assert lender.handle(Asked(number, wanted, 60.0, 0.0)) == []
+
+    order = []
+    for _ in range(4):
+        lender.handle(Left(held.number, Stage.ENDING, 1.0))
+        (grant,) = [effect for effect in lender.handle(Ended(held.number, 1.0)) if isinstance(effect, Grant)]
+        held = grant.lease
+        order.append(held.request.key)
+    assert order == ["12", "11", "10", "13"]

@@ -39,7 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 Plan = dict[str, Any]
 """
-argv, environment, folder: what to run and where; socket, control: descriptors; join: control group files;
+argv, environment, folder: what to run and where; sockets, control: descriptors; join: control group files;
 limits: pairs of resource name and value; user: uid to become or None; reads_hidden: whether it must pass folders that
 are closed to that user; read_only, writable: paths, or both None for no Landlock; filter: hex of the BPF or "".
 """
@@ -170,7 +170,8 @@ def main() -> int:
     if program == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _run(plan)
-    os.close(plan["socket"])
+    for inside in plan["sockets"]:
+        os.close(inside)
     return keep(program, plan["control"], plan["user"])
 
 

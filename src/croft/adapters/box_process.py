@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from croft.adapters.cgroup import ControlGroup
+from croft.adapters.doorway import SocketDoorway
 from croft.adapters.process_tree import go_on_below, kill_with_descendants, stop_below
 from croft.adapters.watchdog import FOLDER_DEPTH_MAX, Watch, Watchdog
 from croft.errors import ConnectionLost, Failed
@@ -66,6 +67,7 @@ class Launch:
     watch: Watch | None = None
     process: subprocess.Popen[bytes] | None = None
     outside: socket.socket | None = None
+    doorway: socket.socket | None = None
     errors: int = -1
 
     def remember(self, data: bytes) -> int:
@@ -92,8 +94,9 @@ class Launch:
         if self.process is not None and self.process.poll() is None:
             kill_with_descendants(self.process.pid)
             self.process.wait()
-        if self.outside is not None:
-            self.outside.close()
+        for end in (self.outside, self.doorway):
+            if end is not None:
+                end.close()
         if self.errors >= 0:
             os.close(self.errors)
             self.errors = -1
@@ -164,7 +167,13 @@ class ProcessSandbox(abc.ABC):
             launch.outside.setblocking(False)
             launch.errors, error_end = os.pipe()
             os.set_blocking(launch.errors, False)
-            argv = [str(inside.fileno()) if argument == "{fd}" else argument for argument in spec.argv]
+            numbers = {"{fd}": inside.fileno()}
+            if spec.has_doorway:
+                launch.doorway, doorway_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                launch.doorway.setblocking(False)
+                numbers["{doorway}"] = doorway_inside.detach()
+                launch.descriptors.append(numbers["{doorway}"])
+            argv = [str(numbers.get(argument, argument)) for argument in spec.argv]
             self._prepare(replace(spec, argv=tuple(argv)), launch, inside.fileno())
             launch.process = subprocess.Popen(
                 launch.argv,
@@ -225,6 +234,7 @@ class BoxProcess:
         self._closing: asyncio.Task[BoxUsage] | None = None
         self._is_held = False
         self._loop.add_reader(launch.errors, self._read_errors)
+        self.doorway = None if launch.doorway is None else SocketDoorway(launch.doorway)
 
     # --- the socket ---
 
@@ -369,6 +379,8 @@ class BoxProcess:
             self._reader.set_result(None)
         self._outgoing.clear()
         self._end_writing()
+        if self.doorway is not None:
+            self.doorway.close()
         usage = await asyncio.to_thread(self._end)
         self._has_ended = True
         return usage

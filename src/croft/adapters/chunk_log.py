@@ -192,7 +192,8 @@ class ChunkLog:
                 self._index.died(places)
 
     def _unlink_if_empty(self, number: int) -> bool:
-        if (self._active is not None and number == self._active.number) or not self._index.is_empty(number):
+        # The newest stays: its number must not be used again before the index is sure to have forgotten it.
+        if number == max(segment_numbers(self._folder), default=number) or not self._index.is_empty(number):
             return False
         with self._lock:
             self._open.pop(number, None)

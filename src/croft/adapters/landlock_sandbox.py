@@ -54,6 +54,7 @@ class LaunchedSandbox(ProcessSandbox):
         self._next_uid = secrets.randbelow(BOX_UID_COUNT)
 
     def _prepare(self, spec: BoxSpec, launch: Launch, inside: int) -> None:
+        sockets = [inside, *launch.descriptors]
         scratch = scratch_folder(launch)
         folders = [scratch] if spec.work_dir is None else [spec.work_dir, scratch]
         user: int | None = None
@@ -77,7 +78,7 @@ class LaunchedSandbox(ProcessSandbox):
                 **{device_variable(name): place for name, place in spec.devices.items()},
             },
             "folder": str(folders[0]),
-            "socket": inside,
+            "sockets": sockets,
             "control": control_inside,
             "join": [] if launch.group is None else list(launch.group.join_files),
             "niceness": NICENESS,

@@ -1,18 +1,14 @@
-"""The loopback interface of this machine; see `croft.ports.LocalServices`.
-
-Plain sockets driven by the loop, because a tunnel's bytes pass through here: each read is one call that takes all
-there is, each write one call that takes all it can, and nothing is copied in between.
-"""
+"""The loopback interface of this machine; see `croft.ports.LocalServices`."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import struct
 from typing import Any
 
-from croft.errors import ConnectionLost, Failed, Unreachable
+from croft.adapters.local_stream import LocalStream
+from croft.errors import Failed, Unreachable
 
 HOST = "127.0.0.1"
 BACKLOG = 128
@@ -21,53 +17,17 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: whoever reads from a connection that was cut short sees that, and not an end."""
 
 
-class TcpStream:
-    """One TCP connection; see `croft.ports.Stream`, and `LocalServices` for the difference."""
+class TcpStream(LocalStream):
+    """One TCP connection."""
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
+        super().__init__(connection)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = connection
-        self._loop = asyncio.get_running_loop()
-        self._is_read_to_end = False
-        self._is_finished = False
-        self._is_closed = False
-
-    async def read(self, size_bytes_max: int) -> bytes:
-        if self._is_closed:
-            raise ConnectionLost("the local connection was dropped")
-        try:
-            data = await self._loop.sock_recv(self._socket, size_bytes_max)
-        except OSError as error:
-            raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
-        self._is_read_to_end = not data
-        return data
-
-    async def write(self, data: bytes | memoryview) -> None:
-        if self._is_closed or self._is_finished:
-            raise ConnectionLost("the local connection was dropped")
-        try:
-            await self._loop.sock_sendall(self._socket, data)
-        except OSError as error:
-            raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
-
-    async def finish(self) -> None:
-        if self._is_finished or self._is_closed:
-            return
-        self._is_finished = True
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:
-                raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
 
     def abort(self) -> None:
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if not (self._is_read_to_end and self._is_finished):
+        if not self._is_closed and not (self._is_read_to_end and self._is_finished):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self._socket.close()
+        super().abort()
 
 
 class TcpListener:

@@ -11,13 +11,10 @@ from pathlib import Path
 SYSTEM_PREFIX = "/usr"
 
 
-def worker_argv(slots: int = 1, environment: str = "") -> tuple[str, ...]:
-    """The command line of a worker that runs `slots` chunks at once; `{fd}` stands for its socket.
-
-    `environment`: a folder in which its tasks find packages.
-    """
+def worker_argv(slots: int = 1) -> tuple[str, ...]:
+    """The command line of a worker that runs `slots` chunks at once; `{fd}` stands for its socket."""
     worker = Path(__file__).parent.parent / "compute" / "worker.py"
-    return (sys.executable, "-sEP", str(worker), "{fd}", str(slots), *([environment] if environment else []))
+    return (sys.executable, "-sEP", str(worker), "{fd}", str(slots))
 
 
 def builder_argv(bytes_max: int, files_max: int, wheels: Sequence[str]) -> tuple[str, ...]:

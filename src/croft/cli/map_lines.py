@@ -97,6 +97,7 @@ def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
 @click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors per line.")
 @click.option("--mem", "memory", default="0", help="Memory per line, such as 2G.")
 @click.option("--time", "time_limit", default="0", help="Kill a line after so long.")
+@click.option("--priority", default=0, help="What of your own work goes first where room is short; higher does.")
 @click.option(
     "--with",
     "sources",
@@ -118,6 +119,7 @@ def map_lines(
     cpus: float,
     memory: str,
     time_limit: str,
+    priority: int,
     sources: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
@@ -142,7 +144,9 @@ def map_lines(
         raise Usage("-j must be at least 1", remedy="Leave it out to let the peers decide.")
     finished = _finished(Path(joblog)) if resume and joblog else set()
     packages = environment_of(Home.find(), sources)
-    limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit), packages)
+    limits = _Limits(
+        *(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit)), priority, packages
+    )
 
     async def lines() -> AsyncIterator[_Line]:
         number = 0
@@ -163,6 +167,7 @@ class _Limits:
     cpus: float
     memory_bytes: int
     time_s: float
+    priority: int
     packages: Environment | None
 
 
@@ -269,6 +274,7 @@ class _MapRun:
             limits.memory_bytes,
             0,
             limits.time_s,
+            priority=limits.priority,
             packages=limits.packages,
         )
         started = time.monotonic()

@@ -45,6 +45,7 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--need", "needs", multiple=True, metavar="DEVICE", help="Only where this device is lent, as `camera`.")
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
 @click.option("--wait", "wait", default="", metavar="TIME", help="Wait at most so long for room; 0: not at all.")
+@click.option("--priority", default=0, help="What of your own work goes first where room is short; higher does.")
 @click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
 @click.option(
     "--with",
@@ -67,6 +68,7 @@ def run(
     needs: tuple[str, ...],
     time_limit: str,
     wait: str,
+    priority: int,
     variables: tuple[str, ...],
     sources: tuple[str, ...],
     with_stdin: bool,
@@ -99,6 +101,7 @@ def run(
             time_s_max=duration_s(time_limit),
             needs=needs,
             wait_s=duration_s(wait) if wait else math.inf,
+            priority=priority,
             packages=environment_of(Home.find(), sources),
         )
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from croft.client.environments_asked import environment_of
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
+from croft.client.stored_files import AsyncStoredFiles, StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
@@ -29,6 +30,7 @@ class AsyncGrid:
         self._home = Home.find(home)
         self._environment = tuple(environment)
         self._api = LocalApi(self._home.control_socket)
+        self.storage = AsyncStoredFiles(StoredFiles(self._home, self._api))
         self._sessions: set[TaskSession] = set()
         self._shared: dict[Wants, TaskSession] = {}
         self._opening = asyncio.Lock()

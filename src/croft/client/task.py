@@ -12,6 +12,7 @@ from croft.errors import Usage
 
 RETRIES_MAX = 1_000
 CPUS_MAX = 1_024
+PRIORITY_MAX = 100
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +31,7 @@ class How(TypedDict, total=False):
         labels: only peers that have all of these words among their `labels`.
         cpus: how many processors one task keeps busy, for programs that use several; 1 if it is left out.
         retries: how often a task that raised, died or took too long is run again before that counts.
+        priority: what of your own work goes first where it meets: higher does. It means nothing to the work of others.
         environment: what it imports from: lock files, folders of projects, wheels, or names of what is installed here.
     """
 
@@ -42,6 +44,7 @@ class How(TypedDict, total=False):
     labels: Sequence[str]
     retries: int
     cpus: int
+    priority: int
     environment: str | Sequence[str]
 
 
@@ -51,7 +54,8 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
-        needs: devices. labels: words of peers. retries, cpus: of one task. environment: where it comes from.
+        needs: devices. labels: words of peers. retries, cpus: of one task. priority: among one's own jobs. environment:
+            where what it imports comes from.
     """
 
     on: tuple[str, ...] = ()
@@ -63,6 +67,7 @@ class Wants:
     labels: tuple[str, ...] = ()
     retries: int = 0
     cpus: int = 1
+    priority: int = 0
     environment: tuple[str, ...] = ()
 
     @staticmethod
@@ -79,6 +84,7 @@ class Wants:
             names_of(how.get("labels", ())) or own.labels,
             _retries(how.get("retries", own.retries)),
             _cpus(how.get("cpus", own.cpus)),
+            _priority(how.get("priority", own.priority)),
             names_of(how.get("environment", ())) or own.environment,
         )
 
@@ -87,6 +93,12 @@ def _cpus(count: int) -> int:
     if not 1 <= count <= CPUS_MAX:
         raise Usage(f"{count} processors for one task", remedy=f"Give a whole number from 1 to {CPUS_MAX}.")
     return count
+
+
+def _priority(priority: int) -> int:
+    if not -PRIORITY_MAX <= priority <= PRIORITY_MAX:
+        raise Usage(f"priority {priority}", remedy=f"Give a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}.")
+    return priority
 
 
 def _retries(count: int) -> int:

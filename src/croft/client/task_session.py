@@ -74,6 +74,7 @@ class Options:
     labels: tuple[str, ...] = ()
     retries: int = 0
     cpus: int = 1
+    priority: int = 0
     environment: Environment | None = None
 
     @classmethod
@@ -97,6 +98,7 @@ class Options:
             wants.labels,
             wants.retries,
             wants.cpus,
+            wants.priority,
             environment,
         )
 
@@ -114,6 +116,7 @@ class Options:
             labels=self.labels,
             retries=self.retries,
             cpus=self.cpus,
+            priority=self.priority,
             environment=self.environment,
         )
 

@@ -1,7 +1,8 @@
 """Decides whose work runs next on the slots that this peer lends.
 
 Every session (one consumer's job here) has a queue; free slots go round the sessions in turn, so that a long queue
-never keeps a short one waiting. A session may have slots reserved, which nobody else is given. What is lent under one
+never keeps a short one waiting. Among the sessions of one twin those of lower priority wait for those of higher; to
+others a priority means nothing. A session may have slots reserved, which nobody else is given. What is lent under one
 offer is lent to all who came by it together. Sans-IO: events go in, effects come out.
 """
 
@@ -22,11 +23,13 @@ UNITS_QUEUED_PER_SLOT = 4
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """A consumer was let in, under an offer, with so many slots of its own."""
+    """A consumer, one of `twin`'s, was let in, under an offer, with so many slots of its own."""
 
     session: int
     offer: str = ""
     reserved: int = 0
+    twin: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ Effect = Start
 class _Session:
     offer: str = ""
     reserved: int = 0
+    twin: str = ""
+    priority: int = 0
     queue: deque[tuple[int, int]] = field(default_factory=deque)
     running: dict[int, int] = field(default_factory=dict)
 
@@ -116,10 +121,10 @@ class Admission:
     def handle(self, event: Event) -> Sequence[Effect]:
         """What to do about `event`. Raises PeerMisbehaved if a consumer queues too much."""
         match event:
-            case SessionOpened(session, offer, reserved):
+            case SessionOpened(session, offer, reserved, twin, priority):
                 assert session not in self._sessions, "session numbers are unique"
                 assert not self.is_full, "the shell asks before it opens"
-                self._sessions[session] = _Session(offer, reserved)
+                self._sessions[session] = _Session(offer, reserved, twin, priority)
             case UnitArrived(session, unit, slots):
                 entry = self._sessions[session]
                 queue = entry.queue
@@ -151,7 +156,7 @@ class Admission:
         while free > 0 and idle_rounds < len(self._sessions):
             number, session = next(iter(self._sessions.items()))
             self._sessions.move_to_end(number)
-            if session.queue and self._fits(session, session.queue[0][1], free, kept):
+            if session.queue and not self._yields(session) and self._fits(session, session.queue[0][1], free, kept):
                 unit, slots = session.queue.popleft()
                 kept -= session.slots_kept
                 session.running[unit] = slots
@@ -162,6 +167,13 @@ class Admission:
             else:
                 idle_rounds += 1
         return effects
+
+    def _yields(self, session: _Session) -> bool:
+        """Whether another session of the same twin goes first."""
+        return any(
+            other.priority > session.priority and other.twin == session.twin and other.queue
+            for other in self._sessions.values()
+        )
 
     def _fits(self, session: _Session, slots: int, free: int, kept: int) -> bool:
         """Whether a unit may start: on its session's own slots, or on what neither others nor the offer keep back."""

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from croft.compute.circles import Tell
 from croft.compute.environment import Environment
 from croft.compute.job_sessions import check_prepared
 from croft.compute.jobs import Peers
@@ -67,8 +69,11 @@ class CommandSpec:
     """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here); a
     name that ends with / is a folder, fetched with all that is in it.
 
+    `circle`, `member`: it may have streams with others of that circle, in which it is called so; "" for none.
+
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
-    wait in line where every peer is full. `needs`: devices, one of each. `packages`: what Python finds there besides.
+    wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's. `packages`:
+    what Python finds there besides.
     """
 
     argv: tuple[str, ...]
@@ -82,7 +87,14 @@ class CommandSpec:
     stdin: str = ""
     wait_s: float = inf
     needs: tuple[str, ...] = ()
+    priority: int = 0
+    circle: str = ""
+    member: str = ""
     packages: Environment | None = None
+
+
+Placed = Callable[[PeerId, Tell], AbstractContextManager[None]]
+"""Says on which peer a member of a circle is, and how to tell that peer where the others are. Raises CroftError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,8 @@ class CommandResult:
 class CommandJob:
     """One command, from choosing a peer to fetching its files."""
 
-    def __init__(self, job: str, peers: Peers, wish: Wish, spec: CommandSpec) -> None:
+    def __init__(self, job: str, peers: Peers, wish: Wish, spec: CommandSpec, placed: Placed | None = None) -> None:
+        self._placed = placed or (lambda *_: nullcontext())
         self._job = job
         self._peers = peers
         self._spec = spec
@@ -174,6 +187,9 @@ class CommandJob:
                     wait_s,
                     spec.time_s_max + LEASE_SPARE_S if spec.time_s_max else 0.0,
                     spec.needs,
+                    spec.priority,
+                    spec.circle,
+                    spec.member,
                     spec.packages,
                 )
                 messages.post(asked)
@@ -181,13 +197,16 @@ class CommandJob:
                     pass
                 if not isinstance(opened, Opened):
                     raise PeerMisbehaved("no answer to the opening", step=STEP)
+                if spec.circle and not opened.has_streams:
+                    raise Refused("it is older than circles", remedy="Upgrade that peer.")
                 check_prepared(spec.packages, opened)
                 self.peer = candidate.peer
-                await self._put_inputs(messages)
-                await on_start(candidate.name)
-                messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
-                exited = await self._follow(messages, on_output)
-                missing = await self._get_outputs(messages)
+                with self._placed(candidate.peer, messages.post):
+                    await self._put_inputs(messages)
+                    await on_start(candidate.name)
+                    messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
+                    exited = await self._follow(messages, on_output)
+                    missing = await self._get_outputs(messages)
                 await stream.finish()
                 return CommandResult(
                     exited.exit_code,

@@ -340,6 +340,7 @@ class TaskJob:
             self.id,
             needs=wish.needs,
             cpus_per_task=wish.cpus,
+            priority=wish.priority,
             environment=self._environment,
             sources=sources[:SOURCES_MAX],
         )

@@ -24,6 +24,7 @@ class JobSpec(Message, frozen=True):
     labels: Sequence[str] = ()
     retries: int = 0
     cpus: int = 1
+    priority: int = 0
     environment: Environment | None = None
 
 

@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
-from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox, usage_of
+from croft.compute.boxes import BoxPool, TaskBox, usage_of
+from croft.compute.circle import CIRCLE_LENGTH_MAX
+from croft.compute.circle_messages import CircleRoster
+from croft.compute.circles import Circles, Membership, is_member_name
 from croft.compute.environments import Environments
+from croft.compute.lender_streams import await_ready, decline, finish, first_message, said_meanwhile, stopped
 from croft.compute.lending_terms import Consumer, Leases, Offers, Policy
-from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks, Preparing
+from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
     BUFFERS_MAX,
     BufferPart,
@@ -30,12 +34,11 @@ from croft.compute.worker_messages import (
     ListFiles,
     LoadFunction,
     PutFile,
-    Ready,
     RunChunk,
     RunCommand,
     ToWorker,
 )
-from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, TimedOut
+from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused, TimedOut
 from croft.model.amounts import CPU
 from croft.model.ids import PeerId
 from croft.model.lease import Lease, Request, Stage, Usage
@@ -48,16 +51,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OPENING_TIMEOUT_S = 10.0
-LINGER_S = 5.0
-PREPARING_S = 5.0
 WAIT_S_MAX = 86_400.0
 JOB_LENGTH_MAX = 64
 NEEDS_MAX = 8
 NEED_LENGTH_MAX = 32
 CPUS_MAX = 4096
 LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with `--time`.")
-COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd
+COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd | CircleRoster
 
 
 @dataclass(slots=True)
@@ -92,12 +92,19 @@ class Lender:
     """The lending side of compute. Nothing runs here but under a lease; `lend` says under which offers."""
 
     def __init__(
-        self, live: LiveBoxes, policy: Policy, offers: Offers, leases: Leases, environments: Environments
+        self,
+        live: LiveBoxes,
+        policy: Policy,
+        offers: Offers,
+        leases: Leases,
+        circles: Circles,
+        environments: Environments,
     ) -> None:
         self._live = live
         self._policy = policy
         self._offers = offers
         self._leases = leases
+        self._circles = circles
         self._environments = environments
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
@@ -108,7 +115,6 @@ class Lender:
         self._command_keys: set[str] = set()
         self._closing: asyncio.Queue[Lease] = asyncio.Queue()
         self.tasks_done: dict[PeerId, int] = {}
-        leases.reclaim = self._reclaim
 
     def lend(self, slots: int, offers: Mapping[str, int]) -> None:
         """Lends so many slots from now on, in all and under each offer.
@@ -152,7 +158,7 @@ class Lender:
             raise Busy("too many sessions are open on this peer", remedy="Try again later.")
         return offers
 
-    def _reclaim(self, lease: Lease) -> None:
+    def reclaim(self, lease: Lease) -> None:
         """The lease is over: its users are told, and whoever is the last one closes its box."""
         everybody: list[_Session | _Command] = [*self._sessions.values(), *self._commands.values()]
         users = [one for one in everybody if one.lease.number == lease.number]
@@ -177,15 +183,15 @@ class Lender:
         """Serves one `tasks/1` stream until its consumer closes it."""
         async with MessageStream(stream, step="tasks") as messages:
             try:
-                opening = decode(await _first(messages), OpenTasks, step="opening of tasks")
+                opening = decode(await first_message(messages), OpenTasks, step="opening of tasks")
                 session = await self._let_in(consumer, opening, messages)
             except CroftError as error:
-                await _decline(messages, stream, error)
+                await decline(messages, stream, error)
                 return
             number = next(self._numbers)
             self._sessions[number] = session
             lease, box, stage = session.lease, session.box, Stage.ENDING
-            opened = admission.SessionOpened(number, session.offer, lease.amounts[CPU])
+            opened = admission.SessionOpened(number, session.offer, lease.amounts[CPU], consumer.twin, opening.priority)
             self._perform(self._admission.handle(opened))
             listening = asyncio.create_task(self._listen(consumer, number, session), name="tasks.listen")
             ended = asyncio.create_task(box.ended.wait(), name="tasks.box_ended")
@@ -197,14 +203,14 @@ class Lender:
                     listening.result()
                     return
                 # The consumer is told by the end of the session, and may ask again, here or elsewhere.
-                await _stopped(listening)
+                await stopped(listening)
                 if opening.job and (death := box.box.usage().death):
                     messages.post(Declined("task_died", f"the box ended: {death}", ""))
-                await _finish(messages, stream)
+                await finish(messages, stream)
             finally:
-                await _stopped(listening)
-                await _stopped(ended)
-                await _stopped(over)
+                await stopped(listening)
+                await stopped(ended)
+                await stopped(over)
                 del self._sessions[number]
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
@@ -218,7 +224,9 @@ class Lender:
 
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
         functions = list(self._pool.functions(consumer.twin))
-        session.messages.post(Opened(session.slots, functions, session.box.buffer_bytes_max, session.environment))
+        session.messages.post(
+            Opened(session.slots, functions, session.box.buffer_bytes_max, environment=session.environment)
+        )
         while (payload := await session.messages.receive()) is not None:
             message: ToWorker = decode_union(payload, ToWorker, step="tasks")
             if isinstance(message, BufferPart):
@@ -252,7 +260,7 @@ class Lender:
             slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(offer, 0))
             devices = self._offers.places(lease)
             async with (
-                _said_meanwhile(messages, opening.environment is not None),
+                said_meanwhile(messages, opening.environment is not None),
                 self._environments.ready(opening.environment, consumer, opening.sources, self._meter(lease)) as place,
             ):
                 box = await self._pool.acquire(
@@ -342,10 +350,10 @@ class Lender:
         """Serves one `command/1` stream: a lease, a box with a folder, and the consumer's messages to it."""
         async with MessageStream(stream, step="command") as messages:
             try:
-                opening = decode(await _first(messages), OpenCommand, step="opening of a command")
+                opening = decode(await first_message(messages), OpenCommand, step="opening of a command")
                 request = self._command_request(consumer, opening)
             except CroftError as error:
-                await _decline(messages, stream, error)
+                await decline(messages, stream, error)
                 return
             # A consumer that goes away while it waits in line ends its stream: watch for both.
             self._command_keys.add(request.key)
@@ -358,22 +366,26 @@ class Lender:
                     return
                 await self._serve_leased(consumer, opening, taking.result(), messages, stream, hung_up)
             except CroftError as error:
-                await _decline(messages, stream, error)
+                await decline(messages, stream, error)
             finally:
-                await _stopped(taking)
+                await stopped(taking)
                 hung_up.cancel()
                 self._command_keys.discard(request.key)
 
     def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
         offers = self._check(consumer)
         _check_words(opening.job, opening.needs)
+        if opening.circle and not (len(opening.circle) <= CIRCLE_LENGTH_MAX and is_member_name(opening.member)):
+            raise PeerMisbehaved("an impossible member of a circle", step="opening")
         self._environments.check(opening.environment)
         key = f"{consumer.peer}/{opening.job or next(self._numbers)}/command"
         if key in self._command_keys:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
         wants = self._policy.command_wants(opening, self._leases.most(offers), self._leases.room(offers))
         lasts_s = _seconds(opening.lasts_s) or inf
-        return Request(key, consumer.peer, consumer.twin, "command", opening.job, offers, wants, lasts_s)
+        return Request(
+            key, consumer.peer, consumer.twin, "command", opening.job, offers, wants, lasts_s, opening.priority
+        )
 
     async def _serve_leased(
         self,
@@ -426,37 +438,45 @@ class Lender:
         spec: BoxSpec | None = None
         try:
             devices = self._offers.places(command.lease)
-            lease = command.lease
+            lease, owner = command.lease, consumer.peer
             async with (
-                _said_meanwhile(messages, opening.environment is not None),
+                said_meanwhile(messages, opening.environment is not None),
                 self._environments.ready(opening.environment, consumer, (), self._meter(lease)) as place,
             ):
                 spec = self._policy.command_box(lease.amounts, opening.cpus, devices, place)
+                if opening.circle:
+                    spec = replace(spec, argv=(*spec.argv, "{doorway}"), has_doorway=True)
                 box = await self._live.open(spec)
             try:
-                await self._attend(opening, command, box, messages, stream, first)
+                async with contextlib.AsyncExitStack() as stack:
+                    membership: Membership | None = None
+                    if box.doorway is not None:
+                        hosted = self._circles.hosted(owner, opening.circle, opening.member, box.doorway)
+                        membership = await stack.enter_async_context(hosted)
+                    await self._attend(opening, command, membership, box, messages, stream, first)
             finally:
                 ended = await box.close()
                 self._live.closed(box)
                 self._leases.used(lease, usage_of(ended))
         finally:
-            if spec is not None:
+            if spec is not None and spec.work_dir is not None:
                 await asyncio.to_thread(self._policy.discard, spec)
 
     async def _attend(
         self,
         opening: OpenCommand,
         command: _Command,
+        membership: Membership | None,
         box: Box,
         messages: MessageStream,
         stream: Stream,
         first: asyncio.Task[bytes | None],
     ) -> None:
         async with MessageStream(box, step="box") as worker:
-            await _await_ready(worker)
+            await await_ready(worker)
             environment = b"" if opening.environment is None else opening.environment.digest
-            messages.post(Opened(1, [], environment=environment))
-            down = asyncio.create_task(_pump_down(first, messages, worker), name="command.to_box")
+            messages.post(Opened(1, [], environment=environment, has_streams=membership is not None))
+            down = asyncio.create_task(self._pump_down(membership, first, messages, worker), name="command.to_box")
             up = asyncio.create_task(_pump_up(worker, messages, box), name="command.from_box")
             over = asyncio.create_task(command.is_over.wait(), name="command.over")
             try:
@@ -464,7 +484,7 @@ class Lender:
                 if not down.done():
                     if over.done():
                         messages.post(Declined(LEASE_ENDED.code, LEASE_ENDED.message, LEASE_ENDED.remedy))
-                    await _finish(messages, stream)
+                    await finish(messages, stream)
             finally:
                 for task in (down, up, over):
                     task.cancel()
@@ -472,6 +492,23 @@ class Lender:
             for result in results:
                 if isinstance(result, PeerMisbehaved):
                     raise result
+
+    async def _pump_down(
+        self,
+        membership: Membership | None,
+        first: asyncio.Task[bytes | None],
+        messages: MessageStream,
+        worker: MessageStream,
+    ) -> None:
+        """Passes the consumer's messages to the box until the consumer closes its side."""
+        payload = await first
+        while payload is not None:
+            message: COMMAND_MESSAGES = decode_union(payload, COMMAND_MESSAGES, step="command")
+            if not isinstance(message, CircleRoster):
+                await worker.send(message)
+            elif membership is not None:
+                self._circles.take_roster(membership, message)
+            payload = await messages.receive()
 
 
 def _check_words(job: str, needs: Sequence[str]) -> None:
@@ -493,77 +530,6 @@ def _check_buffers(chunk: RunChunk, session: _Session) -> None:
     for digests in chunk.buffers:
         if len(digests) > BUFFERS_MAX or not session.buffers.issuperset(digests):
             raise PeerMisbehaved(f"chunk {chunk.chunk} refers to what was not sent", step="tasks")
-
-
-async def _first(messages: MessageStream) -> bytes:
-    try:
-        async with asyncio.timeout(OPENING_TIMEOUT_S):
-            payload = await messages.receive()
-    except TimeoutError:
-        raise ConnectionLost("no opening came") from None
-    if payload is None:
-        raise ConnectionLost("closed before the opening")
-    return payload
-
-
-@contextlib.asynccontextmanager
-async def _said_meanwhile(messages: MessageStream, is_to_be_said: bool) -> AsyncIterator[None]:
-    """Tells a consumer who waits that its environment is being prepared, until the block ends."""
-
-    async def say() -> None:
-        with contextlib.suppress(ConnectionLost):
-            while True:
-                await asyncio.sleep(PREPARING_S)
-                await messages.send(Preparing())
-
-    saying = asyncio.create_task(say(), name="environment.preparing") if is_to_be_said else None
-    try:
-        yield
-    finally:
-        if saying is not None:
-            await _stopped(saying)
-
-
-async def _stopped(task: asyncio.Task[object]) -> None:
-    """Cancels a task and waits for its end, whatever that is."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def _decline(messages: MessageStream, stream: Stream, error: CroftError) -> None:
-    messages.post(Declined(error.code, error.message, error.remedy))
-    await _finish(messages, stream)
-
-
-async def _finish(messages: MessageStream, stream: Stream) -> None:
-    """Ends our side of the stream so that the other reads all of it."""
-    await messages.flush()
-    await stream.finish()
-    # Dropping the stream at once would drop the answer too: wait until the consumer has closed its side.
-    with contextlib.suppress(TimeoutError, ConnectionLost):
-        async with asyncio.timeout(LINGER_S):
-            while await messages.receive() is not None:
-                pass
-
-
-async def _await_ready(worker: MessageStream) -> None:
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            payload = await worker.receive()
-        ready: FromWorker | None = None if payload is None else decode_union(payload, FromWorker, step="box")
-    except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
-        raise Failed(f"the box did not start: {fault or 'no answer'}", remedy="See the peer's log.") from None
-    if not isinstance(ready, Ready):
-        raise Failed("the box did not start: its worker ended", remedy="See the peer's log.")
-
-
-async def _pump_down(first: asyncio.Task[bytes | None], messages: MessageStream, worker: MessageStream) -> None:
-    """Passes the consumer's messages to the box until the consumer closes its side."""
-    payload = await first
-    while payload is not None:
-        message: COMMAND_MESSAGES = decode_union(payload, COMMAND_MESSAGES, step="command")
-        await worker.send(message)
-        payload = await messages.receive()
 
 
 async def _pump_up(worker: MessageStream, messages: MessageStream, box: Box) -> None:

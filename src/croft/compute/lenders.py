@@ -53,6 +53,7 @@ class Wish:
     """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any.
 
     `needs`: devices, all of them. `labels`: words, all of them. `cpus`: slots that one task takes.
+    `priority`: before which other jobs of the same twin its tasks go.
     """
 
     python: str = ""
@@ -61,6 +62,7 @@ class Wish:
     needs: tuple[str, ...] = ()
     labels: frozenset[str] = frozenset()
     cpus: int = 1
+    priority: int = 0
 
 
 @dataclass(slots=True)

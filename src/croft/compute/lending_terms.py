@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,8 +90,6 @@ class Offers(Protocol):
 
 class Leases(Protocol):
     """See `croft.ledger.leasing.LeaseBook`."""
-
-    reclaim: Callable[[Lease], None]
 
     def most(self, offers: Sequence[str]) -> Amounts: ...
 

@@ -21,8 +21,8 @@ class OpenTasks(Message, frozen=True, tag=30):
 
     `job` names the asker's job; who says it understands `Declined` at the end of a session too. `cpus`: slots reserved
     for this job; 0: it takes turns with others at what nobody has reserved. `needs`: devices, one of each.
-    `cpus_per_task`: slots that one task takes. `environment`: what its tasks import from; `sources`: peers that have
-    its wheels, besides the asker.
+    `cpus_per_task`: slots that one task takes. `priority`: what of the same twin goes first here; higher does.
+    `environment`: what its tasks import from; `sources`: peers that have its wheels, besides the asker.
     """
 
     python: str
@@ -31,6 +31,7 @@ class OpenTasks(Message, frozen=True, tag=30):
     cpus: int = 0
     needs: Sequence[str] = ()
     cpus_per_task: int = 1
+    priority: int = 0
     environment: Environment | None = None
     sources: Sequence[str] = ()
 
@@ -39,7 +40,11 @@ class OpenCommand(Message, frozen=True, tag=31):
     """Asks for slots and a folder to run one command, and would wait in line for them for `wait_s`.
 
     `job`, `needs` and `environment` as for tasks. `lasts_s`: it ends after so long at the latest; 0: with its work. A
-    lender from before leases knows none of these, and lets whoever asks wait in line.
+    lender from before leases knows none of these, and lets whoever asks wait in line. `priority`: before which of the
+    same twin's.
+
+    `circle`, `member`: the command may have streams with others of this circle of its consumer's, in which it is called
+    so; "" for none. A lender from before circles gives it none.
     """
 
     cpus: float = 1.0
@@ -49,19 +54,24 @@ class OpenCommand(Message, frozen=True, tag=31):
     wait_s: float = inf
     lasts_s: float = 0.0
     needs: Sequence[str] = ()
+    priority: int = 0
+    circle: str = ""
+    member: str = ""
     environment: Environment | None = None
 
 
 class Opened(Message, frozen=True, tag=32):
     """Granted. `functions`: digests of the consumer's functions that the lender still has.
 
-    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `environment`:
-    the digest of the one that was asked for; empty of a peer that knows nothing of environments.
+    `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `has_streams`:
+    the command gets the streams that were asked for. `environment`: the digest of the one that was asked for; empty of
+    a peer that knows nothing of environments.
     """
 
     slots: int
     functions: list[bytes]
     buffer_bytes_max: int = 0
+    has_streams: bool = False
     environment: bytes = b""
 
 

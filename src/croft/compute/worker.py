@@ -1,9 +1,9 @@
 """The program inside a box: keeps functions, forks runners for chunks, runs commands, moves files.
 
-Started as `python -sEP -m croft.compute.worker FD [SLOTS [FOLDER]]`, or by its path. FD is the inherited socket to the
-peer, over which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once; FOLDER is an
-environment, which tasks import from before the interpreter's own packages. Its current folder is `/job`. It ends when
-the socket does, and everything below it ends with it.
+Started as `python -sEP -m croft.compute.worker FD [SLOTS [DOORWAY]]`, or by its path. FD is the inherited socket to the
+peer, over which `croft.compute.worker_messages` travel in frames; SLOTS is how many chunks run at once; DOORWAY is the
+socket by which a command gets streams, if it may have any. Its current folder is `/job`. It ends when the socket does,
+and everything below it ends with it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from croft.compute.worker_crew import Crew
 from croft.compute.worker_files import Files
 from croft.compute.worker_loop import Loop, PeerLink
 from croft.compute.worker_messages import (
+    ENVIRONMENT_VARIABLE,
     BufferPart,
     CancelChunk,
     CancelCommand,
@@ -49,7 +50,7 @@ PROTOCOL_BROKEN_CODE = 65
 class Worker:
     """Takes messages from the peer to the part that answers them."""
 
-    def __init__(self, descriptor: int, slots: int) -> None:
+    def __init__(self, descriptor: int, slots: int, doorway: int | None = None) -> None:
         self._loop = Loop()
         self._link = PeerLink(self._loop, descriptor, self._receive)
         self._children = Children()
@@ -57,7 +58,7 @@ class Worker:
         self._crew = Crew(self._loop, self._link, self._children, self._buffers, slots)
         root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._files = Files(self._link, root)
-        self._commands = Commands(self._loop, self._link, self._children, root)
+        self._commands = Commands(self._loop, self._link, self._children, root, doorway)
 
     def run(self) -> None:
         """Serves until the peer closes the socket. Raises PeerMisbehaved."""
@@ -113,15 +114,18 @@ def main() -> int:
     """Runs the worker; returns its exit code."""
     descriptor = int(sys.argv[1])
     slots = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    os.set_inheritable(descriptor, False)
+    doorway = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    for inherited in (descriptor, doorway):
+        if inherited is not None:
+            os.set_inheritable(inherited, False)
     os.set_blocking(descriptor, False)
     # A tty's interrupt is meant for the peer, which closes the box in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if len(sys.argv) > 3:
-        sys.path.insert(_packages_index(), sys.argv[3])
+    if environment := os.environ.get(ENVIRONMENT_VARIABLE):
+        sys.path.insert(_packages_index(), environment)
     become_subreaper()
-    worker = Worker(descriptor, slots)
+    worker = Worker(descriptor, slots, doorway)
     set_dumpable(False)
     try:
         worker.run()

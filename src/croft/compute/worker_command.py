@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from croft.compute.worker_files import open_below
 from croft.compute.worker_loop import Loop, PeerLink
-from croft.compute.worker_messages import OUTPUT_PART_BYTES, CommandExited, Output, RunCommand
+from croft.compute.worker_messages import (
+    DOORWAY_VARIABLE,
+    OUTPUT_PART_BYTES,
+    OWN_PYTHON,
+    CommandExited,
+    Output,
+    RunCommand,
+)
 from croft.compute.worker_processes import Children, become_subreaper, prefer_for_killing
 
 if TYPE_CHECKING:
@@ -38,8 +46,9 @@ class _Running:
 class Commands:
     """The command that runs, if one does."""
 
-    def __init__(self, loop: Loop, link: PeerLink, children: Children, root: int) -> None:
+    def __init__(self, loop: Loop, link: PeerLink, children: Children, root: int, doorway: int | None) -> None:
         self._root = root
+        self._doorway = doorway
         self._loop = loop
         self._link = link
         self._children = children
@@ -57,18 +66,25 @@ class Commands:
         import subprocess  # boxes that only run tasks start faster without it
 
         given = subprocess.DEVNULL
+        doorway = () if self._doorway is None else (self._doorway,)
+        told = {DOORWAY_VARIABLE: str(self._doorway)} if doorway else {}
+        argv = message.argv
+        if argv[:1] == [OWN_PYTHON]:
+            argv = [sys.executable, "-sP", *argv[1:]]
+            told["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         try:
             if message.stdin:
                 given = open_below(self._root, message.stdin, os.O_RDONLY)
                 os.unlink(message.stdin, dir_fd=self._root)
                 os.set_blocking(given, True)
             process = subprocess.Popen(
-                message.argv,
+                argv,
                 bufsize=0,
                 stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, **message.environment},
+                env={**os.environ, **message.environment, **told},
+                pass_fds=doorway,
                 process_group=0,
                 preexec_fn=_become_command,  # safe: this process has one thread
             )

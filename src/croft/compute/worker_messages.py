@@ -25,10 +25,16 @@ BUFFERS_MAX = 1_000
 """Per task."""
 PART_BYTES = 1 << 20
 """Large arguments and results travel in parts of this size."""
+OWN_PYTHON = "{python}"
+"""The program of a command that is to run under the interpreter of the box, in which Croft can be imported."""
+DOORWAY_VARIABLE = "CROFT_DOORWAY"
+"""Tells a command that may have streams the number of the socket by which it gets them."""
 FILE_PART_BYTES = 1 << 20
 FILES_LISTED_MAX = 10_000
 FILE_DEPTH_MAX = 64
 OUTPUT_PART_BYTES = 64 << 10
+ENVIRONMENT_VARIABLE = "CROFT_ENVIRONMENT"
+"""Names a folder that a box's tasks import from before the interpreter's own packages."""
 TASK_OUTPUT_BYTES_MAX = 4 << 10
 """What is kept, from the end, of what a task printed; it travels with failures only."""
 

@@ -67,6 +67,7 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.labels,
         opening.retries,
         opening.cpus,
+        opening.priority,
         opening.environment,
     )
 

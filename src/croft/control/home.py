@@ -70,6 +70,11 @@ class Home:
         return self.state / "jobs"
 
     @property
+    def chunks(self) -> Path:
+        """What is held here for others: shares of their data."""
+        return self.state / "chunks"
+
+    @property
     def environments(self) -> Path:
         """Wheels of jobs, and what was built of them."""
         return self.state / "environments"

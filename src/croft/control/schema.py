@@ -437,3 +437,104 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     remedy: str = ""
     exit_code: int = 1
+
+
+# --- storage ---------------------------------------------------------------------------------------------------------
+
+
+class FilesPut(msgspec.Struct, frozen=True, kw_only=True):
+    """What was stored. `holders`: how many shares each peer took, by name; `missing`: shares that nobody took.
+
+    `losses`: how many holders of a file may be lost. `stored_bytes`: what all shares take.
+    """
+
+    files: int
+    size_bytes: int
+    stored_bytes: int
+    layout: str
+    losses: int
+    holders: dict[str, int]
+    missing: int
+
+
+class FilesRead(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read. `faults`: what holders were caught at meanwhile."""
+
+    files: int
+    size_bytes: int
+    faults: list[str]
+
+
+class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a stored file. `device` put it `at`; `is_removed`: the file was removed then.
+
+    `layout`: how its shares are kept, as `4of8` or `copies=3`.
+    """
+
+    number: int
+    size_bytes: int
+    at: float
+    device: str
+    mode: int
+    mtime: float
+    is_removed: bool
+    layout: str = ""
+
+
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored file, and its versions, oldest first. The fields besides are those of the newest one.
+
+    `name_hex` is the name's bytes in hex if they are no UTF-8.
+    """
+
+    name: str
+    size_bytes: int
+    at: float
+    is_removed: bool
+    versions: list[StoredVersion]
+    name_hex: str = ""
+
+
+class FilesWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files to tell of: those whose name is `name`, or begins with it and a slash; all of them if it is empty."""
+
+    name: str = ""
+    name_hex: str = ""
+    with_removed: bool = False
+
+
+class FilesRemoved(msgspec.Struct, frozen=True, kw_only=True):
+    """What was removed, and how much room that gave back."""
+
+    files: int
+    freed_bytes: int
+
+
+class RemovalWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Removes a file, or all below a name if `is_folder`. `is_final`: with all versions, and shares are dropped now."""
+
+    name: str
+    name_hex: str = ""
+    is_folder: bool = False
+    is_final: bool = False
+
+
+class HolderState(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer that may hold shares. `shares` and `held_bytes`: what it holds for this owner, None if it did not answer;
+    `room_bytes`: what it would take besides."""
+
+    peer: str
+    name: str
+    is_alive: bool
+    shares: int | None
+    held_bytes: int | None
+    room_bytes: int | None
+
+
+class StorageState(msgspec.Struct, frozen=True, kw_only=True):
+    """How the owner's files stand. `faults`: what holders were caught at since this peer started."""
+
+    files: int
+    size_bytes: int
+    holders: list[HolderState]
+    faults: list[str]

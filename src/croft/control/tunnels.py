@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from croft.control.work_messages import OpenForward, OpenPipe, OpenProxy, PipeOpened, PortOpened, TunnelProblem
 from croft.errors import ConnectionLost, CroftError, Usage
 from croft.overlay.exposure import TunnelProtocol
-from croft.overlay.splice import splice
 from croft.wire.message_stream import MessageStream
+from croft.wire.splice import splice
 
 if TYPE_CHECKING:
     from croft.ports import Stream

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from croft.compute.circles import Circles
 from croft.compute.commands import CommandJob, CommandSpec
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
-from croft.control import durable_work, tunnels
+from croft.control import durable_work, storage_work, tunnels
+from croft.control.circles import CircleDesk
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -24,14 +26,19 @@ from croft.control.work_messages import (
     FromProgram,
     JobFailed,
     JobOpened,
+    OpenCircle,
     OpenCommandJob,
     OpenForward,
+    OpenGet,
     OpenPipe,
     OpenProxy,
+    OpenPut,
     OpenResults,
     OpenTaskJob,
+    OpenToMember,
     PeerCaught,
     SubmitTasks,
+    TakeStream,
     TaskOutcomes,
     TaskResultPart,
 )
@@ -63,9 +70,13 @@ class JobFactory(durable_work.JobFactory, Protocol):
 class WorkServer:
     """Serves the work socket."""
 
-    def __init__(self, jobs: JobFactory, desk: tunnels.Desk) -> None:
+    def __init__(
+        self, jobs: JobFactory, desk: tunnels.Desk, circles: Circles, storage: storage_work.StorageDesk
+    ) -> None:
+        self._circles = CircleDesk(circles)
         self._jobs = jobs
         self._desk = desk
+        self._storage = storage
 
     async def serve(self, path: Path) -> None:
         """Accepts programs until cancelled; then their jobs are cancelled too."""
@@ -106,8 +117,18 @@ class WorkServer:
                         await self._serve_command(opening, messages)
                     case OpenForward() | OpenProxy():
                         await tunnels.serve_port(self._desk, opening, messages)
+                    case OpenPut():
+                        await storage_work.serve_put(self._storage, opening, messages)
+                    case OpenGet():
+                        await storage_work.serve_get(self._storage, opening, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
+                    case OpenCircle():
+                        await self._circles.serve_circle(messages)
+                    case OpenToMember():
+                        await self._circles.serve_opened(opening, messages, stream)
+                    case TakeStream():
+                        await self._circles.serve_taken(opening, messages, stream)
                     case _:
                         raise PeerMisbehaved(f"{type(opening).__name__} before a job was opened", step="local work")
             except ConnectionLost:
@@ -252,6 +273,9 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         stdin=opening.stdin,
         wait_s=opening.wait_s,
         needs=tuple(opening.needs),
+        priority=opening.priority,
+        circle=opening.circle,
+        member=opening.member,
         packages=opening.packages,
     )
 
@@ -262,4 +286,5 @@ def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
     labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
     cpus = opening.cpus if isinstance(opening, OpenTaskJob) else 1
-    return Wish(python, only, never, tuple(opening.needs), labels, cpus)
+    priority = opening.priority if isinstance(opening, OpenTaskJob) else 0
+    return Wish(python, only, never, tuple(opening.needs), labels, cpus, priority)

@@ -19,7 +19,8 @@ from croft.wire.codec import Message
 
 class OpenTaskJob(Message, frozen=True, tag=50):
     """A bag of Python tasks. `only` and `never` name peers; `task_s_max` 0: no limit. `needs`: devices. `labels`: words
-    that a peer must all have. `retries`: how often a task that failed runs again before that counts.
+    that a peer must all have. `retries`: how often a task that failed runs again before that counts. `priority`: higher
+    goes before other jobs of the same twin.
 
     One that `is_durable` is kept on disk: its program adds all tasks, says `SealJob`, and may go. Copies are held by
     `delegates`, peers by id, or, if none is named, by as many as `delegates_wanted`; None: as the settings say.
@@ -40,6 +41,7 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     labels: Sequence[str] = ()
     retries: int = 0
     cpus: int = 1
+    priority: int = 0
     environment: Environment | None = None
     """Its wheels are in this peer's cache already."""
 
@@ -71,8 +73,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     """A command. `inputs`: (absolute path here, name there); `outputs`: (name there, absolute path here).
 
     `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
-    where every peer is full. `needs`: devices, one of each. `packages`: what Python finds
-    there besides.
+    where every peer is full. `needs`: devices, one of each. `priority`: before which of one's own it waits.
+    `packages`: what Python finds there besides.
     """
 
     argv: list[str]
@@ -88,6 +90,10 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     stdin: str = ""
     wait_s: float = inf
     needs: Sequence[str] = ()
+    priority: int = 0
+    circle: str = ""
+    """A circle that this program has opened, whose member `member` the command is."""
+    member: str = ""
     packages: Environment | None = None
 
 
@@ -113,6 +119,24 @@ class OpenPipe(Message, frozen=True, tag=57):
     service: str
 
 
+class OpenCircle(Message, frozen=True, tag=58):
+    """A circle of this program and its commands, for as long as this connection lasts. Answered by `CircleOpened`."""
+
+
+class OpenToMember(Message, frozen=True, tag=59):
+    """A stream to a member of a circle of this program. After `PipeOpened` this connection carries its bytes."""
+
+    circle: str
+    member: str
+
+
+class TakeStream(Message, frozen=True, tag=152):
+    """Takes the stream that `StreamWaits` told of. After `PipeOpened` this connection carries its bytes."""
+
+    circle: str
+    number: int
+
+
 class SealJob(Message, frozen=True, tag=150):
     """These were all tasks of a durable job. Answered by `JobSealed` once they are on disk."""
 
@@ -128,8 +152,47 @@ class OpenResults(Message, frozen=True, tag=151):
     after: int = 0
 
 
+class OpenPut(Message, frozen=True, tag=170):
+    """Puts files: (path here, name there), folders with all that is in them. `piped`: the name of what follows as
+    `PieceOfFile`, ended by an empty one; empty: nothing follows.
+
+    `on`, `never`: ids of peers. `keep`: the layout, as `croft.storage.placement.parse_layout` reads it; empty: by the
+    number of peers.
+    """
+
+    files: list[tuple[bytes, bytes]]
+    piped: bytes = b""
+    on: Sequence[str] = ()
+    never: Sequence[str] = ()
+    keep: str = ""
+
+
+class PieceOfFile(Message, frozen=True, tag=171):
+    """The next bytes of what is piped, up to PIECE_BYTES_MAX; none: these were all."""
+
+    data: bytes
+
+
+class OpenGet(Message, frozen=True, tag=172):
+    """Reads a file, or all files below a name, into `place`; empty: one file, which comes back as `PieceRead`.
+
+    `number`: which version; 0: the newest. `replaces`: files that are there already. `offset`, `size`: of one file that
+    comes back; a size of -1: to its end.
+    """
+
+    name: bytes
+    place: bytes = b""
+    number: int = 0
+    replaces: bool = False
+    offset: int = 0
+    size: int = -1
+
+
 FromProgram = (
-    OpenTaskJob
+    OpenPut
+    | PieceOfFile
+    | OpenGet
+    | OpenTaskJob
     | DefineFunction
     | SubmitTasks
     | CancelTasks
@@ -141,6 +204,9 @@ FromProgram = (
     | DropBuffer
     | SealJob
     | OpenResults
+    | OpenCircle
+    | OpenToMember
+    | TakeStream
 )
 
 # --- from the daemon -------------------------------------------------------------------------------------------------
@@ -226,6 +292,19 @@ class TunnelProblem(Message, frozen=True, tag=68):
     remedy: str = ""
 
 
+class CircleOpened(Message, frozen=True, tag=163):
+    """The circle's id, for the commands that are to be in it."""
+
+    circle: str
+
+
+class StreamWaits(Message, frozen=True, tag=164):
+    """A member has opened a stream to this program, which has some seconds to take it."""
+
+    number: int
+    sender: str
+
+
 class JobSealed(Message, frozen=True, tag=160):
     """A durable job has so many tasks, and all are on disk."""
 
@@ -236,8 +315,51 @@ class ResultsEnded(Message, frozen=True, tag=161):
     """No more outcomes will come: the job has ended or was cancelled."""
 
 
+class StorageProgress(Message, frozen=True, tag=180):
+    """How far a put or a get has come, now and then. `total_bytes` -1: nobody knows."""
+
+    files: int
+    done_bytes: int
+    total_bytes: int
+
+
+class PutDone(Message, frozen=True, tag=181):
+    """Everything counts. `holders`: how many shares each peer took, by name; `missing`: shares that nobody took.
+
+    `losses`: how many holders may be lost. `stored_bytes`: what all shares take.
+    """
+
+    files: int
+    size_bytes: int
+    stored_bytes: int
+    layout: str
+    losses: int
+    holders: dict[str, int]
+    missing: int
+
+
+class PieceRead(Message, frozen=True, tag=182):
+    """The next bytes of a file."""
+
+    data: bytes
+
+
+class GetDone(Message, frozen=True, tag=183):
+    """Everything is read. `faults`: what holders were caught at meanwhile."""
+
+    files: int
+    size_bytes: int
+    faults: list[str]
+
+
 FromDaemon = (
-    JobSealed
+    CircleOpened
+    | StreamWaits
+    | StorageProgress
+    | PutDone
+    | PieceRead
+    | GetDone
+    | JobSealed
     | ResultsEnded
     | PortOpened
     | PipeOpened

@@ -19,6 +19,7 @@ class Request:
         peer, twin: who asks. purpose, job: what for; for the owner and the record.
         offers: the offers that stand for this asker now, best first.
         wants: how much. lasts_s: when it must end at the latest; infinite: with its work.
+        priority: before which other requests of the same twin it waits; higher goes first.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Request:
     offers: tuple[str, ...]
     wants: Amounts
     lasts_s: float = inf
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

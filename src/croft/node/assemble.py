@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from croft.compute.circle_messages import CIRCLE_PURPOSE
+from croft.compute.circles import Circles
 from croft.compute.environment_messages import WHEELS_PURPOSE
 from croft.compute.environments import Cache, Environments
 from croft.compute.journal_messages import JOURNAL_PURPOSE
@@ -25,11 +27,13 @@ from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
+from croft.model.lease import Lease
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
 from croft.node.offering import Offering
 from croft.node.relaying import Relaying
+from croft.node.storing import StorageNetwork
 from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
@@ -46,7 +50,23 @@ from croft.overlay.shaping import Shaping
 from croft.overlay.tunnel import Tunnels
 from croft.overlay.tunnel_host import TunnelHost
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
-from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, OwnersMachine, RelayHost, Sandbox, Transport
+from croft.ports import (
+    ChunkStore,
+    Clock,
+    Database,
+    Discovery,
+    Entropy,
+    LocalServices,
+    Offload,
+    OwnersMachine,
+    RelayHost,
+    Sandbox,
+    Transport,
+)
+from croft.storage.holder import LEASE_PURPOSE, Holder
+from croft.storage.messages import SHARES_PURPOSE
+from croft.storage.sealing import derive
+from croft.storage.service import Owner, Storage
 
 VERSION = version("croft")
 
@@ -64,6 +84,8 @@ class Ports:
     local: LocalServices
     relays: RelayHost
     machine: OwnersMachine
+    chunks: ChunkStore
+    offload: Offload
     environments: Cache
 
 
@@ -107,6 +129,7 @@ class Parts:
     environments: Environments
     lending: Lending
     offering: Offering
+    circles: Circles
     jobs: JobBook
     tunnel_host: TunnelHost
     tunnels: Tunnels
@@ -117,6 +140,8 @@ class Parts:
     relaying: Relaying
     measurements: Measurements
     lan: LanPresence
+    holder: Holder
+    storage: Storage
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -149,6 +174,8 @@ class Parts:
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
                 ("lan", self.lan.serve),
+                ("holder", self.holder.serve),
+                ("storage", self.storage.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -172,7 +199,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
             nat=paths.nat(),
         )
 
-    leases, lending, lender, environments = _lender(plan, ports)
+    circles = Circles(plan.own.peer)
+    leases, lending, lender, holder, environments = _lender(plan, ports, circles)
     overlay = Overlay(
         plan.own,
         *(ports.transport, ports.database, ports.clock, ports.entropy),
@@ -192,42 +220,36 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
-        *(plan.policy.check, plan.delegates_wanted, environments),
+        *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
-    environments.neighbours = overlay
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
-    tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay)
     parts = Parts(
         plan,
         ports,
         health,
         overlay,
         admissions,
-        leases,
-        lender,
-        environments,
-        lending,
-        offering,
-        jobs,
+        *(leases, lender, environments, lending, offering, circles, jobs),
         tunnel_host,
-        tunnels,
-        address_book,
+        Tunnels(overlay, ports.local),
+        AddressBook(plan.contacts, ports.database, ports.clock, overlay),
         devices,
         shaping,
         paths,
         relaying,
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
+        holder,
+        _storage(plan, ports, overlay, offering),
     )
     _answer_others(parts)
     return parts
 
 
-def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender, Environments]:
-    """What lends: the book of leases, the owner's offers, who runs the work of others, and what that imports from."""
+def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder, Environments]:
+    """What lends: the book of leases, the owner's offers, and who runs the work of others and holds their data."""
     leases = LeaseBook(ports.database, ports.clock)
     live = LiveBoxes(ports.sandbox, plan.lent_cpus_max)
     lending = Lending(
@@ -243,19 +265,45 @@ def _lender(plan: Plan, ports: Ports) -> tuple[LeaseBook, Lending, Lender, Envir
         plan.minute_of_week,
     )
     environments = Environments(ports.environments, plan.policy, live)
-    lender = Lender(live, plan.policy, lending, leases, environments)
+    lender = Lender(live, plan.policy, lending, leases, circles, environments)
     lending.lend = lender.lend
-    return leases, lending, lender, environments
+    holder = Holder(ports.chunks, leases, lending, ports.database, ports.offload)
+
+    def reclaim(lease: Lease) -> None:
+        (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
+
+    leases.reclaim = reclaim
+    return leases, lending, lender, holder, environments
+
+
+def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> Storage:
+    """What the owner of this peer stores at others."""
+    network = StorageNetwork(overlay, offering.offered_here)
+    secret = derive(plan.root, "root") if plan.root is not None else None
+    own = plan.own
+    return Storage(
+        Owner(own.twin, own.peer, own.device, own.certificate, secret),
+        network,
+        network.places,
+        ports.database,
+        ports.clock,
+        ports.entropy,
+        ports.offload,
+    )
 
 
 def _answer_others(parts: Parts) -> None:
     """Says who serves what other peers ask for."""
     links = parts.overlay.links
+    parts.environments.neighbours = parts.overlay
     links.accept_other = parts.admissions.accept
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
     links.on_stream(WHEELS_PURPOSE, parts.environments.serve_wheels)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
+    parts.circles.links = parts.overlay
+    links.on_stream(CIRCLE_PURPOSE, parts.circles.serve_stream, lasts=True)
     links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
+    links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)

@@ -7,9 +7,11 @@ import random
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from croft.compute.commands import CommandJob
+from croft.compute.circles import Circles, is_member_name
+from croft.compute.commands import CommandJob, Placed
 from croft.compute.delegates import Delegations
 from croft.compute.durable import DurableJobs
 from croft.compute.environments import Environments
@@ -22,7 +24,7 @@ from croft.compute.verification import Standing, Verification, parse_check
 from croft.control import schema
 from croft.control.work import command_spec, wish
 from croft.control.work_messages import OpenCommandJob, OpenTaskJob
-from croft.errors import CroftError, NotFound
+from croft.errors import CroftError, NotFound, Usage
 from croft.model.amounts import CPU
 from croft.model.ids import JobId, PeerId, TwinId
 from croft.node.delegation import JobsElsewhere, Outcomes, OverlayHolders
@@ -106,8 +108,10 @@ class JobBook:
         entropy: Entropy,
         check: Callable[[TwinId], None],
         delegates_wanted: int,
+        circles: Circles,
         environments: Environments,
     ) -> None:
+        self._circles = circles
         self._overlay = overlay
         self._peers = OverlayPeers(overlay, offered_here)
         self._database = database
@@ -125,7 +129,8 @@ class JobBook:
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
         only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
-        wanted = Wish(spec.python, only, never, tuple(spec.needs), frozenset(spec.labels), spec.cpus)
+        labels = frozenset(spec.labels)
+        wanted = Wish(spec.python, only, never, tuple(spec.needs), labels, spec.cpus, spec.priority)
         return TaskJob(
             job,
             self._peers,
@@ -177,12 +182,21 @@ class JobBook:
         return Verification(check, self._standing, random.Random(self._entropy.token(JOB_ID_BYTES)))
 
     def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]:
-        """A new command. Raises Failed if its environment is not here."""
+        """A new command.
+
+        Raises NotFound for a circle that is not open, Usage for a member of no name, Failed without its packages.
+        """
         self.check_environment(opening)
+        placed: Placed | None = None
+        if opening.circle:
+            self._circles.home(opening.circle)
+            if not is_member_name(opening.member):
+                raise Usage("a member of a circle needs a name", remedy="One line, up to 64 characters.")
+            placed = partial(self._circles.placed, opening.circle, opening.member)
         number = self._new_id()
         label = shlex.join(opening.argv)[:LABEL_LENGTH_MAX]
         self._running[number] = _Running("command", label, self._clock.now(), None)
-        return number, CommandJob(number, self._peers, wish(opening), command_spec(opening))
+        return number, CommandJob(number, self._peers, wish(opening), command_spec(opening), placed)
 
     def peer_name(self, peer: PeerId) -> str:
         """What to call a peer."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from croft.adapters.box_process import MINIMAL_PATH, remove_folder
 from croft.adapters.python_runtime import builder_argv, runtime_environment, runtime_paths, wheel_tags, worker_argv
 from croft.compute.messages import OpenCommand, OpenTasks
+from croft.compute.worker_messages import ENVIRONMENT_VARIABLE
 from croft.control.config import Config
 from croft.control.home import Home
 from croft.errors import Failed, Refused
@@ -112,9 +113,9 @@ class OwnersPolicy:
         memory = max(MEMORY_BYTES_MIN, amounts[MEMORY])
         return BoxSpec(
             name=f"tasks-{next(self._numbers)}-{twin[:8]}",
-            argv=worker_argv(slots, environment),
+            argv=worker_argv(slots),
             read_only=self._seen(environment),
-            environment=self._environment,
+            environment={**self._environment, **_finding(environment)},
             devices=devices,
             host_name=self._host_name,
             cpus=slots,
@@ -185,11 +186,11 @@ class OwnersPolicy:
 
 
 def _finding(environment: str) -> dict[str, str]:
-    """Variables by which a command finds an environment's packages and scripts, and the Python that they are for."""
+    """Variables by which a worker and its commands find packages and scripts, and the Python that they are for."""
     if not environment:
         return {}
     folders = (f"{environment}/bin", str(Path(sys.executable).parent), MINIMAL_PATH)
-    return {"PYTHONPATH": environment, "PATH": ":".join(folders)}
+    return {"PYTHONPATH": environment, "PATH": ":".join(folders), ENVIRONMENT_VARIABLE: environment}
 
 
 def _default(offered: int, free: int) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from croft.overlay.link import Greeted, Link
     from croft.ports import Stream
 
-PER_PEER_MAX: Final = 64
+PER_PEER_MAX: Final = 128
 NUMBER_BYTES: Final = 16
 AGAIN_S: Final = 0.1
 NEW: Final = -1

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import CroftError, PeerMisbehaved
-from croft.model.ids import CommunityId, PeerId, short
+from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay import neighbours as core
 from croft.overlay.link import CLOSE_NORMAL
 from croft.overlay.messages import NeighbourWord
@@ -34,9 +34,15 @@ class Neighbourhood:
     """The links of this peer to its neighbours. `dial` makes a link to a member, or raises CroftError."""
 
     def __init__(
-        self, own: PeerId, links: Links, clock: Clock, chance: Random, dial: Callable[[PeerId], Awaitable[Link]]
+        self,
+        own: PeerId,
+        links: Links,
+        clock: Clock,
+        chance: Random,
+        dial: Callable[[PeerId], Awaitable[Link]],
+        twin_of: Callable[[PeerId], TwinId | None],
     ) -> None:
-        self._core = core.Neighbours(own, chance)
+        self._core = core.Neighbours(own, chance, twin_of)
         self._links = links
         self._clock = clock
         self._dial_member = dial

@@ -2,25 +2,31 @@
 
 The choice is like the active view of HyParView (Leitão et al. 2007): both ends of a link agree to be neighbours;
 whoever has too few asks more, and is let in; whoever has too many then parts with one that came by itself, so that a
-crowd cannot displace those whom it chose. Its passive view is the list of members. Links that are no neighbourhood are
-made when needed, and closed once neither end needs them. Sans-IO.
+crowd cannot displace those whom it chose, and one twin's devices get few of the places that others want. The passive
+view is the list of members. Links that are no neighbourhood are made when needed, and closed once neither end needs
+them. Sans-IO.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from croft.model.ids import CommunityId, PeerId
+from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.overlay.failure_detector import Chance
 
 NEIGHBOURS_MAX = 12
 """Up to so many others, everybody is linked to everybody."""
 NEIGHBOURS_WANTED = 7
 """Above that, per community, so many at least."""
+NEIGHBOURS_PER_TWIN = 3
+"""Devices of one twin that keep their places while others want them."""
 ASKED_AT_ONCE_MAX = 4
+CHOICE = 4
+"""Candidates drawn for each place: of them those are asked whose twins have the fewest places."""
 REDIAL_FIRST_S = 1.0
 REDIAL_MAX_S = 30.0
 HEAL_EVERY_S = 20.0
@@ -121,11 +127,12 @@ class _Redial:
 
 
 class Neighbours:
-    """The active view."""
+    """The active view. `twin_of` tells whose device a peer is."""
 
-    def __init__(self, own: PeerId, chance: Chance) -> None:
+    def __init__(self, own: PeerId, chance: Chance, twin_of: Callable[[PeerId], TwinId | None]) -> None:
         self._own = own
         self._chance = chance
+        self._twin_of = twin_of
         self._linked: dict[PeerId, None] = {}
         self._active: dict[PeerId, None] = {}
         self._asked: dict[PeerId, float] = {}
@@ -208,13 +215,21 @@ class Neighbours:
         self._asked.pop(peer, None)
         effects: list[Effect] = []
         if peer not in self._active and len(self._active) >= NEIGHBOURS_MAX:
-            came = [other for other in self._active if other not in self._sought]
-            [victim] = self._chance.sample(came or list(self._active), 1)
+            [victim] = self._chance.sample(self._who_may_go(peer), 1)
             del self._active[victim]
             self._sought.pop(victim, None)
             effects.append(Say(victim, Word.LEAVE))
         self._active[peer] = None
         return effects
+
+    def _who_may_go(self, newcomer: PeerId) -> list[PeerId]:
+        """Of a full house: who came by itself; of the twin with the most places, if it has more than its own."""
+        places = Counter(self._twin_of(other) for other in (*self._active, newcomer))
+        crowd, count = places.most_common(1)[0]
+        there = list(self._active)
+        if crowd is not None and count > NEIGHBOURS_PER_TWIN:
+            there = [other for other in there if self._twin_of(other) == crowd]
+        return [other for other in there if other not in self._sought] or there
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -234,7 +249,9 @@ class Neighbours:
             missing = min(NEIGHBOURS_WANTED - active, ASKED_AT_ONCE_MAX) - asked
             if missing > 0:
                 fit = [peer for peer in others if peer not in dead and self._is_free(peer, now)]
-                for peer in self._chance.sample(fit, min(missing, len(fit))):
+                places = Counter(self._twin_of(peer) for peer in (*self._active, *self._asked))
+                drawn = self._chance.sample(fit, min(missing * CHOICE, len(fit)))
+                for peer in sorted(drawn, key=lambda peer: places[self._twin_of(peer)])[:missing]:
                     effects += self._seek(peer, now)
         if now >= self._heal_at:
             self._heal_at = now + HEAL_EVERY_S

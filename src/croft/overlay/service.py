@@ -107,7 +107,7 @@ class Overlay:
             )
         )
         chance = entropy.random()
-        self.neighbourhood = Neighbourhood(own.peer, self.links, clock, chance, self.link_to)
+        self.neighbourhood = Neighbourhood(own.peer, self.links, clock, chance, self.link_to, self.twin_of)
         self.liveness = Liveness(
             own, self.links, self.records, self._core, clock, chance, load, self.link_to, Limits(2 * MEMBERS_MAX, 1)
         )

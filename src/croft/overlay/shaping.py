@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from croft.ports import Database, Stream
 
 MINUTE_S = 60.0
-PURPOSES = {"tasks/1": "tasks", "command/1": "tasks", "tunnel/1": "tunnel"}
+PURPOSES = {"tasks/1": "tasks", "command/1": "tasks", "circle/1": "tasks", "tunnel/1": "tunnel"}
 """What people call the purposes of streams; all else is `other`."""
 OTHER = "other"
 

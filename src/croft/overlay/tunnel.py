@@ -12,7 +12,7 @@ from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, TimedOut, U
 from croft.model.ids import PeerId
 from croft.overlay import socks
 from croft.overlay.exposure import TunnelProtocol
-from croft.overlay.splice import Flow, splice
+from croft.overlay.flow import Flow
 from croft.overlay.tunnel_messages import (
     OPENING_BYTES_MAX,
     TUNNEL_PURPOSE,
@@ -23,6 +23,7 @@ from croft.overlay.tunnel_messages import (
 )
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import receive_alone, send_alone
+from croft.wire.splice import splice
 
 if TYPE_CHECKING:
     from croft.ports import Datagrams, Listener, LocalServices, Stream

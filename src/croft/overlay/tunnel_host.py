@@ -14,7 +14,7 @@ import msgspec
 from croft.errors import Busy, ConnectionLost, CroftError, Refused, Unreachable
 from croft.model.ids import CommunityId, PeerId, short
 from croft.overlay.exposure import Exposure, Exposures, Grantee, TunnelProtocol
-from croft.overlay.splice import Flow, splice
+from croft.overlay.flow import Flow
 from croft.overlay.tunnel_messages import (
     OPENING_BYTES_MAX,
     SERVICE_CHARS_MAX,
@@ -24,6 +24,7 @@ from croft.overlay.tunnel_messages import (
 )
 from croft.wire.codec import decode
 from croft.wire.message_stream import receive_alone, send_alone
+from croft.wire.splice import splice
 
 if TYPE_CHECKING:
     import sqlite3

@@ -33,7 +33,10 @@ async def hand_over(
     """Submits a durable job of one task per argument, as a program would; all of it is on disk when this returns."""
     named, count = ((), delegates) if isinstance(delegates, int) else (tuple(delegates), 0)
     opening = OpenTaskJob(
-        *("simulated", PYTHON, [], []),
+        "simulated",
+        PYTHON,
+        [],
+        [],
         is_durable=True,
         delegates=named,
         delegates_wanted=count,
@@ -79,7 +82,10 @@ class SimulatedJob:
         self._book = book
         self._is_complete = asyncio.Event()
         opening = OpenTaskJob(
-            *("simulated", PYTHON, list(only), list(never)),
+            "simulated",
+            PYTHON,
+            list(only),
+            list(never),
             task_s_max=task_s_max,
             verify=verify,
             environment=environment,

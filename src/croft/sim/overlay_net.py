@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, assert_never
 
-from croft.model.ids import CommunityId, PeerId
+from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.overlay import failure_detector as detector
 from croft.overlay import neighbours as company
 from croft.overlay import records
@@ -44,7 +44,7 @@ class VirtualPeer:
     def __init__(self, number: int, contact: Contact, random: Random) -> None:
         self.number = number
         self.contact = contact
-        self.neighbours = company.Neighbours(contact.peer, random)
+        self.neighbours = company.Neighbours(contact.peer, random, TwinId)
         self.detector = detector.FailureDetector(contact.peer, random)
         self.store = records.RecordStore(contact.peer)
         self.store.allow(WORD, records.Limits(1_000, 10))

@@ -1,6 +1,7 @@
 """A simulated sandbox: tasks run in this process and take virtual time. For trusted functions of tests only.
 
-Its boxes speak the worker's side of `croft.compute.worker_messages` for functions; commands and files are refused.
+Its boxes speak the worker's side of `croft.compute.worker_messages` for functions; files are refused, and so are
+commands, except members of a circle: these run until their box ends, and the test is what they do.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from croft.errors import CodecError, ConnectionLost, Failed, TooLarge
 from croft.model.isolation import Grade, Isolation
 from croft.ports import BoxSpec, BoxUsage
 from croft.sim.connections import Signal
+from croft.sim.doorway import SimulatedDoorway
 from croft.wire import frames
 from croft.wire.codec import decode, encode
 from croft.wire.values import encode_value
@@ -118,6 +120,7 @@ class SimulatedBox:
         self._goes_on.set()
         self.cpus = spec.cpus
         self._is_over = False
+        self.doorway = SimulatedDoorway() if spec.has_doorway else None
         self._say(Built(0, 0) if spec.argv[0] == BUILDER else Ready(PYTHON))
 
     async def read(self, size_bytes_max: int) -> bytes:
@@ -160,6 +163,8 @@ class SimulatedBox:
 
     def _end(self) -> None:
         self._is_over = True
+        if self.doorway is not None:
+            self.doorway.end()
         for runner in list(self._runners.values()):
             runner.cancel()
         if self in self._sandbox.boxes:
@@ -185,13 +190,13 @@ class SimulatedBox:
                     self._say(ChunkDone(message.chunk, 0.0))
             case PutFile() | GetFile() | ListFiles():
                 self._say(FileFailed(message.path, NOT_SIMULATED))
-            case RunCommand():
+            case RunCommand() if self.doorway is None:
                 self._say(CommandExited(COMMAND_NOT_FOUND, reason=NOT_SIMULATED))
             case BufferPart():
                 self._buffers.setdefault(message.digest, bytearray()).extend(message.data)
             case DropBuffer():
                 self._buffers.pop(message.digest, None)
-            case CancelCommand() | FileBytes() | FileEnd():
+            case RunCommand() | CancelCommand() | FileBytes() | FileEnd():
                 pass
 
     def _load(self, message: LoadFunction) -> None:

@@ -30,11 +30,12 @@ from croft.overlay.messages import PROTOCOL
 from croft.overlay.neighbours import NEIGHBOURS_MAX, NEIGHBOURS_WANTED
 from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
+from croft.sim.chunk_store import SimulatedChunkStore
 from croft.sim.discovery import SimulatedDiscovery, SimulatedLan
 from croft.sim.environment_cache import SimulatedCache
 from croft.sim.jobs import SimulatedJob
 from croft.sim.local_services import SimulatedServices
-from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy, SimulatedOwner
+from croft.sim.machine import InlineOffload, SimulatedClock, SimulatedDisk, SimulatedEntropy, SimulatedOwner
 from croft.sim.network import SimulatedNetwork, SimulatedTransport
 from croft.sim.policy import SimulatedPolicy
 from croft.sim.relays import SimulatedRelayHost
@@ -78,6 +79,7 @@ class Machine:
     environments: SimulatedCache = field(default_factory=SimulatedCache)
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
+    chunks: SimulatedChunkStore = field(default_factory=SimulatedChunkStore)
     local: SimulatedServices = field(default_factory=SimulatedServices)
     relays: SimulatedRelayHost | None = None
     chain: tuple[bytes, ...] = ()
@@ -195,6 +197,8 @@ class World:
             machine.local,
             machine.relays_of(self.network),
             machine.owner,
+            machine.chunks,
+            InlineOffload(),
             machine.environments,
         )
         parts = assemble(plan, ports)

@@ -1,11 +1,11 @@
-"""Joins two streams, or a stream and datagrams, until both sides are done: no work per byte."""
+"""Joins a stream and datagrams until both sides are done."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from croft.errors import ConnectionLost
 from croft.wire import frames
@@ -20,36 +20,6 @@ FLOW_IDLE_S_MAX = 60.0
 """A UDP flow without a datagram either way for this long is over."""
 WAITING_DATAGRAMS_MAX = 256
 STEP = "datagrams"
-
-
-async def splice(one: Stream, other: Stream) -> None:
-    """Passes bytes both ways, and each side's end as a half-close, until both have ended.
-
-    Each direction waits for its slower side. If either stream is lost, both are aborted, and ConnectionLost is raised.
-    """
-    await _both(_pass_on(one, other), _pass_on(other, one), one, other)
-
-
-async def _pass_on(source: Stream, sink: Stream) -> None:
-    while piece := await source.read(PIECE_BYTES_MAX):
-        await sink.write(piece)
-    await sink.finish()
-
-
-async def _both(there: Any, back: Any, *streams: Stream) -> None:
-    tasks = [asyncio.create_task(there, name="splice.there"), asyncio.create_task(back, name="splice.back")]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-    except BaseException:
-        # The tasks first: no stream is dropped under a read that is under way.
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for stream in streams:
-            stream.abort()
-        raise
 
 
 class Flow:
