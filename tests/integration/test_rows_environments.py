@@ -98,7 +98,8 @@ def test_a_decorator_and_a_connection_may_name_the_environment(trio: list[RealPe
 def test_an_asyncio_program_and_a_detached_job_bring_theirs_too(trio: list[RealPeer], wheels: Path) -> None:
     async def program() -> str:
         async with await croft.connect_async(trio[0].home) as grid:
-            return next(result async for result in grid.map(value, [1], environment=str(wheels), on="bob"))[0]
+            told = [result async for result in grid.map(value, [1], environment=str(wheels), on="bob")]
+            return str(told[0][0])
 
     assert asyncio.run(program()) == str(wheels.parent)
     with trio[0].grid() as grid:
