@@ -61,6 +61,7 @@ from croft.ports import (
     Sandbox,
     Transport,
 )
+from croft.storage.held import HeldFiles
 from croft.storage.holder import LEASE_PURPOSE, Holder
 from croft.storage.messages import SHARES_PURPOSE
 from croft.storage.sealing import derive
@@ -264,7 +265,7 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
         lambda twin: twin in plan.contacts.friends(),
         plan.minute_of_week,
     )
-    lender = Lender(live, plan.policy, lending, leases, circles)
+    lender = Lender(live, plan.policy, lending, leases, circles, HeldFiles(ports.chunks, ports.offload))
     lending.lend = lender.lend
     holder = Holder(ports.chunks, leases, lending, ports.database, ports.offload)
 
