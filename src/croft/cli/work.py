@@ -42,6 +42,12 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors.")
 @click.option("--mem", "memory", default="0", help="Memory, such as 2G; by default what the lender gives.")
 @click.option("--disk", default="0", help="Room for files, such as 5G; by default what the lender gives.")
+@click.option(
+    "--stored",
+    multiple=True,
+    metavar="NAME[:NAME]",
+    help="A stored file or folder; runs where it lies, if it can.",
+)
 @click.option("--need", "needs", multiple=True, metavar="DEVICE", help="Only where this device is lent, as `camera`.")
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
 @click.option("--wait", "wait", default="", metavar="TIME", help="Wait at most so long for room; 0: not at all.")
@@ -65,6 +71,7 @@ def run(
     cpus: float,
     memory: str,
     disk: str,
+    stored: tuple[str, ...],
     needs: tuple[str, ...],
     time_limit: str,
     wait: str,
@@ -81,6 +88,7 @@ def run(
     croft run -- uname -a
     croft run -i data.csv -o sums.csv -- sh -c 'sort data.csv > sums.csv'
     journalctl | croft run -I -- sort -u
+    croft run --stored film.mkv -- sha256sum film.mkv
     croft run --with numpy -i sums.py -- python sums.py
 
     The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
@@ -100,6 +108,7 @@ def run(
             disk_bytes=size_bytes(disk),
             time_s_max=duration_s(time_limit),
             needs=needs,
+            stored=[stored_input(text) for text in stored],
             wait_s=duration_s(wait) if wait else math.inf,
             priority=priority,
             packages=environment_of(Home.find(), sources),
@@ -179,6 +188,14 @@ def input_files(given: tuple[str, ...]) -> list[tuple[str, str]]:
         else:
             raise Usage(f"there is no file {source}", remedy="Check the path after -i.")
     return files
+
+
+def stored_input(text: str) -> tuple[bytes, str]:
+    """(name of a stored file, name there). Raises Usage."""
+    from croft.client.stored_files import name_bytes
+
+    name, _, there = text.partition(":")
+    return name_bytes(name), name_there(there or PurePosixPath(name).name)
 
 
 def output_file(text: str) -> tuple[str, str]:

@@ -18,10 +18,11 @@ from croft.compute.circle_messages import CircleRoster
 from croft.compute.circles import Circles, Membership, is_member_name
 from croft.compute.environments import Environments
 from croft.compute.lender_streams import await_ready, decline, finish, first_message, said_meanwhile, stopped
-from croft.compute.lending_terms import Consumer, Leases, Offers, Policy
-from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks
+from croft.compute.lending_terms import Consumer, Held, Leases, Offers, Policy
+from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks, PutStored
 from croft.compute.worker_messages import (
     BUFFERS_MAX,
+    FILE_PART_BYTES,
     BufferPart,
     CancelChunk,
     CancelCommand,
@@ -29,6 +30,7 @@ from croft.compute.worker_messages import (
     DropBuffer,
     FileBytes,
     FileEnd,
+    FileFailed,
     FromWorker,
     GetFile,
     ListFiles,
@@ -40,7 +42,7 @@ from croft.compute.worker_messages import (
 )
 from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused, TimedOut
 from croft.model.amounts import CPU
-from croft.model.ids import PeerId
+from croft.model.ids import PeerId, TwinId
 from croft.model.lease import Lease, Request, Stage, Usage
 from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import MessageStream
@@ -57,7 +59,9 @@ NEEDS_MAX = 8
 NEED_LENGTH_MAX = 32
 CPUS_MAX = 4096
 LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with `--time`.")
-COMMAND_MESSAGES = PutFile | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd | CircleRoster
+COMMAND_MESSAGES = (
+    PutFile | PutStored | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd | CircleRoster
+)
 
 
 @dataclass(slots=True)
@@ -98,6 +102,7 @@ class Lender:
         offers: Offers,
         leases: Leases,
         circles: Circles,
+        held: Held,
         environments: Environments,
     ) -> None:
         self._live = live
@@ -105,6 +110,7 @@ class Lender:
         self._offers = offers
         self._leases = leases
         self._circles = circles
+        self._held = held
         self._environments = environments
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
@@ -475,8 +481,10 @@ class Lender:
         async with MessageStream(box, step="box") as worker:
             await await_ready(worker)
             environment = b"" if opening.environment is None else opening.environment.digest
-            messages.post(Opened(1, [], environment=environment, has_streams=membership is not None))
-            down = asyncio.create_task(self._pump_down(membership, first, messages, worker), name="command.to_box")
+            messages.post(Opened(1, [], has_streams=membership is not None, reads_stored=True, environment=environment))
+            down = asyncio.create_task(
+                self._pump_down(command, membership, first, messages, worker), name="command.to_box"
+            )
             up = asyncio.create_task(_pump_up(worker, messages, box), name="command.from_box")
             over = asyncio.create_task(command.is_over.wait(), name="command.over")
             try:
@@ -490,11 +498,12 @@ class Lender:
                     task.cancel()
                 results = await asyncio.gather(down, up, over, return_exceptions=True)
             for result in results:
-                if isinstance(result, PeerMisbehaved):
+                if isinstance(result, PeerMisbehaved | CroftError):
                     raise result
 
     async def _pump_down(
         self,
+        command: _Command,
         membership: Membership | None,
         first: asyncio.Task[bytes | None],
         messages: MessageStream,
@@ -504,11 +513,30 @@ class Lender:
         payload = await first
         while payload is not None:
             message: COMMAND_MESSAGES = decode_union(payload, COMMAND_MESSAGES, step="command")
-            if not isinstance(message, CircleRoster):
-                await worker.send(message)
-            elif membership is not None:
-                self._circles.take_roster(membership, message)
+            match message:
+                case CircleRoster():
+                    if membership is not None:
+                        self._circles.take_roster(membership, message)
+                case PutStored():
+                    await self._put_stored(command.lease.request.twin, message, messages, worker)
+                case _:
+                    await worker.send(message)
             payload = await messages.receive()
+
+    async def _put_stored(
+        self, owner: TwinId, message: PutStored, messages: MessageStream, worker: MessageStream
+    ) -> None:
+        """Makes a file in the box of what this machine holds for the consumer."""
+        try:
+            await self._held.check(owner, message.content)
+        except CroftError as error:
+            messages.post(FileFailed(message.path, error.message))
+            return
+        worker.post(PutFile(message.path, message.is_executable))
+        async for piece in self._held.read(owner, message.content):
+            for at in range(0, len(piece), FILE_PART_BYTES):
+                await worker.send(FileBytes(bytes(piece[at : at + FILE_PART_BYTES])))
+        await worker.send(FileEnd())
 
 
 def _check_words(job: str, needs: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,6 +85,18 @@ class Offers(Protocol):
 
     def places(self, lease: Lease) -> Mapping[str, str]:
         """Where the devices that a lease holds are to be found, if they are files."""
+        ...
+
+
+class Held(Protocol):
+    """What this machine holds of its consumers' data."""
+
+    async def check(self, owner: TwinId, content: bytes) -> None:
+        """Returns if all of it can be read here. Raises NotFound, Failed."""
+        ...
+
+    def read(self, owner: TwinId, content: bytes) -> AsyncIterator[bytes | memoryview]:
+        """Its bytes. Raises NotFound, Failed."""
         ...
 
 

@@ -60,18 +60,31 @@ class OpenCommand(Message, frozen=True, tag=31):
     environment: Environment | None = None
 
 
+class PutStored(Message, frozen=True, tag=42):
+    """Begins and ends a file at `path` below /job that is made of shares which the lender holds for the consumer.
+
+    `content` names it, as `croft.storage.formats.Content`. Answered by `FilePut`; by `FileFailed` if not enough of it
+    is there: then nothing was put.
+    """
+
+    path: str
+    content: bytes
+    is_executable: bool = False
+
+
 class Opened(Message, frozen=True, tag=32):
     """Granted. `functions`: digests of the consumer's functions that the lender still has.
 
     `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `has_streams`:
-    the command gets the streams that were asked for. `environment`: the digest of the one that was asked for; empty of
-    a peer that knows nothing of environments.
+    the command gets the streams that were asked for. `reads_stored`: it understands `PutStored`. `environment`: the
+    digest of the one that was asked for; empty of a peer that knows nothing of environments.
     """
 
     slots: int
     functions: list[bytes]
     buffer_bytes_max: int = 0
     has_streams: bool = False
+    reads_stored: bool = False
     environment: bytes = b""
 
 

@@ -74,6 +74,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
 
     `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
     where every peer is full. `needs`: devices, one of each. `priority`: before which of one's own it waits.
+    `stored`: (name of a stored file or folder, name there).
     `packages`: what Python finds there besides.
     """
 
@@ -94,6 +95,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     circle: str = ""
     """A circle that this program has opened, whose member `member` the command is."""
     member: str = ""
+    stored: Sequence[tuple[bytes, str]] = ()
     packages: Environment | None = None
 
 

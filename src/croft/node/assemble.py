@@ -63,6 +63,7 @@ from croft.ports import (
     Sandbox,
     Transport,
 )
+from croft.storage.held import HeldFiles
 from croft.storage.holder import LEASE_PURPOSE, Holder
 from croft.storage.messages import SHARES_PURPOSE
 from croft.storage.sealing import derive
@@ -264,8 +265,8 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
         lambda twin: twin in plan.contacts.friends(),
         plan.minute_of_week,
     )
-    environments = Environments(ports.environments, plan.policy, live)
-    lender = Lender(live, plan.policy, lending, leases, circles, environments)
+    held, environments = HeldFiles(ports.chunks, ports.offload), Environments(ports.environments, plan.policy, live)
+    lender = Lender(live, plan.policy, lending, leases, circles, held, environments)
     lending.lend = lender.lend
     holder = Holder(ports.chunks, leases, lending, ports.database, ports.offload)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from croft.compute.circles import Circles, is_member_name
-from croft.compute.commands import CommandJob, Placed
+from croft.compute.commands import CommandJob, Placed, StoredInput
 from croft.compute.delegates import Delegations
 from croft.compute.durable import DurableJobs
 from croft.compute.environments import Environments
@@ -181,7 +181,7 @@ class JobBook:
             return None
         return Verification(check, self._standing, random.Random(self._entropy.token(JOB_ID_BYTES)))
 
-    def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]:
+    def command_job(self, opening: OpenCommandJob, stored: Sequence[StoredInput] = ()) -> tuple[str, CommandJob]:
         """A new command.
 
         Raises NotFound for a circle that is not open, Usage for a member of no name, Failed without its packages.
@@ -196,7 +196,7 @@ class JobBook:
         number = self._new_id()
         label = shlex.join(opening.argv)[:LABEL_LENGTH_MAX]
         self._running[number] = _Running("command", label, self._clock.now(), None)
-        return number, CommandJob(number, self._peers, wish(opening), command_spec(opening), placed)
+        return number, CommandJob(number, self._peers, wish(opening, stored), command_spec(opening, stored), placed)
 
     def peer_name(self, peer: PeerId) -> str:
         """What to call a peer."""

@@ -35,6 +35,7 @@ from croft.storage.formats import (
     decode_node,
 )
 from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
+from croft.storage.held import whole_at
 from croft.storage.messages import (
     SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
@@ -136,6 +137,10 @@ class Storage:
     ) -> AsyncIterator[bytes | memoryview]:
         """See `Reading.read`."""
         return self._reading.read(content, offset, size, is_bulk=is_bulk)
+
+    async def whole_at(self, content: Content) -> frozenset[PeerId]:
+        """The peers that held enough of a content, when it was put, to read all of it alone. Raises Unreachable."""
+        return whole_at([*content.parts, *await self._reading.parts(content)])
 
     def places(self) -> Sequence[Place]:
         """Who lends disk to this peer, dead peers too."""
