@@ -18,7 +18,7 @@ HOUR_S = 3_600.0
 
 
 def state(number: int, k: int, n: int, present: int, away_s: float = 0.0) -> StripeState:
-    away = {index: away_s for index in range(present, n)} if away_s else {}
+    away = dict.fromkeys(range(present, n), away_s) if away_s else {}
     return StripeState(number, k, n, {index: [PeerId(f"p{index}")] for index in range(present)}, away)
 
 

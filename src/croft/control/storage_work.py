@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from croft.compute.commands import StoredInput
 from croft.control.work_messages import (
     GetDone,
     OpenGet,
@@ -35,6 +36,10 @@ class StorageDesk(Protocol):
 
     async def get(self, opening: OpenGet, progress: Progress) -> GetDone:
         """Reads files into a place. Raises CroftError."""
+        ...
+
+    async def inputs(self, name: bytes, path: str) -> list[StoredInput]:
+        """A stored file, or all of a stored folder, to be at `path` where a command runs. Raises CroftError."""
         ...
 
     def read(self, opening: OpenGet) -> AsyncIterator[bytes | memoryview]:

@@ -6,9 +6,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from croft.compute.commands import StoredInput
 from croft.control import schema
 from croft.control.storage_work import Progress
 from croft.control.work_messages import GetDone, OpenGet, OpenPut, PutDone
@@ -25,6 +27,7 @@ from croft.node.file_trees import (
 )
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import Content, Entry, Version
+from croft.storage.held import encoded
 from croft.storage.placement import Layout, Rule, parse_layout
 from croft.storage.service import check_name
 
@@ -36,6 +39,8 @@ SMALL_AT_ONCE: Final = 64
 GETS_AT_ONCE: Final = 4
 PEERS_MAX: Final = 256
 STATE_S_MAX: Final = 5.0
+INPUTS_MAX: Final = 1_000
+"""Stored files that one command may ask for."""
 PIPED_MODE: Final = 0o644
 
 
@@ -135,6 +140,18 @@ class StorageDesk:
         async with aclosing(self._storage.read(content, max(0, opening.offset), size)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield piece
+
+    async def inputs(self, name: bytes, path: str) -> list[StoredInput]:
+        """See `croft.control.storage_work.StorageDesk`."""
+        inputs: list[StoredInput] = []
+        for place, version in await self._wanted(OpenGet(name, os.fsencode(path))):
+            content = _content(version, place)
+            at = await self._storage.whole_at(content)
+            read = partial(self._storage.read, content)
+            inputs.append(StoredInput(os.fsdecode(place), content.size, encoded(content), at, read))
+        if len(inputs) > INPUTS_MAX:
+            raise Usage(f"{name.decode(errors='replace')} holds {len(inputs)} files", remedy=f"At most {INPUTS_MAX}.")
+        return inputs
 
     async def get(self, opening: OpenGet, progress: Progress) -> GetDone:
         """See `croft.control.storage_work.StorageDesk`."""

@@ -28,7 +28,7 @@ from croft.storage.placement import Layout, Place, Rule, first_of_domains, ranke
 from croft.storage.sealing import KEY_BYTES, SEGMENT_BYTES, damaged, seal, sealed_bytes_max, unseal
 from croft.storage.share_client import Holders
 from croft.storage.stripes import PACK_BYTES, Buffers, buffer_bytes, close_pack, seal_and_code
-from croft.storage.transfer import Receiving, Sending
+from croft.storage.transfer import Sending
 from croft.wire.codec import encode
 
 INLINE_BYTES: Final = 64 << 10
@@ -301,10 +301,26 @@ def _is_long(pending: Pending) -> bool:
     return len(pending._parts) > 1 and len(encode(pending.content.parts)) > PARTS_INLINE_BYTES_MAX
 
 
+class Stripes(Protocol):
+    """Where stripes come from."""
+
+    async def stripe(self, stripe: Stripe) -> bytearray:
+        """A buffer that begins with the bytes of the stripe; give it back. Raises Unreachable, NotFound, Failed."""
+        ...
+
+    def done(self, buffer: bytearray) -> None:
+        """Takes a buffer back."""
+        ...
+
+    async def part(self, stripe: Stripe, offset: int, length: int) -> bytes | None:
+        """A range of it, if that can be had without the rest."""
+        ...
+
+
 class Reading:
     """Reads contents of one owner."""
 
-    def __init__(self, receiving: Receiving, offload: Offload) -> None:
+    def __init__(self, receiving: Stripes, offload: Offload) -> None:
         self._receiving = receiving
         self._offload = offload
         self._packs: OrderedDict[bytes, asyncio.Task[bytes]] = OrderedDict()

@@ -39,6 +39,7 @@ from croft.storage.formats import (
     decode_stored,
 )
 from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
+from croft.storage.held import whole_at
 from croft.storage.messages import (
     SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
@@ -164,6 +165,10 @@ class Storage:
     ) -> AsyncIterator[bytes | memoryview]:
         """See `Reading.read`."""
         return self._reading.read(content, offset, size, is_bulk=is_bulk)
+
+    async def whole_at(self, content: Content) -> frozenset[PeerId]:
+        """The peers that held enough of a content, when it was put, to read all of it alone. Raises Unreachable."""
+        return whole_at([*content.parts, *await self._reading.parts(content)])
 
     def places(self) -> Sequence[Place]:
         """Who lends disk to this peer, dead peers too; those count for less that could not prove what they hold."""

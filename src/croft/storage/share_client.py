@@ -67,6 +67,7 @@ class _Lane:
                         await self._stream.write(data)
                 except BaseException as error:
                     # A request that went out in part would make nonsense of all that follow.
+                    asked.answer.cancel()
                     self._end(str(error) or "given up")
                     raise
                 asked.at = asyncio.get_running_loop().time()
