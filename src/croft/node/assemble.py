@@ -288,6 +288,7 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
     holders = Holders(network.name, network.open_stream)
     secret = derive(plan.root, "root") if plan.root is not None else None
+    network.tell_secret(secret)
     own = plan.own
     tending = Tending(
         network,
