@@ -485,7 +485,7 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     """A stored file, and its versions, oldest first. The fields besides are those of the newest one.
 
     `name_hex` is the name's bytes in hex if they are no UTF-8. `margin`: how many more holders may be lost, as the last
-    look at them found; None: as many as the layout bears.
+    look at them found; None: as many as the layout bears. `is_conflict`: two devices put the newest version apart.
     """
 
     name: str
@@ -495,6 +495,30 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[StoredVersion]
     name_hex: str = ""
     margin: int | None = None
+    is_conflict: bool = False
+
+
+class RollbackWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Makes an earlier version of a file the newest one again; `device`: of those with one number, which one's."""
+
+    name: str
+    number: int
+    name_hex: str = ""
+    device: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The files as they were at some time, under a name."""
+
+    name: str
+    at: float
+    files: int
+
+
+class SnapshotWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot, by its name."""
+
+    name: str
 
 
 class FilesWanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -507,6 +531,7 @@ class FilesWanted(msgspec.Struct, frozen=True, kw_only=True):
     name_hex: str = ""
     with_removed: bool = False
     at_risk: bool = False
+    snapshot: str = ""
 
 
 class FilesRemoved(msgspec.Struct, frozen=True, kw_only=True):

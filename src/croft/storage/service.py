@@ -34,7 +34,6 @@ from croft.storage.formats import (
     Part,
     Root,
     Stripe,
-    StripeList,
     Version,
     decode_node,
     decode_stored,
@@ -43,26 +42,20 @@ from croft.storage.heads import digest, open_head, open_root, seal_root, sign_he
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_version, without_versions
 from croft.storage.messages import (
-    SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
     Done,
-    Dropped,
-    DropShares,
     Heads,
     Listed,
     ListShares,
     PutHead,
     ReadHeads,
-    Watch,
 )
-from croft.storage.permits import LIFETIME_S, Permit, sign_permit
 from croft.storage.placement import Place, Rule, allowed, choose_layout
 from croft.storage.sealing import NONCE_BYTES
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
-from croft.storage.tending import Report, Standing, Tending, Ward
+from croft.storage.tending import Standing, Tending
 from croft.storage.transfer import Network, Receiving
-from croft.storage.wards import Watchman
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
@@ -121,31 +114,25 @@ class Storage:
         self._sending = Buffers()
         self._receiving = Receiving(self._id, network, self._holders, offload, Buffers())
         self._reading = Reading(self._receiving, offload)
-        self._puttings: set[Putting] = set()
-        self._changing = asyncio.Lock()
+        self.puttings: set[Putting] = set()
+        self.changing = asyncio.Lock()
         self._files: FileList | None = None
         self._head: tuple[Head, bytes] | None = None
         self._vector: dict[bytes, int] = {}
         self._synced_at = -SYNC_EVERY_S
         self._key = owner.secret
         self._signed = 0
-        self._listed = asyncio.Event()
-        self._kept_list: Content | None = None
+        self.changed = asyncio.Event()
         self._leaf_stripes: dict[bytes, dict[bytes, Stripe]] = {}
-        self._mending = asyncio.Lock()
-        self.report: Report | None = None
-        self.rebuilt = 0
 
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
         await self._tending.load()
 
     async def serve(self) -> None:
-        """Looks after what is stored, and tells delegates what there is to look after; until cancelled."""
+        """Keeps streams to holders until cancelled."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._tell_delegates(), name="storage.tell")
-                tasks.create_task(self._tend(), name="storage.tend")
+            await asyncio.Event().wait()
         finally:
             self._holders.close()
 
@@ -160,8 +147,8 @@ class Storage:
             *(self._id, self._holders, self._offload, self._sending, self._entropy),
             *(layout, allowed(places, rule)),
         )
-        self._puttings.add(putting)
-        putting.on_exit = self._puttings.discard
+        self.puttings.add(putting)
+        putting.on_exit = self.puttings.discard
         return putting
 
     async def parts(self, content: Content) -> list[Part]:
@@ -209,6 +196,15 @@ class Storage:
         except (CroftError, TimeoutError):
             return None
 
+    @property
+    def found(self) -> dict[bytes, list[PeerId]]:
+        """Where shares were found that were not where they had been put."""
+        return self._receiving.found
+
+    def note(self, faults: Sequence[str]) -> None:
+        """Remembers what holders were caught at."""
+        self._receiving.note(faults)
+
     def faults(self) -> list[str]:
         """What holders were caught at since this peer started."""
         return list(self._receiving.faults)
@@ -242,7 +238,7 @@ class Storage:
 
     async def _change(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
         await self._refresh()
-        async with self._changing:
+        async with self.changing:
             files = await self._list()
             entries: dict[bytes, Entry | None] = {}
             device, now = bytes.fromhex(self._owner.peer), self._clock.now()
@@ -299,8 +295,8 @@ class Storage:
     # --- other devices of the owner ----------------------------------------------------------------------------------
 
     async def sync(self) -> None:
-        """Takes in what the owner's other devices changed, as far as peers that are up know of it. Raises CroftError."""
-        async with self._changing:
+        """Takes in what other devices of the owner changed, as far as peers that are up know it. Raises CroftError."""
+        async with self.changing:
             await self._sync()
 
     async def _refresh(self) -> None:
@@ -404,7 +400,7 @@ class Storage:
 
         await self._database.run(write)
         self._files, self._head, self._vector = changed, (head, record), dict(head.vector)
-        self._listed.set()
+        self.changed.set()
 
     def _sign(self, top: Sequence[Child], secret: bytes) -> tuple[bytes, Head]:
         owner = self._owner
@@ -441,25 +437,9 @@ class Storage:
                 remedy="Try again when more peers are up.",
             )
 
-    # --- what nobody needs any more ----------------------------------------------------------------------------------
+    # --- what upkeep needs to know -----------------------------------------------------------------------------------
 
-    async def collect(self) -> int:
-        """Has holders drop what no file and no version needs; returns how many bytes. Raises CroftError: then nothing
-        is dropped that was not known to be needless."""
-        async with self._mending, self._changing:
-            live = {share for stripe in (await self._stripes()).values() for share in stripe.shares}
-            kept = await self._known_list()
-            parts = await self._reading.parts(kept) if kept is not None else []
-            live.update(share for part in [*parts, *(kept.parts if kept else [])] for share in part.stripe.shares)
-            freed = 0
-            for peer in self._network.alive():
-                try:
-                    freed += await self._collect_at(peer, live)
-                except CroftError as error:
-                    log.info("nothing is collected at %s: %s", self._network.name(peer), error.message)
-            return freed
-
-    async def _stripes(self) -> dict[bytes, Stripe]:
+    async def stripes(self) -> dict[bytes, Stripe]:
         """Every stripe that some file, some version or the list of files needs, by id. Raises CroftError."""
         known, self._leaf_stripes = self._leaf_stripes, {}
         return await self._stripes_of(await self._list(), known)
@@ -488,92 +468,6 @@ class Storage:
             self._leaf_stripes[leaf.digest] = found
             stripes.update(found)
         return stripes
-
-    async def _collect_at(self, peer: PeerId, live: set[bytes]) -> int:
-        client, after, freed = self._holders[peer], b"", 0
-        while True:
-            listed = await client.ask(ListShares(after), Listed)
-            flying = {share for putting in self._puttings for share in putting.shares()}
-            needless = [share for share, _ in listed.shares if share not in live and share not in flying]
-            for at in range(0, len(needless), SHARES_ASKED_MAX):
-                dropped = await client.ask(DropShares(needless[at : at + SHARES_ASKED_MAX]), Dropped)
-                freed += dropped.freed_bytes
-            if len(listed.shares) < SHARES_LISTED_MAX:
-                return freed
-            after = listed.shares[-1][0]
-
-    # --- looking after it --------------------------------------------------------------------------------------------
-
-    async def tend(self) -> Report:
-        """Looks at every stripe now, and mends what can be mended. Raises CroftError."""
-        async with self._mending:
-            stripes = list((await self._stripes()).values())
-            ward = Ward(self._id, stripes, await self.last_rule())
-            report = await self._tending.round(ward, self._receiving.found)
-            self._receiving.note(report.caught)
-            self.report = report
-            self.rebuilt += report.rebuilt
-            return report
-
-    async def _tend(self) -> None:
-        watch = Watchman(self._network)
-        while True:
-            await watch.something_to_do()
-            try:
-                await self.tend()
-            except CroftError as error:
-                log.info("stored data is not looked after now: %s", error.message)
-
-    async def _tell_delegates(self) -> None:
-        """After a change, tells peers that are to look after the data while this one is away what there is now."""
-        while True:
-            await self._listed.wait()
-            await asyncio.sleep(SETTLE_S)
-            self._listed.clear()
-            try:
-                await self._tell_delegates_now()
-            except CroftError as error:
-                log.info("no delegate knows of the last change yet: %s", error.message)
-
-    async def _tell_delegates_now(self) -> None:
-        rule = await self.last_rule()
-        async with self.putting(rule) as putting:
-            async with self._changing:
-                stripes = list((await self._stripes()).values())
-            pending = await putting.add(BytesSource(encode(StripeList(FORMAT, stripes))))
-            await putting.finish()
-            kept = pending.content
-            row = (LIST_SETTING, encode(kept))
-            sql = "INSERT OR REPLACE INTO setting VALUES (?, ?)"
-            await self._database.run(lambda db: db.execute(sql, row).rowcount)
-            self._kept_list = kept
-        fit = [place for place in allowed(self.places(), rule) if place.is_alive]
-        fit.sort(key=lambda place: (place.domain != self._owner.twin, -place.weight, place.peer))
-        delegates = [place.peer for place in fit[:DELEGATES]]
-        now, owner = self._clock.now(), self._owner
-        device, peers = bytes.fromhex(owner.peer), [bytes.fromhex(peer) for peer in delegates]
-        permit = Permit(self._id, device, peers, [], [], True, now + LIFETIME_S)
-        watch = Watch(
-            int(now * 1000),
-            sign_permit(owner.device, owner.certificate, permit),
-            kept,
-            [bytes.fromhex(peer) for peer in rule.on],
-            [device, *(bytes.fromhex(peer) for peer in rule.never)],
-            [bytes.fromhex(twin) for twin in rule.never_twins],
-        )
-        for peer in delegates:
-            try:
-                await self._holders[peer].ask(watch, Done)
-            except CroftError as error:
-                log.info("%s does not look after stored data: %s", self._network.name(peer), error.message)
-
-    async def _known_list(self) -> Content | None:
-        """The list of stripes that delegates were told of last."""
-        if self._kept_list is None:
-            sql = "SELECT value FROM setting WHERE name = ?"
-            row = await self._database.run(lambda db: db.execute(sql, (LIST_SETTING,)).fetchone())
-            self._kept_list = decode_stored(row[0], Content) if row is not None else None
-        return self._kept_list
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
