@@ -156,7 +156,7 @@ class Grid:
             from croft.client.durable import submit_durable
 
             chosen = (
-                delegates if delegates is None or isinstance(delegates, int) else self._peer_ids(names_of(delegates))
+                delegates if delegates is None or isinstance(delegates, int) else self.peer_ids(names_of(delegates))
             )
             job = submit_durable(self._home.work_socket, self.run, options, plain(function), each, chosen)
             return self.job(job)
@@ -173,6 +173,15 @@ class Grid:
         from croft.client.executor import GridExecutor
 
         return GridExecutor(self, self._open_session(self._options("executor", Wants.of(None, how))))
+
+    @property
+    def work_socket(self) -> Path:
+        """Where its daemon takes work, for other clients such as `croft.dask`."""
+        return self._home.work_socket
+
+    def peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The ids of peers that people name. Raises NotFound, Usage."""
+        return tuple(self.api.find_peer(name).peer for name in names)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -239,11 +248,8 @@ class Grid:
             return session
 
     def _options(self, label: str, wants: Wants) -> Options:
-        on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
+        on, avoid = self.peer_ids(wants.on), self.peer_ids(wants.avoid)
         return Options.of(label, on, avoid, wants)
-
-    def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.api.find_peer(name).peer for name in names)
 
 
 class MapResult(Generic[R]):

@@ -169,7 +169,7 @@ def outcome_value(status: int, payload: bytes | bytearray, peer_name: str) -> An
 def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
     where = f"on {peer_name}" if peer_name else "on every peer that tried"
     if status == Status.RAISED:
-        return _raised(payload, where)
+        return exception_of(payload, where)
     text = payload.decode(errors="replace")
     if status == Status.TIMED_OUT:
         return TaskTimedOut(f"the task {where} {text}", remedy="Give it more time, or split it.")
@@ -185,7 +185,8 @@ def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
     return TaskDied(f"the task {where} died: {text}")
 
 
-def _raised(payload: bytes, where: str) -> BaseException:
+def exception_of(payload: bytes, where: str) -> BaseException:
+    """What an encoded `RemoteException` says was raised, with the remote traceback as its cause."""
     try:
         remote = decode(payload, RemoteException, step="task results")
     except PeerMisbehaved as fault:
