@@ -154,6 +154,8 @@ def _column(name: Any, array: Any) -> CarriedColumn:
     import pandas
 
     dtype = array.dtype
+    if isinstance(array, pandas.arrays.NumpyExtensionArray):
+        dtype = dtype.numpy_dtype
     if isinstance(dtype, pandas.CategoricalDtype):
         kinds = _column(None, dtype.categories.array)
         return CarriedColumn(name, array.codes, "category", kinds, bool(dtype.ordered))

@@ -162,6 +162,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
             worker=worker,
             asynchronous=asynchronous,
             loop=loop,
+            silence_logs=logging.WARNING,
             name=name,
         )
         self._i = workers

@@ -77,6 +77,7 @@ def address_of(circle: str, member: str) -> str:
 
 def _find(location: str) -> tuple[Seat, str]:
     circle, _, member = location.partition("/")
+    member = member.partition(":")[0]  # Dask gives a port to every address that it listens on
     seat = _seats.get(circle)
     if seat is None or not member:
         raise OSError(f"nobody here is in the circle of {SCHEME}://{location}")
