@@ -112,6 +112,26 @@ def argument_bytes(
     return pickled, buffers
 
 
+def code_bytes(value: object, buffers: list[memoryview]) -> bytes:
+    """The pickle of anything that refers to functions, which it takes along as `function_bytes` does.
+
+    Buffers beside it (PEP 574) are added to `buffers`. Raises what pickling raises.
+    """
+
+    def take(buffer: pickle.PickleBuffer) -> None:
+        buffers.append(buffer.raw())
+
+    written = io.BytesIO()
+    try:
+        _ByNameOnly(written, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=take).dump(value)
+    except Exception:
+        buffers.clear()
+        written = io.BytesIO()
+        take_along_local_modules()
+        _ByValue(written, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=take).dump(value)
+    return written.getvalue()
+
+
 class _ByNameOnly(pickle.Pickler):
     """Refuses what no peer can find by its name, in `__main__` or a local module: cloudpickle carries that by value."""
 

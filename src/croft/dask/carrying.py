@@ -26,13 +26,15 @@ DEPTH_MAX = 100
 REMEDY = 'Return plain data, arrays or data frames; or, from peers that you trust with your account: trust="pickle".'
 NUMPY_KINDS = "biufcmM"
 PANDAS_DTYPES = frozenset(
-    {"object", "str", "string", "boolean", "Float32", "Float64"} | {f"{sign}nt{n}" for sign in ("I", "UI") for n in (8, 16, 32, 64)}
+    {"object", "str", "string", "boolean", "Float32", "Float64"}
+    | {f"{sign}nt{n}" for sign in ("I", "UI") for n in (8, 16, 32, 64)}
 )
 
 
 @dataclass(frozen=True)
 class CarriedColumn:
-    """One array of pandas. `dtype` "": the values are an array of NumPy; "category": codes, and `categories`."""
+    """One array of pandas. `dtype` "": the values are an array of NumPy; "category": codes, and `categories`;
+    "range": start, stop and step of an index."""
 
     name: Any
     values: Any
@@ -143,8 +145,10 @@ def _taken_apart(value: Any) -> Any:
 def _levels(index: pandas.Index[Any]) -> list[CarriedColumn] | None:
     import pandas
 
-    if isinstance(index, pandas.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None:
-        return None
+    if isinstance(index, pandas.RangeIndex):
+        if index.start == 0 and index.step == 1 and index.name is None:
+            return None
+        return [CarriedColumn(index.name, [index.start, index.stop, index.step], "range")]
     if isinstance(index, pandas.MultiIndex):
         return [_column(name, index.get_level_values(n).array) for n, name in enumerate(index.names)]
     return [_column(index.name, index.array)]
@@ -169,15 +173,15 @@ def _column(name: Any, array: Any) -> CarriedColumn:
 def _put_together(frame: CarriedFrame) -> Any:
     import pandas
 
-    levels = [_array(level) for level in frame.index or ()]
-    names = [level.name for level in frame.index or ()]
-    index: Any = None
-    if len(levels) == 1:
-        index = pandas.Index(levels[0], name=names[0])
-    elif levels:
-        index = pandas.MultiIndex.from_arrays(levels, names=names)
+    levels = frame.index or [CarriedColumn(None, [0, frame.rows, 1], "range")]
+    index: Any
+    if len(levels) > 1:
+        index = pandas.MultiIndex.from_arrays(map(_array, levels), names=[level.name for level in levels])
+    elif levels[0].dtype == "range":
+        start, stop, step = levels[0].values
+        index = pandas.RangeIndex(start, stop, step, name=levels[0].name)
     else:
-        index = pandas.RangeIndex(frame.rows)
+        index = pandas.Index(_array(levels[0]), name=levels[0].name)
     match frame.kind:
         case "index":
             return index

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 from distributed import Scheduler
+from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 
@@ -144,7 +145,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         loop: Any = None,
     ) -> None:
         if trust not in TRUST:
-            raise Usage(f'`{trust}` is no trust', remedy='It is "" or "pickle".')
+            raise Usage(f"`{trust}` is no trust", remedy='It is "" or "pickle".')
         self._own_grid = connect() if grid is None else None
         self._grid = grid or self._own_grid
         assert self._grid is not None, "one of the two is there"
@@ -157,14 +158,18 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         self._dashboard_address = dashboard_address
         self._methods = None if trust else dask.config.set({**SAFE_METHODS, **_chosen_by_user()})
         worker = {"cls": GridWorker, "options": {"cluster": self}}
-        super().__init__(
-            workers={number: worker for number in range(workers)},
-            worker=worker,
-            asynchronous=asynchronous,
-            loop=loop,
-            silence_logs=logging.WARNING,
-            name=name,
-        )
+        try:
+            super().__init__(
+                workers=dict.fromkeys(range(workers), worker),
+                worker=worker,
+                asynchronous=asynchronous,
+                loop=loop,
+                silence_logs=logging.WARNING,
+                name=name,
+            )
+        except BaseException:
+            self._release()
+            raise
         self._i = workers
 
     @property
@@ -185,7 +190,15 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         member = f"w{next(self._members)}"
         arguments = ["--name", name, "--threads", str(self._cpus), "--memory", str(self._mem_bytes)]
         return OpenCommandJob(
-            [OWN_PYTHON, "-m", "croft.dask.worker", scheduler, member, *arguments, *(["--trusted"] if self._trust else [])],
+            [
+                OWN_PYTHON,
+                "-m",
+                "croft.dask.worker",
+                scheduler,
+                member,
+                *arguments,
+                *(["--trusted"] if self._trust else []),
+            ],
             {**dict.fromkeys(THREAD_VARIABLES, "1"), "MALLOC_TRIM_THRESHOLD_": "65536"},
             [],
             [],
@@ -217,7 +230,11 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
     async def _start(self) -> None:
         if self._seat is None:
             home = HomeMember(self.work_socket)
-            await home.open()
+            try:
+                await home.open()
+            except CroftError:
+                self.status = Status.closed
+                raise
             self._seat = comm.Seat(home, home.circle, home.name, is_guarded=not self._trust)
             comm.take_seat(self._seat)
             options = {
@@ -231,6 +248,9 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
 
     async def _close(self) -> None:
         await super()._close()
+        self._release()
+
+    def _release(self) -> None:
         if self._seat is not None:
             comm.leave_seat(self._seat)
             self._seat.member.close()
@@ -248,5 +268,3 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
 def _chosen_by_user() -> dict[str, Any]:
     chosen = {key: dask.config.get(key, None) for key in SAFE_METHODS}
     return {key: value for key, value in chosen.items() if value is not None}
-
-

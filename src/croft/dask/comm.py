@@ -88,7 +88,14 @@ class MemberComm(TCP):  # type: ignore[misc]  # distributed is not typed
     """A stream to another member. What workers say to a guarded program passes `guard` on both sides."""
 
     def __init__(
-        self, stream: IOStream, seat: Seat, peer: str, *, deserialize: bool, is_accepted: bool, allow_offload: bool = True
+        self,
+        stream: IOStream,
+        seat: Seat,
+        peer: str,
+        *,
+        deserialize: bool,
+        is_accepted: bool,
+        allow_offload: bool = True,
     ) -> None:
         self._closed = False
         Comm.__init__(self, deserialize=deserialize)
@@ -108,6 +115,7 @@ class MemberComm(TCP):  # type: ignore[misc]  # distributed is not typed
 
         stream.set_close_callback(closed)
         self._reads_guarded = seat.is_guarded and seat.is_home
+        self._is_home = seat.is_home
         self._writes_guarded = seat.is_guarded and peer == HOME
         self._is_accepted = is_accepted
         self._is_registered = False
@@ -132,6 +140,8 @@ class MemberComm(TCP):  # type: ignore[misc]  # distributed is not typed
         """Sends a message. Raises CommClosedError."""
         if self._writes_guarded:
             msg = guard.lowered(msg)
+        elif self._is_home:
+            msg = guard.with_code(msg)
         return await super().write(msg, serializers=serializers, on_error=on_error)
 
     async def _frames(self) -> list[Any]:
@@ -164,7 +174,7 @@ async def _buffer(stream: IOStream, size: int) -> Any:
 
 
 class LocalComm(InProc):  # type: ignore[misc]  # distributed is not typed
-    """Between the scheduler and a client in the same program: nothing is copied; values of workers are opened safely."""
+    """Between the scheduler and a client of the same program: nothing is copied, workers' values are opened safely."""
 
     def __init__(self, seat: Seat, reads: Queue, writes: Queue, loop: IOLoop, *, deserialize: bool) -> None:
         self._opens = deserialize and seat.is_guarded

@@ -1,8 +1,8 @@
-"""What the user's program takes from its workers: messages of known kinds, data in the safe codec, and never a pickle.
+"""What the user's program takes from its workers: messages of known kinds, data in the safe codec, never a pickle.
 
-Dask's own protocol lets whoever is connected to a scheduler run code in it: it unpickles values, exceptions and types of
-results, and it serves clients, plugins and functions to run to anybody. A worker runs on another peer, whose owner can
-make it say anything. So whatever comes from one passes here before Dask sees it.
+Dask's own protocol lets whoever is connected to a scheduler run code in it: it unpickles values, exceptions and types
+of results, and it serves clients, plugins and functions to run to anybody. A worker runs on another peer, whose owner
+can make it say anything. So whatever comes from one passes here before Dask sees it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import logging
 from typing import Any
 
 import msgpack
+from distributed.core import clean_exception
 from distributed.protocol import Serialize, Serialized
-from distributed.protocol.serialize import ToPickle
+from distributed.protocol.serialize import Pickled, ToPickle
 from distributed.protocol.utils import msgpack_opts
 
-from croft.dask.carrying import CARRIED, pack, pack_error, text_of, unpack
+from croft.client.serialise import code_bytes
+from croft.dask.carrying import pack, pack_error, text_of, unpack
 from croft.errors import CodecError, PeerMisbehaved
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,6 @@ UNHEARD_TOPICS = frozenset({"warn", "forwarded-log-record"})
 """Events that a client would unpickle."""
 ERRORS = ("exception", "traceback")
 """Fields that a client raises; bytes in them it would unpickle."""
-
-_handler_errors = (CodecError,)
 
 
 def read(frames: list[Any], *, deserialize: bool) -> Any:
@@ -147,16 +147,24 @@ def lowered(message: Any) -> Any:
     return message
 
 
+def with_code(message: Any) -> Any:
+    """In the user's program: what it says to a worker, with its own modules in the pickles of tasks."""
+    kind = type(message)
+    if kind is dict:
+        return {key: with_code(value) for key, value in message.items()}
+    if kind is list or kind is tuple:
+        return kind(with_code(value) for value in message)
+    if kind is ToPickle:
+        buffers: list[memoryview] = []
+        return Pickled({"pickled-obj": code_bytes(message.data, buffers)}, buffers)
+    return message
+
+
 def _lowered_field(key: Any, value: Any, message: dict[Any, Any]) -> Any:
     if type(value) is not Serialize or key not in ERRORS:
         return lowered(value)
     if key == "traceback":
         return None
-    from distributed.core import clean_exception
-
     _, error, _ = clean_exception(value.data)
     text = str(message.get("traceback_text") or "") or (text_of(error) if error is not None else "")
     return Serialized(*pack_error(error, text))
-
-
-__all__ = ["CARRIED", "admit", "lowered", "opened", "read"]

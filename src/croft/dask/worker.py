@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,7 +40,7 @@ async def work(scheduler: str, member: str, *, name: str, threads: int, memory_b
         memory_limit=memory_bytes,
         host=seat.address,
         protocol=comm.SCHEME,
-        local_directory=os.getcwd(),
+        local_directory=str(Path.cwd()),
         dashboard=False,
     )
     worker.rpc.limit = STREAMS_OPEN_MAX
