@@ -213,7 +213,7 @@ def test_a_cluster_scales_and_its_end_frees_every_lease(grid: croft.Grid, trio: 
 
 
 def test_a_cluster_that_cannot_be_says_why(grid: croft.Grid, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="it asks for 900[.]0 GiB of memory"):
+    with pytest.raises(Refused, match=r"it asks for 900\.0 GiB of memory"):
         GridCluster(grid, 1, mem="900G", on=["bob"], dashboard_address="127.0.0.1:0")
     with Grid(tmp_path) as nobody, pytest.raises(Unreachable, match="not running"):
         GridCluster(nobody, 1)

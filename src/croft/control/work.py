@@ -272,9 +272,8 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
 
 def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
     """Which peers may serve, from what the program asked for."""
-    python = opening.python if isinstance(opening, OpenTaskJob) else ""
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
     labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
     cpus = opening.cpus if isinstance(opening, OpenTaskJob) else 1
     priority = opening.priority if isinstance(opening, OpenTaskJob) else 0
-    return Wish(python, only, never, tuple(opening.needs), labels, cpus, priority)
+    return Wish(opening.python, only, never, tuple(opening.needs), labels, cpus, priority)

@@ -90,6 +90,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     circle: str = ""
     """A circle that this program has opened, whose member `member` the command is."""
     member: str = ""
+    python: str = ""
+    """Major.minor that the peer's interpreter must have; "" for any."""
 
 
 class OpenForward(Message, frozen=True, tag=55):

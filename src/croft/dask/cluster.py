@@ -17,6 +17,7 @@ from distributed.deploy.spec import ProcessInterface, SpecCluster
 from croft.client.circle import HomeMember
 from croft.client.command import CommandEvents, run_command
 from croft.client.grid import connect
+from croft.client.serialise import PYTHON
 from croft.client.task import names_of
 from croft.compute.worker_messages import OWN_PYTHON
 from croft.control.quantities import size_bytes
@@ -107,8 +108,8 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
     """A Dask cluster on the peers: give it to `distributed.Client`.
 
     The scheduler runs in this program; each worker is a process in a box on some lender, under a lease of `cpus`
-    processors and `mem` memory. Workers reach one another straight from peer to peer. The lenders' own Python must have
-    `distributed`, in about the same version.
+    processors and `mem` memory. Workers reach one another straight from peer to peer. The lenders' own Python must be
+    of the same minor version and have `distributed`, in about the same version.
 
     Results come back in the safe codec: numbers, text, containers, arrays, data frames. With `trust="pickle"` they are
     pickles, and workers may do whatever Dask's may, so whoever runs one can run code in this program: it then uses only
@@ -210,6 +211,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
             needs=self._needs,
             circle=self._seat.circle,
             member=member,
+            python=PYTHON,
         )
 
     def _choose(self, grid: Grid, on: Sequence[str], avoid: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
