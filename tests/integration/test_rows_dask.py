@@ -79,7 +79,7 @@ def nap(number: int) -> int:
 
 
 def test_calls_arrays_frames_and_bags_give_what_they_give_here(client: Client, cluster: GridCluster) -> None:
-    x = da.arange(1_000_000, chunks=100_000).reshape(1000, 1000)
+    x = da.arange(1000, chunks=250)[:, None] * 1000 + da.arange(1000, chunks=250)
     frame = pd.DataFrame({"key": np.arange(1000) % 7, "value": np.arange(1000.0)})
     frames = dd.from_pandas(frame, npartitions=4)
 
@@ -210,6 +210,18 @@ def test_a_cluster_scales_and_its_end_frees_every_lease(grid: croft.Grid, trio: 
         lambda: [lease.number for peer in trio for lease in peer.api.leases() if lease.stage != "ended"] == held,
         "no lease is left",
     )
+
+
+def test_workers_find_the_packages_that_were_brought(grid: croft.Grid) -> None:
+    packages = ["distributed", "dask"]
+    with (
+        GridCluster(grid, 1, mem=MEMORY, on=["ada"], environment=packages, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(1, timeout=peers.WAIT_S_MAX)
+        (place,) = client.run(lambda: __import__("distributed").__file__).values()
+
+    assert "/environments/" in place
 
 
 def test_a_cluster_that_cannot_be_says_why(grid: croft.Grid, tmp_path: Path) -> None:

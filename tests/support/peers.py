@@ -44,6 +44,7 @@ SMALL = {
 }
 """Settings of a peer that does little: two slots, boxes of 256 MiB."""
 
+NOTHING: Mapping[str, str] = {}
 LIVING: list[RealPeer] = []
 """Peers whose logs are shown beside a test that fails."""
 
@@ -239,16 +240,23 @@ def make(base: Path, name: str, host: Host | None = None, **changes: Any) -> Rea
     return peer
 
 
-def start(base: Path, names: Sequence[str], hosts: Sequence[Host | None] | None = None) -> list[RealPeer]:
+def start(
+    base: Path, names: Sequence[str], hosts: Sequence[Host | None] | None = None, settings: Mapping[str, str] = NOTHING
+) -> list[RealPeer]:
     """Peers that run, each alone."""
-    made = [make(base, name, host) for name, host in zip(names, hosts or [None] * len(names), strict=True)]
+    made = [
+        make(base, name, host, settings=settings)
+        for name, host in zip(names, hosts or [None] * len(names), strict=True)
+    ]
     with ThreadPoolExecutor(len(made)) as pool:
         return list(pool.map(RealPeer.start, made))
 
 
-def community(base: Path, names: Sequence[str], hosts: Sequence[Host | None] | None = None) -> list[RealPeer]:
+def community(
+    base: Path, names: Sequence[str], hosts: Sequence[Host | None] | None = None, settings: Mapping[str, str] = NOTHING
+) -> list[RealPeer]:
     """Peers that run, joined by real invitations of the first one, each linked to every other."""
-    peers = start(base, names, hosts)
+    peers = start(base, names, hosts, settings)
     lines = [peers[0].api.invite(is_spoken=False).line for _ in peers[1:]]
     with ThreadPoolExecutor(len(peers)) as pool:
         list(pool.map(lambda pair: pair[0].api.join(pair[1]), zip(peers[1:], lines, strict=True)))

@@ -140,3 +140,15 @@ def test_names_are_stable_and_differ() -> None:
     for words in (FIRST, SECOND):
         assert len(set(words)) == len(words) >= 64
         assert all(word.isascii() and word.isalpha() and word.islower() for word in words)
+
+
+def test_what_is_wrong_with_recovery_words_is_named() -> None:
+    words = recovery_words(seed("root entropy")).split()
+
+    with pytest.raises(Usage, match="word 3, `abandn`") as caught:
+        from_recovery_words(" ".join([*words[:2], "abandn", *words[3:]]))
+    assert "`abandon`" in caught.value.remedy
+    with pytest.raises(Usage, match="12 words"):
+        from_recovery_words(" ".join(words[:12]))
+    with pytest.raises(Usage, match="do not belong together"):
+        from_recovery_words(" ".join([words[1], words[0], *words[2:]]))

@@ -53,7 +53,7 @@ def test_every_part_of_a_share_is_proved_and_no_other_bytes_are(size: int, data:
     share = Random(size).randbytes(size)
     offset = data.draw(st.integers(0, size - 1))
     at, length = merkle.leaf_span(offset, data.draw(st.integers(1, size - offset)), size)
-    part, proof = share[at : at + length], merkle.prove(share, at, length)
+    part, proof = share[at : at + length], merkle.prove(merkle.leaves(share), at, length)
 
     merkle.check(merkle.share_id(share), size, at, part, proof)
 

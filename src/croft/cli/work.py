@@ -42,11 +42,24 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--cpu", "cpus", default=1.0, show_default=True, help="Processors.")
 @click.option("--mem", "memory", default="0", help="Memory, such as 2G; by default what the lender gives.")
 @click.option("--disk", default="0", help="Room for files, such as 5G; by default what the lender gives.")
+@click.option(
+    "--stored",
+    multiple=True,
+    metavar="NAME[:NAME]",
+    help="A stored file or folder; runs where it lies, if it can.",
+)
 @click.option("--need", "needs", multiple=True, metavar="DEVICE", help="Only where this device is lent, as `camera`.")
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
 @click.option("--wait", "wait", default="", metavar="TIME", help="Wait at most so long for room; 0: not at all.")
 @click.option("--priority", default=0, help="What of your own work goes first where room is short; higher does.")
-@click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
+@click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
+@click.option(
+    "--with",
+    "sources",
+    multiple=True,
+    metavar="ENV",
+    help="Python packages to bring: a lock file, a project's folder, wheels, or a name of what is installed here.",
+)
 @click.option("-I", "--stdin", "with_stdin", is_flag=True, help="The command reads what is piped into this one.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -58,11 +71,13 @@ def run(
     cpus: float,
     memory: str,
     disk: str,
+    stored: tuple[str, ...],
     needs: tuple[str, ...],
     time_limit: str,
     wait: str,
     priority: int,
-    environment: tuple[str, ...],
+    variables: tuple[str, ...],
+    sources: tuple[str, ...],
     with_stdin: bool,
     verbose: bool,
     command: tuple[str, ...],
@@ -73,13 +88,17 @@ def run(
     croft run -- uname -a
     croft run -i data.csv -o sums.csv -- sh -c 'sort data.csv > sums.csv'
     journalctl | croft run -I -- sort -u
+    croft run --stored film.mkv -- sha256sum film.mkv
+    croft run --with numpy -i sums.py -- python sums.py
 
     The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
     """
+    from croft.client.environments_asked import environment_of
+
     try:
         opening = OpenCommandJob(
             argv=list(command),
-            environment=dict(_variable(text) for text in environment),
+            environment=dict(_variable(text) for text in variables),
             inputs=input_files(inputs),
             outputs=[output_file(text) for text in outputs],
             only=peer_ids(on),
@@ -89,8 +108,10 @@ def run(
             disk_bytes=size_bytes(disk),
             time_s_max=duration_s(time_limit),
             needs=needs,
+            stored=[stored_input(text) for text in stored],
             wait_s=duration_s(wait) if wait else math.inf,
             priority=priority,
+            packages=environment_of(Home.find(), sources),
         )
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:
             if piped is not None:
@@ -167,6 +188,14 @@ def input_files(given: tuple[str, ...]) -> list[tuple[str, str]]:
         else:
             raise Usage(f"there is no file {source}", remedy="Check the path after -i.")
     return files
+
+
+def stored_input(text: str) -> tuple[bytes, str]:
+    """(name of a stored file, name there). Raises Usage."""
+    from croft.client.stored_files import name_bytes
+
+    name, _, there = text.partition(":")
+    return name_bytes(name), name_there(there or PurePosixPath(name).name)
 
 
 def output_file(text: str) -> tuple[str, str]:

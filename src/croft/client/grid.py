@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
+from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
 from croft.control.home import Home
@@ -22,6 +24,7 @@ from croft.errors import Usage
 if TYPE_CHECKING:
     from croft.client.durable import Job
     from croft.client.executor import GridExecutor
+    from croft.compute.environment import Environment
     from croft.control import schema
 
 T = TypeVar("T")
@@ -42,9 +45,11 @@ class Grid:
     Every method may be called from any thread. Use as a context manager, or call `close`.
     """
 
-    def __init__(self, home: Path | None = None) -> None:
+    def __init__(self, home: Path | None = None, environment: Sequence[str] = ()) -> None:
         self._home = Home.find(home)
+        self._environment = tuple(environment)
         self.api = LocalApi(self._home.control_socket)
+        self.storage = StoredFiles(self._home, self.api)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="croft", daemon=True)
         self._thread.start()
@@ -179,6 +184,10 @@ class Grid:
         """Where its daemon takes work, for other clients such as `croft.dask`."""
         return self._home.work_socket
 
+    def packages(self, sources: Sequence[str] = ()) -> Environment | None:
+        """What these sources name, or else the grid's own, put together for peers. Raises Usage, NotFound, Failed."""
+        return environment_of(self._home, sources or self._environment)
+
     def peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         """The ids of peers that people name. Raises NotFound, Usage."""
         return tuple(self.api.find_peer(name).peer for name in names)
@@ -249,7 +258,7 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = self.peer_ids(wants.on), self.peer_ids(wants.avoid)
-        return Options.of(label, on, avoid, wants)
+        return Options.of(label, on, avoid, wants, self.packages(wants.environment))
 
 
 class MapResult(Generic[R]):
@@ -390,13 +399,14 @@ def _name(function: object) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
-def connect(home: str | Path | None = None) -> Grid:
+def connect(home: str | Path | None = None, *, environment: str | Sequence[str] = ()) -> Grid:
     """Connects to this machine's peer. Raises Unreachable if it is not running.
 
     Args:
         home: the peer's home; by default as `croft` finds it (`CROFT_HOME`, else the user's data folder).
+        environment: what every function imports from that names nothing else; see `croft.client.task.How`.
     """
-    grid = Grid(Path(home) if home is not None else None)
+    grid = Grid(Path(home) if home is not None else None, names_of(environment))
     try:
         grid.status()
     except BaseException:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
 MEASURE_TIMEOUT_S = 60.0
+STORAGE_TIMEOUT_S = 600.0
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -200,6 +201,26 @@ class LocalApi:
     def leases(self) -> list[schema.Lease]:
         """What others hold of this peer, then what they held, newest first."""
         return self._ask("GET", "/v1/leases", list[schema.Lease])
+
+    def files(self, wanted: schema.FilesWanted) -> list[schema.StoredFile]:
+        """Stored files by name. Raises Refused on a device without the owner's key."""
+        return self._ask("POST", "/v1/storage/files", list[schema.StoredFile], wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def remove_files(self, wanted: schema.RemovalWanted) -> schema.FilesRemoved:
+        """Removes a stored file, or a folder of them. Raises NotFound, Usage."""
+        return self._ask("POST", "/v1/storage/removals", schema.FilesRemoved, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def collect(self) -> schema.FilesRemoved:
+        """Has holders drop what no stored file needs."""
+        return self._ask("POST", "/v1/storage/collections", schema.FilesRemoved, timeout_s=STORAGE_TIMEOUT_S)
+
+    def check_storage(self) -> schema.StorageState:
+        """Asks all holders of stored files now, has them prove what they say, and makes lost shares again."""
+        return self._ask("POST", "/v1/storage/checks", schema.StorageState, timeout_s=STORAGE_TIMEOUT_S)
+
+    def storage(self) -> schema.StorageState:
+        """How the stored files stand."""
+        return self._ask("GET", "/v1/storage", schema.StorageState, timeout_s=STORAGE_TIMEOUT_S)
 
     def pause(self, for_s: float | None) -> schema.Lending:
         """Lends nothing for so many seconds, or until `resume`."""

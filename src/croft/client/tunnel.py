@@ -7,23 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from croft.client.local_api import not_running
-from croft.control.work_messages import (
-    FromDaemon,
-    JobFailed,
-    OpenForward,
-    OpenPipe,
-    OpenProxy,
-    PipeOpened,
-    PortOpened,
-    TunnelProblem,
-)
+from croft.client.work_connection import WorkConnection
+from croft.control.work_messages import OpenForward, OpenPipe, OpenProxy, PipeOpened, PortOpened, TunnelProblem
 from croft.errors import CroftError, Unreachable, by_code
-from croft.wire import frames
-from croft.wire.codec import decode_union, encode
 
-STEP = "local work"
-FRAME_BYTES_MAX = 64 << 10
+ENDED = Unreachable("the daemon ended, and the tunnel with it", remedy="Start it with `croft up`.")
 
 
 class HeldTunnel:
@@ -36,20 +24,17 @@ class HeldTunnel:
 
     def __init__(self, work_socket: Path, opening: OpenForward | OpenProxy | OpenPipe) -> None:
         self.port = 0
-        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._work = WorkConnection(work_socket, ENDED)
+        self.connection: socket.socket = self._work.socket
         try:
-            self.connection.connect(str(work_socket))
-            self.connection.sendall(frames.frame(encode(opening)))
-            match self._receive():
+            self._work.send(opening)
+            match self._work.receive():
                 case PortOpened(port):
                     self.port = port
                 case PipeOpened():
                     pass
                 case other:
                     raise AssertionError(f"{type(other).__name__} in answer to a tunnel")
-        except (FileNotFoundError, ConnectionRefusedError):
-            self.close()
-            raise not_running() from None
         except BaseException:
             self.close()
             raise
@@ -62,33 +47,13 @@ class HeldTunnel:
 
     def close(self) -> None:
         """Ends the tunnel. Idempotent."""
-        self.connection.close()
+        self._work.close()
 
     def problems(self) -> Iterator[CroftError]:
         """What fails while the tunnel lasts, connection by connection. Raises Unreachable once the daemon ends."""
         while True:
-            match self._receive():
+            match self._work.receive():
                 case TunnelProblem(code, message, remedy):
                     yield by_code(code, message, remedy)
                 case other:
                     raise AssertionError(f"{type(other).__name__} in a tunnel")
-
-    def _receive(self) -> FromDaemon:
-        size = int.from_bytes(self._exactly(frames.HEADER_BYTES), "big")
-        assert size <= FRAME_BYTES_MAX, "the daemon says little about tunnels"
-        message: FromDaemon = decode_union(self._exactly(size), FromDaemon, step=STEP)
-        if isinstance(message, JobFailed):
-            raise by_code(message.code, message.message, message.remedy)
-        return message
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            try:
-                part = self.connection.recv(size - len(data))
-            except OSError:
-                part = b""
-            if not part:
-                raise Unreachable("the daemon ended, and the tunnel with it", remedy="Start it with `croft up`.")
-            data += part
-        return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from croft.compute.circles import Tell
+from croft.compute.environment import Environment
+from croft.compute.job_sessions import check_prepared
 from croft.compute.jobs import Peers
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
-from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened
+from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened, Preparing, PutStored
 from croft.compute.worker_messages import (
     FILE_DEPTH_MAX,
     FILE_PART_BYTES,
@@ -58,19 +60,34 @@ LEASE_SPARE_S = 30.0
 """A lease outlasts its command by this much: files are put before it and fetched after it."""
 STEP = "command"
 
-FromLender = Opened | Declined | FromWorker
+FromLender = Opened | Declined | Preparing | FromWorker
 OnOutput = Callable[[int, bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInput:
+    """A stored file that a command wants at `path` in its folder.
+
+    `content` names it to the peers in `at`, which hold all of it; `read` gives its bytes for others.
+    """
+
+    path: str
+    size: int
+    content: bytes
+    at: frozenset[PeerId]
+    read: Callable[[], AsyncIterator[bytes | memoryview]]
 
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
     """What to run. `inputs`: (file here, relative name there); `outputs`: (relative name there, file here); a
-    name that ends with / is a folder, fetched with all that is in it.
+    name that ends with / is a folder, fetched with all that is in it. `stored`: inputs that lie at peers.
 
     `circle`, `member`: it may have streams with others of that circle, in which it is called so; "" for none.
 
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
-    wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's.
+    wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's. `packages`:
+    what Python finds there besides.
     """
 
     argv: tuple[str, ...]
@@ -87,6 +104,8 @@ class CommandSpec:
     priority: int = 0
     circle: str = ""
     member: str = ""
+    stored: tuple[StoredInput, ...] = ()
+    packages: Environment | None = None
 
 
 Placed = Callable[[PeerId, Tell], AbstractContextManager[None]]
@@ -186,16 +205,21 @@ class CommandJob:
                     spec.priority,
                     spec.circle,
                     spec.member,
+                    spec.packages,
                 )
                 messages.post(asked)
-                opened = await _receive(messages)
+                while isinstance(opened := await _receive(messages), Preparing):
+                    pass
                 if not isinstance(opened, Opened):
                     raise PeerMisbehaved("no answer to the opening", step=STEP)
                 if spec.circle and not opened.has_streams:
                     raise Refused("it is older than circles", remedy="Upgrade that peer.")
+                check_prepared(spec.packages, opened)
                 self.peer = candidate.peer
                 with self._placed(candidate.peer, messages.post):
                     await self._put_inputs(messages)
+                    for stored in spec.stored:
+                        await _put_stored(messages, stored, candidate, reads_stored=opened.reads_stored)
                     await on_start(candidate.name)
                     messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
                     exited = await self._follow(messages, on_output)
@@ -280,6 +304,33 @@ async def _send_file(messages: MessageStream, source: Path, name: str) -> None:
         file.close()
 
 
+async def _put_stored(
+    messages: MessageStream, stored: StoredInput, candidate: Candidate, *, reads_stored: bool
+) -> None:
+    """Has the peer read it where it lies, else sends it."""
+    if reads_stored and candidate.peer in stored.at:
+        messages.post(PutStored(stored.path, stored.content))
+        match await _receive(messages):
+            case FilePut():
+                return
+            case FileFailed(_, reason):
+                log.info("%s does not hold %s any more: %s", candidate.name, stored.path, reason)
+            case other:
+                raise PeerMisbehaved(f"{type(other).__name__} in answer to a stored file", step=STEP)
+    messages.post(PutFile(stored.path))
+    async for piece in stored.read():
+        for at in range(0, len(piece), FILE_PART_BYTES):
+            await messages.send(FileBytes(bytes(piece[at : at + FILE_PART_BYTES])))
+    await messages.send(FileEnd())
+    match await _receive(messages):
+        case FilePut():
+            pass
+        case FileFailed(path, reason):
+            raise Failed(f"{candidate.name} cannot take the stored file as {path}: {reason}")
+        case other:
+            raise PeerMisbehaved(f"{type(other).__name__} while files were sent", step=STEP)
+
+
 async def _list_folder(messages: MessageStream, name: str) -> list[str] | FileFailed:
     """The files in a folder there. Raises PeerMisbehaved for paths that lead out of it."""
     messages.post(ListFiles(name))
@@ -323,7 +374,7 @@ async def _get_output(messages: MessageStream, name: str, destination: Path) -> 
                     return ""
                 case FileFailed(path, reason):
                     return f"{path}: {reason}"
-                case Opened() | Declined():
+                case Opened() | Declined() | Preparing():
                     raise PeerMisbehaved("an answer to an opening while files were fetched", step=STEP)
                 case _:
                     raise PeerMisbehaved(f"{type(message).__name__} while files were fetched", step=STEP)

@@ -53,7 +53,7 @@ class Wish:
     """Which peers a job may use. `only` and `never` hold peer ids; empty `only`: any.
 
     `needs`: devices, all of them. `labels`: words, all of them. `cpus`: slots that one task takes.
-    `priority`: before which other jobs of the same twin its tasks go.
+    `priority`: before which other jobs of the same twin its tasks go. `near`: who has its data; they are asked first.
     """
 
     python: str = ""
@@ -63,6 +63,7 @@ class Wish:
     labels: frozenset[str] = frozenset()
     cpus: int = 1
     priority: int = 0
+    near: frozenset[PeerId] = frozenset()
 
 
 @dataclass(slots=True)
@@ -173,12 +174,13 @@ class Lenders:
         pause = self._pauses.get(peer)
         return pause is None or pause.until <= now
 
-    def _rank(self, candidate: Candidate) -> tuple[bool, float, int, bytes]:
+    def _rank(self, candidate: Candidate) -> tuple[bool, bool, float, int, bytes]:
         busy = candidate.slots_busy / candidate.slots
         round_trip_s = ROUND_TRIP_GUESSED_S if candidate.round_trip_s is None else candidate.round_trip_s
         # By its order of magnitude: among peers that are about as near, submitters spread out.
         distance = math.frexp(max(round_trip_s, ROUND_TRIP_EQUAL_S))[1]
-        return candidate.is_self, busy, distance, blake3(f"{self._salt}/{candidate.peer}".encode()).digest()
+        chance = blake3(f"{self._salt}/{candidate.peer}".encode()).digest()
+        return candidate.peer not in self._wish.near, candidate.is_self, busy, distance, chance
 
 
 def is_decline(error: CroftError) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from croft.compute.messages import OpenCommand, OpenTasks
@@ -49,12 +50,25 @@ class Policy(Protocol):
         """The same for the box of one command."""
         ...
 
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str]) -> BoxSpec:
-        """A box in which up to `slots` tasks run at once; `devices` by name, and where each of them is."""
+    def task_box(
+        self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str], environment: str = ""
+    ) -> BoxSpec:
+        """A box in which up to `slots` tasks run at once; `devices` by name, and where each of them is.
+
+        `environment`: a folder of this machine from which its code imports; "" for none.
+        """
         ...
 
-    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str]) -> BoxSpec:
+    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str], environment: str = "") -> BoxSpec:
         """The box of one command, its work folder made. Raises Failed."""
+        ...
+
+    def wheel_tags(self) -> Sequence[str]:
+        """What wheels for the interpreter in the boxes are marked with, best first."""
+        ...
+
+    def build_box(self, wheels: Path, arguments: Sequence[str], bytes_max: int) -> BoxSpec:
+        """A box that unpacks wheels, which are in the folder `wheels`, into its work folder. Raises Failed."""
         ...
 
     def discard(self, spec: BoxSpec) -> None:
@@ -74,10 +88,20 @@ class Offers(Protocol):
         ...
 
 
+class Held(Protocol):
+    """What this machine holds of its consumers' data."""
+
+    async def check(self, owner: TwinId, content: bytes) -> None:
+        """Returns if all of it can be read here. Raises NotFound, Failed."""
+        ...
+
+    def read(self, owner: TwinId, content: bytes) -> AsyncIterator[bytes | memoryview]:
+        """Its bytes. Raises NotFound, Failed."""
+        ...
+
+
 class Leases(Protocol):
     """See `croft.ledger.leasing.LeaseBook`."""
-
-    reclaim: Callable[[Lease], None]
 
     def most(self, offers: Sequence[str]) -> Amounts: ...
 

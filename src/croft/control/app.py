@@ -16,6 +16,7 @@ from croft.control.network_app import Network, network_routes
 from croft.control.offers_app import Offers, offer_routes
 from croft.control.people_app import People, people_routes
 from croft.control.services_app import Services, service_routes
+from croft.control.storage_app import Files, storage_routes
 
 
 class Node(Protocol):
@@ -45,7 +46,14 @@ class Node(Protocol):
 
 
 def create_app(
-    node: Node, jobs: Jobs, services: Services, people: People, network: Network, offers: Offers, search: Search
+    node: Node,
+    jobs: Jobs,
+    services: Services,
+    people: People,
+    network: Network,
+    offers: Offers,
+    search: Search,
+    files: Files,
 ) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
@@ -102,5 +110,6 @@ def create_app(
             *offer_routes(offers),
             *people_routes(people),
             *find_routes(search),
+            *storage_routes(files),
         ]
     )

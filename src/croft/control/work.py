@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from croft.compute.circles import Circles
-from croft.compute.commands import CommandJob, CommandSpec
+from croft.compute.commands import CommandJob, CommandSpec, StoredInput
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
-from croft.control import durable_work, tunnels
+from croft.control import durable_work, storage_work, tunnels
 from croft.control.circles import CircleDesk
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -29,8 +30,10 @@ from croft.control.work_messages import (
     OpenCircle,
     OpenCommandJob,
     OpenForward,
+    OpenGet,
     OpenPipe,
     OpenProxy,
+    OpenPut,
     OpenResults,
     OpenTaskJob,
     OpenToMember,
@@ -58,7 +61,7 @@ class JobFactory(durable_work.JobFactory, Protocol):
 
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob: ...
 
-    def command_job(self, opening: OpenCommandJob) -> tuple[str, CommandJob]: ...
+    def command_job(self, opening: OpenCommandJob, stored: Sequence[StoredInput] = ()) -> tuple[str, CommandJob]: ...
 
     async def ended(self, job: str, error: CroftError | None) -> None:
         """A job is over."""
@@ -68,10 +71,13 @@ class JobFactory(durable_work.JobFactory, Protocol):
 class WorkServer:
     """Serves the work socket."""
 
-    def __init__(self, jobs: JobFactory, desk: tunnels.Desk, circles: Circles) -> None:
+    def __init__(
+        self, jobs: JobFactory, desk: tunnels.Desk, circles: Circles, storage: storage_work.StorageDesk
+    ) -> None:
         self._circles = CircleDesk(circles)
         self._jobs = jobs
         self._desk = desk
+        self._storage = storage
 
     async def serve(self, path: Path) -> None:
         """Accepts programs until cancelled; then their jobs are cancelled too."""
@@ -112,6 +118,10 @@ class WorkServer:
                         await self._serve_command(opening, messages)
                     case OpenForward() | OpenProxy():
                         await tunnels.serve_port(self._desk, opening, messages)
+                    case OpenPut():
+                        await storage_work.serve_put(self._storage, opening, messages)
+                    case OpenGet():
+                        await storage_work.serve_get(self._storage, opening, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case OpenCircle():
@@ -187,7 +197,8 @@ class WorkServer:
             await self._jobs.ended(job.id, error)
 
     async def _serve_command(self, opening: OpenCommandJob, messages: MessageStream) -> None:
-        job_id, job = self._jobs.command_job(opening)
+        stored = [one for name, path in opening.stored for one in await self._storage.inputs(name, path)]
+        job_id, job = self._jobs.command_job(opening, stored)
 
         async def on_output(descriptor: int, data: bytes) -> None:
             await messages.send(CommandOutput(descriptor, data))
@@ -250,7 +261,7 @@ def _raise_bug(task: asyncio.Task[None]) -> None:
         log.critical("a local connection ended by a bug", exc_info=error)
 
 
-def command_spec(opening: OpenCommandJob) -> CommandSpec:
+def command_spec(opening: OpenCommandJob, stored: Sequence[StoredInput] = ()) -> CommandSpec:
     """What to run, from what the program asked for."""
     return CommandSpec(
         argv=tuple(opening.argv),
@@ -267,13 +278,24 @@ def command_spec(opening: OpenCommandJob) -> CommandSpec:
         priority=opening.priority,
         circle=opening.circle,
         member=opening.member,
+        stored=tuple(stored),
+        packages=opening.packages,
     )
 
 
-def wish(opening: OpenTaskJob | OpenCommandJob) -> Wish:
-    """Which peers may serve, from what the program asked for."""
+def _near(stored: Sequence[StoredInput]) -> frozenset[PeerId]:
+    """The peers that hold the most bytes of these, all of a file or none."""
+    held = Counter[PeerId]()
+    for one in stored:
+        held.update(dict.fromkeys(one.at, max(1, one.size)))
+    most = max(held.values(), default=0)
+    return frozenset(peer for peer, size in held.items() if size == most)
+
+
+def wish(opening: OpenTaskJob | OpenCommandJob, stored: Sequence[StoredInput] = ()) -> Wish:
+    """Which peers may serve, from what the program asked for; first those that hold most of what is `stored`."""
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
     labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
     cpus = opening.cpus if isinstance(opening, OpenTaskJob) else 1
     priority = opening.priority if isinstance(opening, OpenTaskJob) else 0
-    return Wish(opening.python, only, never, tuple(opening.needs), labels, cpus, priority)
+    return Wish(opening.python, only, never, tuple(opening.needs), labels, cpus, priority, _near(stored))

@@ -10,6 +10,7 @@ from math import inf
 
 import msgspec
 
+from croft.compute.environment import Environment
 from croft.compute.worker_messages import BufferPart, DropBuffer
 from croft.wire.codec import Message
 
@@ -41,6 +42,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     retries: int = 0
     cpus: int = 1
     priority: int = 0
+    environment: Environment | None = None
+    """Its wheels are in this peer's cache already."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -71,6 +74,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
 
     `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
     where every peer is full. `needs`: devices, one of each. `priority`: before which of one's own it waits.
+    `stored`: (name of a stored file or folder, name there).
+    `packages`: what Python finds there besides.
     """
 
     argv: list[str]
@@ -90,6 +95,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     circle: str = ""
     """A circle that this program has opened, whose member `member` the command is."""
     member: str = ""
+    stored: Sequence[tuple[bytes, str]] = ()
+    packages: Environment | None = None
     python: str = ""
     """Major.minor that the peer's interpreter must have; "" for any."""
 
@@ -149,8 +156,47 @@ class OpenResults(Message, frozen=True, tag=151):
     after: int = 0
 
 
+class OpenPut(Message, frozen=True, tag=170):
+    """Puts files: (path here, name there), folders with all that is in them. `piped`: the name of what follows as
+    `PieceOfFile`, ended by an empty one; empty: nothing follows.
+
+    `on`, `never`: ids of peers. `keep`: the layout, as `croft.storage.placement.parse_layout` reads it; empty: by the
+    number of peers.
+    """
+
+    files: list[tuple[bytes, bytes]]
+    piped: bytes = b""
+    on: Sequence[str] = ()
+    never: Sequence[str] = ()
+    keep: str = ""
+
+
+class PieceOfFile(Message, frozen=True, tag=171):
+    """The next bytes of what is piped, up to PIECE_BYTES_MAX; none: these were all."""
+
+    data: bytes
+
+
+class OpenGet(Message, frozen=True, tag=172):
+    """Reads a file, or all files below a name, into `place`; empty: one file, which comes back as `PieceRead`.
+
+    `number`: which version; 0: the newest. `replaces`: files that are there already. `offset`, `size`: of one file that
+    comes back; a size of -1: to its end.
+    """
+
+    name: bytes
+    place: bytes = b""
+    number: int = 0
+    replaces: bool = False
+    offset: int = 0
+    size: int = -1
+
+
 FromProgram = (
-    OpenTaskJob
+    OpenPut
+    | PieceOfFile
+    | OpenGet
+    | OpenTaskJob
     | DefineFunction
     | SubmitTasks
     | CancelTasks
@@ -273,9 +319,50 @@ class ResultsEnded(Message, frozen=True, tag=161):
     """No more outcomes will come: the job has ended or was cancelled."""
 
 
+class StorageProgress(Message, frozen=True, tag=180):
+    """How far a put or a get has come, now and then. `total_bytes` -1: nobody knows."""
+
+    files: int
+    done_bytes: int
+    total_bytes: int
+
+
+class PutDone(Message, frozen=True, tag=181):
+    """Everything counts. `holders`: how many shares each peer took, by name; `missing`: shares that nobody took.
+
+    `losses`: how many holders may be lost. `stored_bytes`: what all shares take.
+    """
+
+    files: int
+    size_bytes: int
+    stored_bytes: int
+    layout: str
+    losses: int
+    holders: dict[str, int]
+    missing: int
+
+
+class PieceRead(Message, frozen=True, tag=182):
+    """The next bytes of a file."""
+
+    data: bytes
+
+
+class GetDone(Message, frozen=True, tag=183):
+    """Everything is read. `faults`: what holders were caught at meanwhile."""
+
+    files: int
+    size_bytes: int
+    faults: list[str]
+
+
 FromDaemon = (
     CircleOpened
     | StreamWaits
+    | StorageProgress
+    | PutDone
+    | PieceRead
+    | GetDone
     | JobSealed
     | ResultsEnded
     | PortOpened

@@ -108,8 +108,8 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
     """A Dask cluster on the peers: give it to `distributed.Client`.
 
     The scheduler runs in this program; each worker is a process in a box on some lender, under a lease of `cpus`
-    processors and `mem` memory. Workers reach one another straight from peer to peer. The lenders' own Python must be
-    of the same minor version and have `distributed`, in about the same version.
+    processors and `mem` memory. Workers reach one another straight from peer to peer. Versions of Python and of Dask
+    must be about the same there and here.
 
     Results come back in the safe codec: numbers, text, containers, arrays, data frames. With `trust="pickle"` they are
     pickles, and workers may do whatever Dask's may, so whoever runs one can run code in this program: it then uses only
@@ -121,6 +121,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         mem: memory of each worker, such as "4G". cpus: processors, and threads, of each.
         disk: what it may spill to, such as "10G"; by default a share of what the lender offers.
         on, avoid: names of peers to use alone, or never. needs: devices.
+        environment: packages to bring, as for `Grid.map`; without, the lenders' own Python must have `distributed`.
         trust: "" or "pickle".
         dashboard_address: where the dashboard is served; this machine alone, unless you say otherwise.
 
@@ -139,6 +140,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         on: Sequence[str] = (),
         avoid: Sequence[str] = (),
         needs: Sequence[str] = (),
+        environment: str | Sequence[str] = (),
         trust: str = "",
         dashboard_address: str = "127.0.0.1:8787",
         name: str | None = None,
@@ -153,6 +155,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         self._trust = trust
         self._mem_bytes, self._disk_bytes, self._cpus = size_bytes(mem), size_bytes(disk), cpus
         self._needs = tuple(needs)
+        self._packages = self._grid.packages(names_of(environment))
         self._only, self._never = self._choose(self._grid, names_of(on), names_of(avoid))
         self._members = itertools.count(1)
         self._seat: comm.Seat | None = None
@@ -211,6 +214,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
             needs=self._needs,
             circle=self._seat.circle,
             member=member,
+            packages=self._packages,
             python=PYTHON,
         )
 

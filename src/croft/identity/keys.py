@@ -6,6 +6,7 @@ random and never leaves its machine; it is the iroh secret key.
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from croft.ports import Entropy
 
 SECRET_BYTES = 32
+WORDS = 24
 TWIN_CONTEXT = "croft twin signing key v1"
 COMMUNITY_CONTEXT = "croft community root key v1"
 
@@ -67,13 +69,24 @@ def from_recovery_words(words: str) -> bytes:
     """The root entropy that the words stand for. Raises Usage if a word or the checksum is wrong."""
     from mnemonic import Mnemonic
 
+    book = Mnemonic("english")
+    given = words.lower().split()
+    for place, word in enumerate(given[:WORDS], start=1):
+        if word not in book.wordlist:
+            near = difflib.get_close_matches(word, book.wordlist, n=2)
+            raise Usage(
+                f"word {place}, `{word}`, is no recovery word",
+                remedy=f"Did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else "Look at it again.",
+            )
+    if len(given) != WORDS:
+        raise Usage(f"these are {len(given)} words", remedy="Give all twenty-four.")
     try:
-        root = bytes(Mnemonic("english").to_entropy(words.lower().split()))
-    except (ValueError, LookupError) as error:
-        raise Usage(f"these are not recovery words: {error}", remedy="Check each word and their order.") from None
-    if len(root) != SECRET_BYTES:
-        raise Usage(f"these are {len(words.split())} words", remedy="Give all twenty-four.")
-    return root
+        return bytes(book.to_entropy(given))
+    except ValueError:
+        raise Usage(
+            "these words do not belong together",
+            remedy="One of them is wrong, or two changed places: compare them with what you wrote down.",
+        ) from None
 
 
 def load_or_create(path: Path, entropy: Entropy) -> tuple[bytes, bool]:
@@ -88,6 +101,21 @@ def load_or_create(path: Path, entropy: Entropy) -> tuple[bytes, bool]:
         return _create(path, entropy.token(SECRET_BYTES)), True
     except OSError as error:
         raise Failed(f"cannot read the key {path}: {error.strerror}") from None
+
+
+def load_root(path: Path) -> bytes | None:
+    """The twin's root entropy in `path`; None if it is not on this device. Raises Refused, Failed."""
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Failed(f"cannot read the key {path}: {error.strerror}") from None
+
+
+def keep_root(path: Path, root: bytes) -> bool:
+    """Writes a twin's root entropy; whether that is what is there now: a key is never overwritten. Raises Failed."""
+    return _create(path, root) == root
 
 
 def _load(path: Path) -> bytes:

@@ -11,7 +11,7 @@ a restart therefore has its grace in full, whatever the wall clock did. A grant 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import assert_never
 
@@ -73,6 +73,21 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """A lease that is held is to be of another size, from one of these offers; `Write` or `Refuse` follows.
+
+    `is_taken`: it holds so much already, whatever is offered.
+    """
+
+    ask: int
+    number: int
+    wants: Amounts
+    offers: tuple[str, ...]
+    is_taken: bool
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """One of a lease's users has gone; if it was the last one, the lease goes into `stage`."""
 
@@ -96,7 +111,7 @@ class TimePassed:
     now: float
 
 
-Event = Offered | Restored | Asked | Withdrawn | Written | Left | Ended | TimePassed
+Event = Offered | Restored | Asked | Withdrawn | Written | Resized | Left | Ended | TimePassed
 
 
 # --- effects ---------------------------------------------------------------------------------------------------------
@@ -233,7 +248,11 @@ class Leases:
             case Withdrawn(ask, now):
                 return self._withdrawn(ask, now)
             case Written(number, is_done, now):
-                return self._written(self._entries[number], is_done, now)
+                entry = self._entries.get(number)
+                is_new = entry is not None and entry.stage is Stage.WRITING
+                return self._written(entry, is_done, now) if entry is not None and is_new else []
+            case Resized():
+                return self._resize(self._entries[event.number], event)
             case Left(number, stage, now):
                 return self._left(self._entries[number], stage, now)
             case Ended(number, now):
@@ -350,6 +369,28 @@ class Leases:
             return [Erase(entry.lease.number), *self._serve_waiting(now)]
         entry.stage, entry.users = Stage.HELD, len(askers)
         return [Grant(ask, entry.lease) for ask in askers]
+
+    def _resize(self, entry: _Entry, event: Resized) -> list[Effect]:
+        old, drawn, lacks = entry.lease, [], []
+        for name, wanted in event.wants.pairs:
+            held, own = old.amounts[name], old.offer_of(name)
+            spare = self._total[name] - self.taken()[name] + held
+            room = {
+                offer: min(
+                    spare, self._offers.get(offer, Amounts())[name] - self.taken(offer)[name] + held * (offer == own)
+                )
+                for offer in dict.fromkeys((own, *event.offers))
+            }
+            offer = next((offer for offer, free in room.items() if event.is_taken or wanted <= max(free, held)), None)
+            if offer is None:
+                offered = self.most((own, *event.offers))[name]
+                lacks.append(Lack(name, wanted, max(0, *room.values()), offered))
+            else:
+                drawn.append((name, offer))
+        if lacks:
+            return [Refuse(event.ask, tuple(lacks))]
+        entry.lease = replace(old, request=replace(old.request, wants=event.wants), drawn=tuple(drawn))
+        return [Write(entry.lease), *self._serve_waiting(event.now)]
 
     def _withdrawn(self, ask: int, now: float) -> list[Effect]:
         self._waiting = [waiting for waiting in self._waiting if waiting.ask != ask]

@@ -139,6 +139,19 @@ class LeaseBook:
             del self._answers[ask]
         return lease
 
+    def resize(self, lease: Lease, wants: Amounts, offers: Sequence[str], *, is_taken: bool = False) -> Lease:
+        """The same lease of another size; written down soon. `is_taken`: so much is held already.
+
+        Raises Full: others hold what it needs. Refused: it asks for more than is offered.
+        """
+        ask = next(self._asks)
+        effects = self._core.handle(core.Resized(ask, lease.number, wants, tuple(offers), is_taken, _now()))
+        self._perform(effects)
+        for effect in effects:
+            if isinstance(effect, core.Refuse) and effect.ask == ask:
+                raise self._refusal(effect.lacks)
+        return self._granted[lease.number]
+
     def leave(self, lease: Lease, stage: Stage) -> None:
         """One of a lease's users is gone. If it was the last one, the lease rests (`WARM`), is kept for a holder that
         was lost (`SILENT`), or is over (`ENDING`; `ended` follows)."""
@@ -211,7 +224,9 @@ class LeaseBook:
         for effect in effects:
             match effect:
                 case core.Write(lease):
-                    dated = self._granted[lease.number] = replace(lease, granted_at=self._clock.now())
+                    known = self._granted.get(lease.number)
+                    granted_at = self._clock.now() if known is None else known.granted_at
+                    dated = self._granted[lease.number] = replace(lease, granted_at=granted_at)
                     self._write(partial(_insert, _row(dated)), lease.number)
                 case core.Erase(number):
                     self._granted.pop(number, None)
@@ -277,7 +292,7 @@ def _lease_of(row: Sequence[object]) -> Lease:
 
 
 def _insert(row: Sequence[object], db: sqlite3.Connection) -> None:
-    db.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def _delete(number: int, db: sqlite3.Connection) -> None:

@@ -14,6 +14,8 @@ from importlib.metadata import version
 
 from croft.compute.circle_messages import CIRCLE_PURPOSE
 from croft.compute.circles import Circles
+from croft.compute.environment_messages import WHEELS_PURPOSE
+from croft.compute.environments import Cache, Environments
 from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender
 from croft.compute.lending_terms import Policy
@@ -25,11 +27,13 @@ from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
+from croft.model.lease import Lease
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
 from croft.node.offering import Offering
 from croft.node.relaying import Relaying
+from croft.node.storing import StorageNetwork
 from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
@@ -46,7 +50,27 @@ from croft.overlay.shaping import Shaping
 from croft.overlay.tunnel import Tunnels
 from croft.overlay.tunnel_host import TunnelHost
 from croft.overlay.tunnel_messages import TUNNEL_PURPOSE
-from croft.ports import Clock, Database, Discovery, Entropy, LocalServices, OwnersMachine, RelayHost, Sandbox, Transport
+from croft.ports import (
+    ChunkStore,
+    Clock,
+    Database,
+    Discovery,
+    Entropy,
+    LocalServices,
+    Offload,
+    OwnersMachine,
+    RelayHost,
+    Sandbox,
+    Transport,
+)
+from croft.storage.held import HeldFiles
+from croft.storage.holder import LEASE_PURPOSE, Holder
+from croft.storage.messages import SHARES_PURPOSE
+from croft.storage.sealing import derive
+from croft.storage.service import Owner, Storage
+from croft.storage.share_client import Holders
+from croft.storage.tending import Tending
+from croft.storage.wards import Wards, places_for
 
 VERSION = version("croft")
 
@@ -64,6 +88,9 @@ class Ports:
     local: LocalServices
     relays: RelayHost
     machine: OwnersMachine
+    chunks: ChunkStore
+    offload: Offload
+    environments: Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +130,7 @@ class Parts:
     admissions: Admissions
     leases: LeaseBook
     lender: Lender
+    environments: Environments
     lending: Lending
     offering: Offering
     circles: Circles
@@ -116,6 +144,9 @@ class Parts:
     relaying: Relaying
     measurements: Measurements
     lan: LanPresence
+    holder: Holder
+    storage: Storage
+    wards: Wards
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -133,6 +164,7 @@ class Parts:
         async with asyncio.TaskGroup() as tasks:
             for name, service in (
                 ("leases", self.leases.serve),
+                ("environments", self.environments.serve),
                 ("lending", self.lender.serve),
                 ("jobs", self.jobs.durable.serve),
                 ("delegations", self.jobs.delegations.serve),
@@ -147,6 +179,9 @@ class Parts:
                 ("paths", self.paths.serve),
                 ("relay", self.relaying.serve),
                 ("lan", self.lan.serve),
+                ("holder", self.holder.serve),
+                ("storage", self.storage.serve),
+                ("wards", self.wards.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -171,7 +206,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         )
 
     circles = Circles(plan.own.peer)
-    leases, lending, lender = _lender(plan, ports, circles)
+    leases, lending, lender, holder, environments = _lender(plan, ports, circles)
     overlay = Overlay(
         plan.own,
         *(ports.transport, ports.database, ports.clock, ports.entropy),
@@ -191,41 +226,36 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
-        *(plan.policy.check, plan.delegates_wanted, circles),
+        *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
-    tunnels = Tunnels(overlay, ports.local)
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay)
     parts = Parts(
         plan,
         ports,
         health,
         overlay,
         admissions,
-        leases,
-        lender,
-        lending,
-        offering,
-        circles,
-        jobs,
+        *(leases, lender, environments, lending, offering, circles, jobs),
         tunnel_host,
-        tunnels,
-        address_book,
+        Tunnels(overlay, ports.local),
+        AddressBook(plan.contacts, ports.database, ports.clock, overlay),
         devices,
         shaping,
         paths,
         relaying,
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
+        holder,
+        *_storage(plan, ports, overlay, offering),
     )
     _answer_others(parts)
     return parts
 
 
-def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender]:
-    """What lends: the book of leases, the owner's offers, and who runs the work of others."""
+def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder, Environments]:
+    """What lends: the book of leases, the owner's offers, and who runs the work of others and holds their data."""
     leases = LeaseBook(ports.database, ports.clock)
     live = LiveBoxes(ports.sandbox, plan.lent_cpus_max)
     lending = Lending(
@@ -240,20 +270,59 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
         lambda twin: twin in plan.contacts.friends(),
         plan.minute_of_week,
     )
-    lender = Lender(live, plan.policy, lending, leases, circles)
+    held, environments = HeldFiles(ports.chunks, ports.offload), Environments(ports.environments, plan.policy, live)
+    lender = Lender(live, plan.policy, lending, leases, circles, held, environments)
     lending.lend = lender.lend
-    return leases, lending, lender
+    holder = Holder(ports.chunks, leases, lending, ports.database, ports.clock, ports.offload)
+
+    def reclaim(lease: Lease) -> None:
+        (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
+
+    leases.reclaim = reclaim
+    return leases, lending, lender, holder, environments
+
+
+def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Wards]:
+    """What the owner of this peer stores at others, and whose data it looks after while they are away."""
+    network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
+    holders = Holders(network.name, network.open_stream)
+    secret = derive(plan.root, "root") if plan.root is not None else None
+    own = plan.own
+    tending = Tending(
+        network,
+        lambda owner: places_for(owner, own.twin, network),
+        holders,
+        ports.database,
+        ports.clock,
+        ports.entropy,
+        ports.offload,
+    )
+    storage = Storage(
+        Owner(own.twin, own.peer, own.device, own.certificate, secret),
+        network,
+        holders,
+        tending,
+        ports.database,
+        ports.clock,
+        ports.entropy,
+        ports.offload,
+    )
+    return storage, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
 def _answer_others(parts: Parts) -> None:
     """Says who serves what other peers ask for."""
     links = parts.overlay.links
+    parts.environments.neighbours = parts.overlay
     links.accept_other = parts.admissions.accept
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
+    links.on_stream(WHEELS_PURPOSE, parts.environments.serve_wheels)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
     parts.circles.links = parts.overlay
     links.on_stream(CIRCLE_PURPOSE, parts.circles.serve_stream, lasts=True)
     links.on_stream(JOURNAL_PURPOSE, parts.jobs.delegations.serve_journal)
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
+    links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
+    parts.holder.on_watch = parts.wards.told

@@ -20,6 +20,8 @@ import uvicorn
 import uvloop
 
 from croft.adapters.box_process import remove_folder
+from croft.adapters.chunk_store import DiskChunkStore
+from croft.adapters.environment_cache import EnvironmentCache
 from croft.adapters.iroh_transport import IrohTransport
 from croft.adapters.lan_discovery import LanDiscovery
 from croft.adapters.leftovers import remove_leftovers
@@ -30,7 +32,7 @@ from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.socket_addresses import SocketAddress
 from croft.adapters.sqlite_database import SqliteDatabase
-from croft.adapters.system import SystemClock, SystemEntropy, minute_of_week
+from croft.adapters.system import SystemClock, SystemEntropy, ThreadOffload, minute_of_week
 from croft.compute.owners_rules import Rules
 from croft.control.app import create_app
 from croft.control.config import Config, load
@@ -50,6 +52,7 @@ from croft.node.people import PeopleDesk
 from croft.node.policy import OwnersPolicy
 from croft.node.search import SearchDesk
 from croft.node.services import ServiceDesk
+from croft.node.storage_desk import StorageDesk
 from croft.node.supervisor import supervise
 from croft.overlay.contacts import ContactBook
 from croft.overlay.join_messages import JOIN_PROTOCOL
@@ -95,6 +98,10 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
         stack.push_async_callback(transport.close)
         sandbox = await asyncio.to_thread(best_sandbox, allows_unconfined=_allows_unconfined(config))
         relays = RelayProcesses(config["bind"])
+        chunks = await DiskChunkStore.open(home.chunks, SystemEntropy())
+        stack.push_async_callback(chunks.close)
+        offload = ThreadOffload()
+        stack.callback(offload.close)
         ports = Ports(
             transport,
             SystemClock(),
@@ -105,6 +112,9 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
             LoopbackServices(),
             relays,
             SystemMachine(),
+            chunks,
+            offload,
+            EnvironmentCache(home.environments, config["environments.cache"]),
         )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
@@ -128,7 +138,7 @@ def _clear_away(home: Home) -> None:
 
 async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int | None) -> bool:
     peer = LocalPeer(parts, home, config)
-    desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
+    desk, people, storage = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers), StorageDesk(parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -143,6 +153,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 NetworkDesk(parts, peer.peers),
                 OfferDesk(parts, peer.peers, people.contacts),
                 SearchDesk(parts, peer.peers),
+                storage,
             ),
             log_config=None,
             lifespan="off",
@@ -150,7 +161,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk, parts.circles)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [

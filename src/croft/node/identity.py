@@ -7,14 +7,23 @@ from dataclasses import dataclass
 
 from croft.adapters.system import SystemClock, SystemEntropy
 from croft.control.home import Home
-from croft.errors import Failed, PeerMisbehaved
+from croft.errors import Failed, NotFound, PeerMisbehaved, Refused
 from croft.identity.certificates import certify, open_certificate
-from croft.identity.keys import SecretKey, load_or_create, sync_folder, twin_key
+from croft.identity.keys import (
+    SecretKey,
+    keep_root,
+    load_or_create,
+    load_root,
+    recovery_words,
+    sync_folder,
+    twin_key,
+)
 from croft.identity.nicknames import nickname
 from croft.model.ids import PeerId, TwinId
 from croft.overlay.passport import Own
 
 INSTANCE_BYTES = 8
+TWIN_FILE = "twin"
 CERTIFICATE_FILE = "certificate"
 CERTIFICATE_BYTES_MAX = 4_096
 
@@ -66,13 +75,37 @@ def load_identity(home: Home) -> tuple[Identity, bool]:
     """The identity, and whether it is new. Raises Failed, Refused."""
     entropy = SystemEntropy()
     certificate = _load_certificate(home)
-    root = None if certificate else load_or_create(home.keys / "twin", entropy)[0]
+    root = None if certificate else load_or_create(home.keys / TWIN_FILE, entropy)[0]
     device, is_new = load_or_create(home.keys / "device", entropy)
     key = SecretKey(device)
     identity = Identity(root, key, nickname(PeerId(key.public)), certificate)
     if certificate:
         _check(home, identity, certificate)
     return identity, is_new
+
+
+def own_words(home: Home) -> str:
+    """The recovery words of this machine's twin. Raises NotFound, Refused, Failed."""
+    if _load_certificate(home):
+        raise Refused(
+            "this machine is an added device: it has no recovery words",
+            remedy="Ask on the device on which you made your identity; see `croft device list`.",
+        )
+    root = load_root(home.keys / TWIN_FILE)
+    if root is None:
+        raise NotFound("there is no identity in this home yet", remedy="Make one: `croft up`.")
+    return recovery_words(root)
+
+
+def bring_back(home: Home, root: bytes) -> None:
+    """Makes this fresh home one of the twin whose root entropy this is. Raises Refused, Failed."""
+    home.make()
+    is_fresh = not any(home.keys.iterdir())
+    if not is_fresh or not keep_root(home.keys / TWIN_FILE, root):
+        raise Refused(
+            f"there is an identity in {home.state} already",
+            remedy="Recover into a fresh home: CROFT_HOME=FOLDER croft recover …",
+        )
 
 
 def adopt(home: Home, certificate: bytes) -> None:

@@ -69,6 +69,10 @@ class SimulatedChunkStore:
     async def close(self) -> None:
         """Nothing to wait for."""
 
+    def shares(self, owner: bytes) -> dict[bytes, bytes]:
+        """What is held for an owner; whoever changes it makes a disk that lies."""
+        return self._chunks.setdefault(owner, {})
+
     def rot(self, owner: bytes, key: bytes, byte: int = 0) -> None:
         """Flips a bit of what is held, as an old disk does."""
         data = bytearray(self._chunks[owner][key])

@@ -23,7 +23,7 @@ STEP = "share"
 
 def share_id(share: bytes | bytearray | memoryview) -> bytes:
     """The id of a whole share."""
-    return _root(len(share), _reduce(_leaves(memoryview(share))))
+    return _root(len(share), _reduce(leaves(share)))
 
 
 def leaf_span(offset: int, size: int, share_bytes: int) -> tuple[int, int]:
@@ -33,10 +33,18 @@ def leaf_span(offset: int, size: int, share_bytes: int) -> tuple[int, int]:
     return start, min(-(-(offset + size) // LEAF_BYTES) * LEAF_BYTES, share_bytes) - start
 
 
-def prove(share: bytes | bytearray | memoryview, offset: int, size: int) -> list[bytes]:
-    """The hashes that `check` needs beside the whole leaves at `offset`, from the leaves up, left before right."""
+def leaves(share: bytes | bytearray | memoryview) -> list[bytes]:
+    """The hashes of a share's leaves, from which any part of it can be proved."""
+    view = memoryview(share)
+    return [
+        blake3(view[at : at + LEAF_BYTES], key=_LEAF_KEY).digest() for at in range(0, max(1, len(view)), LEAF_BYTES)
+    ]
+
+
+def prove(level: Sequence[bytes], offset: int, size: int) -> list[bytes]:
+    """The hashes out of all `leaves` that `check` needs beside those at `offset`: from below, left before right."""
     first, last = offset // LEAF_BYTES, -(-(offset + size) // LEAF_BYTES)
-    level, proof = _leaves(memoryview(share)), []
+    level, proof = list(level), list[bytes]()
     while len(level) > 1:
         if first % 2:
             proof.append(level[first - 1])
@@ -52,7 +60,7 @@ def check(share: bytes, share_bytes: int, offset: int, data: bytes | memoryview,
     if leaf_span(offset, len(data), share_bytes) != (offset, len(data)):
         raise PeerMisbehaved("a part of a share that is not of whole leaves", step=STEP)
     left = list(reversed(proof))
-    level, first = _leaves(memoryview(data)), offset // LEAF_BYTES
+    level, first = leaves(data), offset // LEAF_BYTES
     width = -(-share_bytes // LEAF_BYTES)
     while width > 1:
         last = first + len(level)
@@ -64,12 +72,6 @@ def check(share: bytes, share_bytes: int, offset: int, data: bytes | memoryview,
         first, width = first // 2, -(-width // 2)
     if left or _root(share_bytes, level[0]) != share:
         raise PeerMisbehaved("a part of a share that is not what its id says", step=STEP)
-
-
-def _leaves(share: memoryview) -> list[bytes]:
-    return [
-        blake3(share[at : at + LEAF_BYTES], key=_LEAF_KEY).digest() for at in range(0, max(1, len(share)), LEAF_BYTES)
-    ]
 
 
 def _parents(level: Sequence[bytes], *, is_whole: bool = True) -> list[bytes]:

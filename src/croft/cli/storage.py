@@ -1,0 +1,280 @@
+"""`croft put`, `get`, `ls`, `rm` and `storage`: files, sealed and spread over the peers of one's choice."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from croft.cli.output import ago, done, print_json, print_table, say, style
+from croft.control.home import Home
+from croft.control.quantities import show_duration, show_size
+from croft.errors import Usage
+
+if TYPE_CHECKING:
+    from croft.client.stored_files import StoredFiles
+    from croft.control import schema
+    from croft.control.work_messages import StorageProgress
+
+PIPED = "-"
+SHOW_AFTER_S = 1.0
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--as", "name", default="", help="What to call it; for several, the folder in which they are to be.")
+@click.option("--on", multiple=True, metavar="PEER", help="Only this peer may hold it; may be given again.")
+@click.option("--never", multiple=True, metavar="PEER", help="Neither this peer nor another one of its owner.")
+@click.option("--keep", default="", metavar="LAYOUT", help="`4of8`: any 4 of 8 shares are enough; or `copies=3`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def put(
+    paths: tuple[str, ...], name: str, on: tuple[str, ...], never: tuple[str, ...], keep: str, as_json: bool
+) -> None:
+    """Store files and folders at other peers: sealed here, so that nobody there can read them.
+
+    \b
+    croft put thesis.pdf
+    croft put photos --keep 4of8 --never work-laptop
+    tar c src | croft put - --as src.tar
+
+    What is stored under a name before stays as an earlier version. By default the number of people who lend disk says
+    how it is kept: copies at up to three of them, any half of the shares for more, `4of8` from eight on, `10of20`
+    from twenty.
+    """
+    from croft.client.stored_files import name_bytes
+    from croft.control.work_messages import OpenPut
+
+    files = _stored_files()
+    never_words = [word for text in never for word in text.split(",")]
+    on_words = [word for text in on for word in text.split(",")]
+    only, without = files.peer_ids(on_words), files.peer_ids(never_words)
+    with _Progress("stored") as progress:
+        if PIPED in paths:
+            if len(paths) > 1 or not name:
+                raise Usage("what is piped is put by itself, and needs a name", remedy="Say it: croft put - --as NAME")
+            opening = OpenPut([], name_bytes(name), only, without, keep)
+            answer = files.put_piped(opening, sys.stdin.buffer, progress)
+        else:
+            opening = OpenPut(_named(paths, name), b"", only, without, keep)
+            answer = files.put_paths(opening, progress)
+    if as_json:
+        print_json("put", answer)
+        return
+    what = f"{answer.files} files" if answer.files != 1 else "1 file"
+    done(f"Stored {what}", f"{show_size(answer.size_bytes)} · {show_size(answer.stored_bytes)} at others")
+    shares = ", ".join(f"{holder} {count}" for holder, count in answer.holders.items())
+    say(f"  {answer.layout:<28}{shares or 'nothing to hold'}")
+    losses = answer.losses
+    say(f"  Any {losses} of the holders of a file may be lost." if losses else "  No holder may be lost.")
+    if answer.missing:
+        say(f"! {answer.missing} shares found no place, so fewer may be lost than {answer.layout} bears.")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("place", required=False)
+@click.option("--force", is_flag=True, help="Replace files that are there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def get(name: str, place: str | None, force: bool, as_json: bool) -> None:
+    """Get a stored file, or all that is below a name, into PLACE; `-` prints it.
+
+    \b
+    croft get thesis.pdf
+    croft get photos /tmp/photos
+    croft get src.tar - | tar t
+    croft get thesis.pdf@2 old.pdf
+    """
+    from croft.client.stored_files import name_bytes
+    from croft.control.work_messages import OpenGet
+
+    files = _stored_files()
+    wanted, number = _split_version(name)
+    at = name_bytes(wanted)
+    if place == PIPED:
+        for piece in files.read(OpenGet(at, number=number)):
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return
+    last = os.fsdecode(at).rsplit("/", 1)[-1]
+    target = place or last
+    if os.path.isdir(target) and place is not None:
+        target = os.path.join(target, last)
+    with _Progress("read") as progress:
+        answer = files.get_to(OpenGet(at, os.fsencode(os.path.abspath(target)), number, force), progress)
+    if as_json:
+        print_json("get", answer)
+        return
+    what = f"{answer.files} files" if answer.files != 1 else "1 file"
+    done(f"Read {what}", f"{show_size(answer.size_bytes)} to {target}")
+    for fault in answer.faults:
+        say(f"! {fault}")
+
+
+@click.command()
+@click.argument("name", required=False, default="")
+@click.option("--versions", is_flag=True, help="Every version, also of removed files.")
+@click.option("--at-risk", is_flag=True, help="Only files that lack shares, and how many more holders may be lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ls(name: str, versions: bool, at_risk: bool, as_json: bool) -> None:
+    """Stored files, or those below NAME."""
+    found = _stored_files().ls(name, with_removed=versions, at_risk=at_risk)
+    if as_json:
+        print_json("files", found)
+        return
+    if at_risk:
+        margins = [[show_size(file.size_bytes), _margin(file), file.name] for file in found]
+        print_table(["SIZE", "MAY BE LOST", "NAME"], margins)
+        return
+    rows: list[list[str]] = []
+    for file in found:
+        if versions:
+            rows += [_version_row(file.name, version) for version in file.versions]
+        else:
+            newest = file.versions[-1]
+            rows.append([show_size(file.size_bytes), newest.layout, str(newest.number), ago(file.at), file.name])
+    header = ["SIZE", "KEPT", "VERSION", "STORED", "NAME"]
+    print_table([*header[:4], "BY", "NAME"] if versions else header, rows)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-r", "--recursive", is_flag=True, help="All that is below these names.")
+@click.option("--final", is_flag=True, help="With every version, and free the room at the holders now.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rm(names: tuple[str, ...], recursive: bool, final: bool, as_json: bool) -> None:
+    """Remove stored files. Earlier versions stay, and take room, unless it is --final."""
+    from croft.control import schema
+
+    files = _stored_files()
+    answers = [files.rm(name, is_folder=recursive, is_final=final) for name in names]
+    total = schema.FilesRemoved(
+        files=sum(answer.files for answer in answers), freed_bytes=sum(answer.freed_bytes for answer in answers)
+    )
+    if as_json:
+        print_json("removed", total)
+        return
+    what = f"{total.files} files" if total.files != 1 else "1 file"
+    done(f"Removed {what}", f"{show_size(total.freed_bytes)} freed at others" if final else "earlier versions stay")
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Ask all holders now, and make lost shares again.")
+@click.option("--collect", is_flag=True, help="Have holders drop what no file needs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def storage(check: bool, collect: bool, as_json: bool) -> None:
+    """How the stored files stand, and who holds how much of them.
+
+    Holders are asked by themselves when peers come or go, and now and then: each has to prove some of what it says that
+    it holds. Shares that are lost are made again elsewhere.
+    """
+    from croft.client.local_api import LocalApi
+
+    api = LocalApi(Home.find().control_socket)
+    if collect:
+        freed = api.collect()
+        if as_json:
+            print_json("removed", freed)
+        else:
+            done("Collected", f"{show_size(freed.freed_bytes)} freed at others")
+        return
+    state = api.check_storage() if check else api.storage()
+    if as_json:
+        print_json("storage", state)
+        return
+    say(f"{state.files} files, {show_size(state.size_bytes)}")
+    if state.looked_at:
+        whole = state.stripes - state.short
+        said = f"{whole} of {state.stripes} pieces are whole, looked at {ago(state.looked_at)}"
+        say(f"{said} · {state.rebuilt} shares made again since the start")
+    if state.unreadable:
+        say(f"! {state.unreadable} pieces cannot be read now. Details: `croft ls --at-risk`")
+    rows = [
+        [
+            holder.name,
+            "up" if holder.is_alive else "offline",
+            "–" if holder.shares is None else str(holder.shares),
+            "–" if holder.held_bytes is None else show_size(holder.held_bytes),
+            "–" if holder.room_bytes is None else show_size(holder.room_bytes),
+            f"{holder.passed} of {holder.passed + holder.failed}",
+        ]
+        for holder in state.holders
+    ]
+    print_table(["HOLDER", "STATE", "SHARES", "HOLDS", "ROOM", "PROVED"], rows)
+    for ward in state.watched:
+        say(f"Looks after {ward.stripes} pieces of {ward.twin[:10]}, who is away: {ward.rebuilt} shares made again")
+    for fault in state.faults:
+        say(f"! {fault}")
+
+
+class _Progress:
+    """One line that is rewritten: how much, how fast, how long yet; on a terminal, if it takes a while."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began_at = time.monotonic()
+        self._is_shown = False
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def __call__(self, told: StorageProgress) -> None:
+        took = time.monotonic() - self._began_at
+        if took < SHOW_AFTER_S or not sys.stderr.isatty():
+            return
+        rate = told.done_bytes / took
+        text = f"{show_size(told.done_bytes)} {self._what} · {show_size(int(rate))}/s"
+        if told.total_bytes > 0 and rate > 0:
+            left = max(0, told.total_bytes - told.done_bytes) / rate
+            text += f" · {100 * told.done_bytes // told.total_bytes} % · {show_duration(left)} left"
+        sys.stderr.write(f"\r\x1b[K{style(text, error=True, dim=True)}")
+        sys.stderr.flush()
+        self._is_shown = True
+
+
+def _stored_files() -> StoredFiles:
+    from croft.client.local_api import LocalApi
+    from croft.client.stored_files import StoredFiles
+
+    home = Home.find()
+    return StoredFiles(home, LocalApi(home.control_socket))
+
+
+def _named(paths: tuple[str, ...], name: str) -> list[tuple[bytes, bytes]]:
+    """Pairs (path here, name there). Raises Usage."""
+    from croft.client.stored_files import name_bytes
+
+    pairs: list[tuple[bytes, bytes]] = []
+    for path in paths:
+        whole = os.fsencode(os.path.abspath(path))
+        last = os.path.basename(whole)
+        if name and (len(paths) > 1 or name.endswith("/")):
+            there = name_bytes(name) + b"/" + last
+        else:
+            there = name_bytes(name) if name else last
+        pairs.append((whole, there))
+    return pairs
+
+
+def _margin(file: schema.StoredFile) -> str:
+    if file.margin is None or file.margin >= 0:
+        return str(file.margin)
+    return f"unreadable now: {-file.margin} too few"
+
+
+def _split_version(name: str) -> tuple[str, int]:
+    """`thesis.pdf@2`: the second version of `thesis.pdf`."""
+    head, at, tail = name.rpartition("@")
+    return (head, int(tail)) if at and tail.isascii() and tail.isdigit() else (name, 0)
+
+
+def _version_row(name: str, version: schema.StoredVersion) -> list[str]:
+    size = "removed" if version.is_removed else show_size(version.size_bytes)
+    return [size, version.layout, str(version.number), ago(version.at), version.device, name]

@@ -1,0 +1,343 @@
+"""Stored files from a program: put, get and open them by name. `grid.storage` is one of these."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, overload
+
+from croft.client.local_api import LocalApi
+from croft.client.work_connection import WorkConnection
+from croft.control import schema
+from croft.control.home import Home
+from croft.control.work_messages import (
+    GetDone,
+    OpenGet,
+    OpenPut,
+    PieceOfFile,
+    PieceRead,
+    PutDone,
+    StorageProgress,
+)
+from croft.errors import Unreachable, Usage
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+PIECE_BYTES = 1 << 20
+READ_AHEAD_BYTES = 1 << 20
+ENDED = Unreachable("the daemon ended meanwhile", remedy="Start it with `croft up`, and try again.")
+
+OnProgress = Callable[[StorageProgress], None]
+Name = str | bytes
+"""Of a stored file: parts divided by /. Bytes, where it is no text."""
+
+
+class Readable(Protocol):
+    """An open binary file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class StoredFiles:
+    """The files that this peer's owner stores at others. Every method may be called from any thread.
+
+    All raise Unreachable if the daemon is not running.
+    """
+
+    def __init__(self, home: Home, api: LocalApi) -> None:
+        self._work_socket = home.work_socket
+        self._api = api
+
+    def put(
+        self,
+        what: bytes | bytearray | memoryview | str | os.PathLike[str] | Readable,
+        name: Name = "",
+        *,
+        on: Sequence[str] = (),
+        never: Sequence[str] = (),
+        keep: str = "",
+        progress: OnProgress = lambda _: None,
+    ) -> schema.FilesPut:
+        """Stores bytes, a file, a folder with all that is in it, or what an open file gives; a new version, if there
+        is one of this name.
+
+        Args:
+            what: the bytes; or a path; or an open binary file.
+            name: what to call it; needed unless it is a path.
+            on, never: peers that may hold it, or may not.
+            keep: `4of8`: any 4 of 8 shares are enough; `copies=3`; by default as the number of peers suggests.
+
+        Raises:
+            Refused: too few peers may hold it, or they have no room. Failed: a file cannot be read.
+        """
+        if isinstance(what, str | os.PathLike):
+            path = os.path.abspath(os.fspath(what))
+            files = [(os.fsencode(path), name_bytes(name or os.path.basename(path)))]
+            opening = OpenPut(files, b"", self.peer_ids(on), self.peer_ids(never), keep)
+            return self.put_paths(opening, progress)
+        if not name:
+            raise Usage("what is put needs a name", remedy="Say it: put(data, 'name').")
+        opening = OpenPut([], name_bytes(name), self.peer_ids(on), self.peer_ids(never), keep)
+        data = io.BytesIO(what) if isinstance(what, bytes | bytearray | memoryview) else what
+        return self.put_piped(opening, data, progress)
+
+    def get(self, name: Name, *, number: int = 0) -> bytes:
+        """All of one file; `number`: of an earlier version. Raises NotFound, Unreachable."""
+        return b"".join(self.read(OpenGet(name_bytes(name), number=number)))
+
+    def fetch(
+        self,
+        name: Name,
+        place: str | os.PathLike[str],
+        *,
+        number: int = 0,
+        replaces: bool = False,
+        progress: OnProgress = lambda _: None,
+    ) -> schema.FilesRead:
+        """Reads a file, or all below a name, to a place on this machine. Raises NotFound, Refused, Unreachable."""
+        at = os.fsencode(os.path.abspath(os.fspath(place)))
+        return self.get_to(OpenGet(name_bytes(name), at, number, replaces), progress)
+
+    @overload
+    def open(self, name: Name, mode: Literal["rb"] = "rb", *, number: int = 0) -> io.BufferedReader: ...
+
+    @overload
+    def open(self, name: Name, mode: Literal["wb"], *, keep: str = "") -> io.BufferedWriter: ...
+
+    def open(
+        self, name: Name, mode: Literal["rb", "wb"] = "rb", *, number: int = 0, keep: str = ""
+    ) -> io.BufferedReader | io.BufferedWriter:
+        """A stored file as a file: `rb` reads any part of it, `wb` writes a new version, which counts once closed.
+
+        Raises NotFound, Usage.
+        """
+        if mode == "wb":
+            return io.BufferedWriter(_Writing(self, name, keep), PIECE_BYTES)
+        if mode != "rb":
+            raise Usage(f"a stored file cannot be opened as `{mode}`", remedy="Use rb or wb.")
+        return io.BufferedReader(_Reading(self, name, number), READ_AHEAD_BYTES)
+
+    def ls(self, name: Name = "", *, with_removed: bool = False, at_risk: bool = False) -> list[schema.StoredFile]:
+        """The file of this name, and all below it; all files by default. `at_risk`: only those that lack shares."""
+        at = name_bytes(name) if name else b""
+        return self._api.files(schema.FilesWanted(name_hex=at.hex(), with_removed=with_removed, at_risk=at_risk))
+
+    def rm(self, name: Name, *, is_folder: bool = False, is_final: bool = False) -> schema.FilesRemoved:
+        """Removes a file, or with `is_folder` all below a name. `is_final`: with every version. Raises NotFound."""
+        shown = name if isinstance(name, str) else name.decode(errors="replace")
+        at = name_bytes(name).hex()
+        wanted = schema.RemovalWanted(name=shown, name_hex=at, is_folder=is_folder, is_final=is_final)
+        return self._api.remove_files(wanted)
+
+    # --- what the command line uses too ------------------------------------------------------------------------------
+
+    def peer_ids(self, names: Iterable[str]) -> list[str]:
+        """The ids of peers named by people. Raises NotFound."""
+        return [self._api.find_peer(name).peer for name in names]
+
+    def put_paths(self, opening: OpenPut, progress: OnProgress) -> schema.FilesPut:
+        """Puts what the opening names."""
+        work = WorkConnection(self._work_socket, ENDED)
+        try:
+            work.send(opening)
+            return _put_done(work, progress)
+        finally:
+            work.close()
+
+    def put_piped(self, opening: OpenPut, data: Readable | BinaryIO, progress: OnProgress) -> schema.FilesPut:
+        """Puts what `data` gives, to its end."""
+        work = WorkConnection(self._work_socket, ENDED)
+        sent = 0
+        try:
+            work.send(opening)
+            while piece := data.read(PIECE_BYTES):
+                work.send(PieceOfFile(piece))
+                sent += len(piece)
+                progress(StorageProgress(0, sent, -1))
+            work.send(PieceOfFile(b""))
+            return _put_done(work, lambda _: None)
+        finally:
+            work.close()
+
+    def get_to(self, opening: OpenGet, progress: OnProgress) -> schema.FilesRead:
+        """Reads files to the opening's place."""
+        work = WorkConnection(self._work_socket, ENDED)
+        try:
+            work.send(opening)
+            while True:
+                match work.receive():
+                    case StorageProgress() as told:
+                        progress(told)
+                    case GetDone(count, size, faults):
+                        return schema.FilesRead(files=count, size_bytes=size, faults=faults)
+                    case other:
+                        raise AssertionError(f"{type(other).__name__} in a get")
+        finally:
+            work.close()
+
+    def read(self, opening: OpenGet) -> Iterator[bytes]:
+        """The bytes of one file, as they come."""
+        work = WorkConnection(self._work_socket, ENDED)
+        try:
+            work.send(opening)
+            while True:
+                match work.receive():
+                    case PieceRead(data):
+                        yield data
+                    case GetDone():
+                        return
+                    case other:
+                        raise AssertionError(f"{type(other).__name__} in a get")
+        finally:
+            work.close()
+
+    def begin(self, opening: OpenPut) -> WorkConnection:
+        """A put whose pieces follow."""
+        work = WorkConnection(self._work_socket, ENDED)
+        work.send(opening)
+        return work
+
+
+class AsyncStoredFiles:
+    """The asyncio twin of `StoredFiles`: the same calls, awaited."""
+
+    def __init__(self, files: StoredFiles) -> None:
+        self._files = files
+
+    async def put(
+        self,
+        what: bytes | bytearray | memoryview | str | os.PathLike[str] | Readable,
+        name: Name = "",
+        *,
+        on: Sequence[str] = (),
+        never: Sequence[str] = (),
+        keep: str = "",
+    ) -> schema.FilesPut:
+        """See `StoredFiles.put`."""
+        return await asyncio.to_thread(self._files.put, what, name, on=on, never=never, keep=keep)
+
+    async def get(self, name: Name, *, number: int = 0) -> bytes:
+        """See `StoredFiles.get`."""
+        return await asyncio.to_thread(self._files.get, name, number=number)
+
+    async def fetch(
+        self, name: Name, place: str | os.PathLike[str], *, number: int = 0, replaces: bool = False
+    ) -> schema.FilesRead:
+        """See `StoredFiles.fetch`."""
+        return await asyncio.to_thread(self._files.fetch, name, place, number=number, replaces=replaces)
+
+    async def ls(self, name: Name = "", *, with_removed: bool = False) -> list[schema.StoredFile]:
+        """See `StoredFiles.ls`."""
+        return await asyncio.to_thread(self._files.ls, name, with_removed=with_removed)
+
+    async def rm(self, name: Name, *, is_folder: bool = False, is_final: bool = False) -> schema.FilesRemoved:
+        """See `StoredFiles.rm`."""
+        return await asyncio.to_thread(self._files.rm, name, is_folder=is_folder, is_final=is_final)
+
+
+class _Reading(io.RawIOBase):
+    """One version of a stored file, read by ranges."""
+
+    def __init__(self, files: StoredFiles, name: Name, number: int) -> None:
+        found = [file for file in files.ls(name, with_removed=True) if _is_called(file, name)]
+        if not found:
+            from croft.errors import NotFound
+
+            raise NotFound(f"there is no file `{name!s}`", remedy="See which there are: `croft ls`.")
+        version = next((one for one in found[0].versions if one.number == number), found[0].versions[-1])
+        self._files = files
+        self._opening = (name_bytes(name), version.number)
+        self._size = version.size_bytes
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = min(len(view), max(0, self._size - self._at))
+        if not wanted:
+            return 0
+        name, number = self._opening
+        at = 0
+        for piece in self._files.read(OpenGet(name, number=number, offset=self._at, size=wanted)):
+            view[at : at + len(piece)] = piece
+            at += len(piece)
+        self._at += at
+        return at
+
+    def readall(self) -> bytes:
+        name, number = self._opening
+        data = b"".join(self._files.read(OpenGet(name, number=number, offset=self._at)))
+        self._at += len(data)
+        return data
+
+
+class _Writing(io.RawIOBase):
+    """A new version of a stored file."""
+
+    def __init__(self, files: StoredFiles, name: Name, keep: str) -> None:
+        self._work = files.begin(OpenPut([], name_bytes(name), keep=keep))
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        view = memoryview(data).cast("B")
+        for at in range(0, len(view), PIECE_BYTES):
+            self._work.send(PieceOfFile(bytes(view[at : at + PIECE_BYTES])))
+        return len(view)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            self._work.send(PieceOfFile(b""))
+            _put_done(self._work, lambda _: None)
+        finally:
+            self._work.close()
+            super().close()
+
+
+def name_bytes(name: Name) -> bytes:
+    """The name of a stored file as it is kept."""
+    data = name if isinstance(name, bytes) else os.fsencode(name)
+    return data.strip(b"/")
+
+
+def _is_called(file: schema.StoredFile, name: Name) -> bool:
+    wanted = name_bytes(name)
+    return bytes.fromhex(file.name_hex) == wanted if file.name_hex else file.name.encode() == wanted
+
+
+def _put_done(work: WorkConnection, progress: OnProgress) -> schema.FilesPut:
+    while True:
+        match work.receive():
+            case StorageProgress() as told:
+                progress(told)
+            case PutDone(files, size, stored, layout, losses, holders, missing):
+                return schema.FilesPut(
+                    files=files,
+                    size_bytes=size,
+                    stored_bytes=stored,
+                    layout=layout,
+                    losses=losses,
+                    holders=holders,
+                    missing=missing,
+                )
+            case other:
+                raise AssertionError(f"{type(other).__name__} in a put")

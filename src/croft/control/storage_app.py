@@ -1,0 +1,52 @@
+"""The local API's routes for stored files: which there are, removing them, and how they stand."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from croft.control import schema
+from croft.control.answers import answer, body
+
+
+class Files(Protocol):
+    """What the routes ask of the peer."""
+
+    async def files(self, wanted: schema.FilesWanted) -> list[schema.StoredFile]: ...
+
+    async def remove(self, wanted: schema.RemovalWanted) -> schema.FilesRemoved: ...
+
+    async def collect(self) -> schema.FilesRemoved: ...
+
+    async def check(self) -> schema.StorageState: ...
+
+    async def state(self) -> schema.StorageState: ...
+
+
+def storage_routes(files: Files) -> list[Route]:
+    """The routes."""
+
+    async def listed(request: Request) -> object:
+        return await files.files(await body(request, schema.FilesWanted))
+
+    async def remove(request: Request) -> object:
+        return await files.remove(await body(request, schema.RemovalWanted))
+
+    async def collect(_: Request) -> object:
+        return await files.collect()
+
+    async def check(_: Request) -> object:
+        return await files.check()
+
+    async def state(_: Request) -> object:
+        return await files.state()
+
+    return [
+        Route("/v1/storage", answer(state), methods=["GET"]),
+        Route("/v1/storage/checks", answer(check), methods=["POST"]),
+        Route("/v1/storage/files", answer(listed), methods=["POST"]),
+        Route("/v1/storage/removals", answer(remove), methods=["POST"]),
+        Route("/v1/storage/collections", answer(collect), methods=["POST"]),
+    ]

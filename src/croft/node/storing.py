@@ -1,0 +1,77 @@
+"""The overlay as storage wants to see it: who lends disk, how far away it is, and the way there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from croft.model.amounts import DISK
+from croft.model.ids import PeerId
+from croft.node.offering import OfferedHere
+from croft.storage.placement import Place
+
+if TYPE_CHECKING:
+    from croft.overlay.service import Overlay
+    from croft.ports import Stream
+
+UNLINKED_S: Final = 0.2
+"""A link that is to be made first costs about so much."""
+DEAD_S: Final = 100.0
+
+
+class StorageNetwork:
+    """Fulfils `croft.storage.transfer.Network`."""
+
+    def __init__(
+        self, overlay: Overlay, offered_here: Callable[[], Mapping[PeerId, OfferedHere]], now: Callable[[], float]
+    ) -> None:
+        self._now = now
+        self._began_at = now()
+        self._overlay = overlay
+        self._offered_here = offered_here
+
+    def places(self) -> list[Place]:
+        """Other peers that lend disk, dead ones too; what one person's devices hold may be lost at once."""
+        overlay, offered, nothing = self._overlay, self._offered_here(), OfferedHere()
+        found: list[Place] = []
+        for member in overlay.members():
+            disk = max(member.disk_bytes, offered.get(member.peer, nothing).amounts[DISK])
+            if member.peer == overlay.own.peer or not disk or overlay.contacts.is_blocked(member.twin):
+                continue
+            found.append(Place(member.peer, member.name, member.twin, disk, overlay.is_alive(member.peer)))
+        return found
+
+    def own_place(self) -> Place:
+        """This peer, as somebody sees it whose data it looks after."""
+        own = self._overlay.own
+        return Place(own.peer, own.name, own.twin, max(1, self._offered_here()[own.peer].amounts[DISK]), True)
+
+    def name(self, peer: PeerId) -> str:
+        """What to call a peer."""
+        return self._overlay.name_of(peer)
+
+    def cost(self, peer: PeerId) -> float:
+        """Of asking a peer: its round trip in seconds; DEAD_S if it seems to be dead."""
+        if peer == self._overlay.own.peer:
+            return 0.0
+        if not self._overlay.is_alive(peer):
+            return DEAD_S
+        link = self._overlay.links.get(peer)
+        return UNLINKED_S if link is None or link.round_trip_s is None else link.round_trip_s
+
+    def alive(self) -> Sequence[PeerId]:
+        """Every other peer that seems to live."""
+        overlay = self._overlay
+        return [m.peer for m in overlay.members() if m.peer != overlay.own.peer and overlay.is_alive(m.peer)]
+
+    def away_s(self, peer: PeerId) -> float:
+        """For how long a peer has not been heard of; 0 if it seems to live."""
+        overlay = self._overlay
+        if peer == overlay.own.peer or overlay.is_alive(peer):
+            return 0.0
+        # While this peer was off, it could not hear of anybody.
+        return max(1.0, self._now() - max(self._began_at, overlay.seen(peer).seen_at))
+
+    async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
+        """Raises Unreachable, Refused."""
+        return await self._overlay.open_stream(peer, purpose)

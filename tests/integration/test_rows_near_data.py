@@ -1,0 +1,103 @@
+"""Row D10: work goes to where its data lies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import peers
+from support.peers import RealPeer, two_lines, until
+
+BLOB_BYTES = 500_000_000
+MOVED_BYTES_MAX = 1_000_000
+COUNTED_EVERY_S = 1.0
+QUIET_BYTES = 50_000
+
+
+@pytest.fixture(scope="module")
+def four() -> Iterator[list[RealPeer]]:
+    """Four peers of four people."""
+    with peers.homes() as base:
+        yield peers.community(base, ["ada", "bob", "cyd", "dan"], settings={"lend.disk": "2G"})
+
+
+def moved_bytes(peer: RealPeer) -> int:
+    """What this peer has sent to others and got from them."""
+    ways = peer.json("net")["ways"]
+    return sum(value for way in ways for name, value in way.items() if name.endswith(("sent_bytes", "received_bytes")))
+
+
+def settled_bytes(peer: RealPeer) -> int:
+    """The same once all that was moved is counted, which is done every other second."""
+    last = moved_bytes(peer)
+
+    def is_settled() -> bool:
+        nonlocal last
+        time.sleep(2 * COUNTED_EVERY_S)
+        before, last = last, moved_bytes(peer)
+        return last - before < QUIET_BYTES
+
+    until(is_settled, "what was moved is counted")
+    return last
+
+
+@pytest.fixture(scope="module")
+def blob(four: list[RealPeer], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Stored at Cyd's alone; its SHA-256."""
+    path = tmp_path_factory.mktemp("blob") / "blob"
+    block = os.urandom(1 << 20)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for number in range(BLOB_BYTES // len(block)):
+            piece = number.to_bytes(8, "big") + block[8:]
+            digest.update(piece)
+            file.write(piece)
+    four[0].ok("put", str(path), "--on", "cyd", "--keep", "copies=1")
+    path.unlink()
+    return digest.hexdigest()
+
+
+def test_d10_a_command_runs_where_its_stored_file_lies_and_hardly_a_byte_moves(four: list[RealPeer], blob: str) -> None:
+    before = settled_bytes(four[0])
+    assert before > BLOB_BYTES, "what was put is counted"
+
+    ended = four[0].croft("run", "-v", "--stored", "blob:data/it", "--", "sha256sum", "data/it")
+
+    assert ended.stdout.split()[0] == blob, ended.stderr
+    assert "cyd" in ended.stderr
+    assert settled_bytes(four[0]) - before < MOVED_BYTES_MAX
+
+
+def test_elsewhere_the_file_is_brought(four: list[RealPeer], tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for number in range(3):
+        (tmp_path / "notes" / str(number)).write_bytes(os.urandom(300_000 * number))
+    four[0].ok("put", "notes", "--on", "cyd", "--keep", "copies=1", cwd=tmp_path)
+
+    said = four[0].ok("run", "--on", "dan", "--stored", "notes", "--", "sh", "-c", "cat notes/* | sha256sum")
+
+    whole = b"".join((tmp_path / "notes" / str(number)).read_bytes() for number in range(3))
+    assert said.split()[0] == hashlib.sha256(whole).hexdigest()
+
+
+def test_shares_that_are_gone_from_where_they_were_put_are_noticed(four: list[RealPeer], tmp_path: Path) -> None:
+    (tmp_path / "twice").write_bytes(os.urandom(700_000))
+    four[0].ok("put", "twice", "--on", "bob,dan", "--keep", "copies=2", cwd=tmp_path)
+    four[1].stop()
+    for path in (four[1].home / "chunks").iterdir():
+        path.unlink()
+    four[1].start()
+
+    said = four[0].ok("run", "--on", "bob", "--stored", "twice", "--", "sha256sum", "twice")
+
+    assert said.split()[0] == hashlib.sha256((tmp_path / "twice").read_bytes()).hexdigest()
+
+
+def test_a_name_that_is_not_stored_is_told(four: list[RealPeer]) -> None:
+    error, hint = two_lines(four[0].croft("run", "--stored", "nothing", "--", "true"))
+    assert "nothing" in error and "croft ls" in hint

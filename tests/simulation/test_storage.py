@@ -1,0 +1,306 @@
+"""Stored files through crashes, partitions, full disks and liars: what was acknowledged is read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+
+from croft.errors import CroftError, Refused, Unreachable
+from croft.sim.world import Machine, World
+from croft.storage.holder import LUMP_BYTES
+from croft.storage.merkle import LEAF_BYTES
+from support.stored import get, held, names, put, rule
+from support.worlds import Play
+
+PATIENCE_S = 120.0
+
+
+def content(seed: int, size: int) -> bytes:
+    return Random(seed).randbytes(size)
+
+
+def test_files_of_every_size_come_back_as_they_were(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(6)
+        owner = world["peer1"]
+        files = {f"f{size}": content(size, size) for size in (0, 1, 70_000, 300_000, 5_000_000)} | {
+            "zeros": bytes(1 << 22)
+        }
+        for name, data in files.items():
+            await put(owner, name, data)
+
+        assert await names(owner) == sorted(files)
+        for name, data in files.items():
+            assert await get(owner, name) == data
+
+    play(story)
+
+
+def test_reads_go_on_when_as_many_holders_die_as_the_layout_bears_and_no_more(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(7)
+        owner, data = world["peer1"], content(1, 600_000)
+        took = await put(owner, "film", data, rule(world, keep="3of6"))
+        assert sorted(took) == sorted(world[f"peer{number}"].peer for number in range(2, 8))
+        for number in (2, 3, 4):
+            await world.crash(f"peer{number}")
+
+        assert await get(owner, "film") == data
+
+        await world.crash("peer5")
+        with pytest.raises(Unreachable, match="only 2 of the 3 shares"):
+            await get(owner, "film")
+        await world.restart("peer2")
+        await world.until(lambda: "" if owner.parts.overlay.links.get(world["peer2"].peer) else "no link", within_s=60)
+        assert await get(owner, "film") == data
+
+    play(story)
+
+
+def test_a_holder_whose_shares_are_not_what_they_were_is_named_and_not_believed(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(5)
+        owner, data = world["peer1"], content(2, 900_000)
+        await put(owner, "film", data, rule(world, keep="2of4"))
+        for name, is_noticed in (("peer2", False), ("peer3", True)):
+            shares = held(world[name], owner)
+            for share, kept in list(shares.items()):
+                if is_noticed:
+                    world[name].chunks.rot(bytes.fromhex(owner.twin), share)
+                else:
+                    shares[share] = bytes([kept[0] ^ 1]) + kept[1:]
+
+        assert await get(owner, "film") == data
+        faults = owner.parts.storage.faults()
+        assert {fault.split(":")[0] for fault in faults} <= {"peer2", "peer3"} and faults
+
+    play(story)
+
+
+def test_a_full_holder_says_so_and_another_one_takes_the_share(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(5)
+        owner, data = world["peer1"], content(3, 400_000)
+        world["peer2"].chunks.capacity_bytes = 0
+
+        took = await put(owner, "film", data, rule(world, keep="2of3"))
+        assert world["peer2"].peer not in took and len(took) == 3
+        assert await get(owner, "film") == data
+        with pytest.raises(CroftError, match="peer2: the simulated disk is full"):
+            await put(owner, "more", data, rule(world, on=["peer2"], keep="copies=1"))
+        assert await names(owner) == ["film"], "what could not be stored is not there"
+
+    play(story)
+
+
+def test_what_is_held_counts_against_the_offer_across_restarts_and_is_freed(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner, holder = world["peer1"], world["peer2"]
+        only = rule(world, on=["peer2"], keep="copies=1")
+        await put(owner, "one", content(4, LUMP_BYTES + 1), only)
+        await put(owner, "two", b"lives", only)
+
+        def leased() -> list[int]:
+            return [lease.amounts["disk"] for lease, _ in holder.parts.leases.shown()]
+
+        assert leased() == [2 * LUMP_BYTES]
+        await world.restart("peer2")
+        await asyncio.sleep(PATIENCE_S)
+        (size,) = leased()
+        assert LUMP_BYTES < size <= 2 * LUMP_BYTES, "the lease outlives the restart and its grace"
+        assert await get(owner, "one") == content(4, LUMP_BYTES + 1)
+
+        storage = owner.parts.storage
+        async with storage.putting(only) as putting:
+            await storage.commit({b"one": None}, putting)
+        assert await storage.collect() >= LUMP_BYTES
+        assert leased() == [LUMP_BYTES] and await get(owner, "two") == b"lives"
+
+    play(story)
+
+
+def test_what_is_being_put_is_never_collected(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner = world["peer1"]
+        files = {f"f{number}": content(number, 40_000 * number) for number in range(1, 9)}
+
+        async def collect() -> None:
+            while True:
+                await owner.parts.storage.collect()
+
+        collecting = asyncio.create_task(collect(), name="collect")
+        await asyncio.gather(*(put(owner, name, data) for name, data in files.items()))
+        collecting.cancel()
+        await asyncio.wait({collecting})
+
+        assert await names(owner) == sorted(files)
+        for name, data in files.items():
+            assert await get(owner, name) == data
+
+    play(story)
+
+
+def test_nothing_acknowledged_is_lost_whatever_crashes_and_when(play: Play) -> None:
+    async def story(world: World) -> None:
+        everybody = await world.unite(6)
+        chance = Random(world.seed)
+        acknowledged: dict[str, bytes] = {}
+
+        async def write() -> None:
+            for number in range(12):
+                data = content(number, chance.choice([10, 50_000, 400_000]))
+                try:
+                    await put(world["peer1"], f"f{number}", data)
+                except (CroftError, AssertionError):
+                    continue
+                acknowledged[f"f{number}"] = data
+
+        async def hurt() -> None:
+            for _ in range(6):
+                await asyncio.sleep(chance.uniform(0.0, 3.0))
+                name = chance.choice(everybody)
+                await world.crash(name, is_loud=chance.random() < 0.5)
+                await asyncio.sleep(chance.uniform(0.0, 5.0))
+                await world.start(name)
+
+        for _ in range(2):
+            writing = asyncio.create_task(write(), name="write")
+            await hurt()
+            writing.cancel()
+            await asyncio.wait({writing})
+        await world.until(lambda: world.disunity(), within_s=PATIENCE_S)
+
+        assert acknowledged
+        assert set(acknowledged) <= set(await names(world["peer1"]))
+        for name, data in acknowledged.items():
+            assert await get(world["peer1"], name) == data
+
+    play(story)
+
+
+def test_a_put_across_a_partition_counts_or_leaves_nothing_behind(play: Play) -> None:
+    async def story(world: World) -> None:
+        everybody = await world.unite(6)
+        owner = world["peer1"]
+        await put(owner, "before", b"before")
+        putting = asyncio.create_task(put(owner, "film", content(5, 3_000_000)), name="put")
+        await asyncio.sleep(0.05)
+        world.partition(everybody[:2], everybody[2:])
+        await asyncio.wait({putting})
+        counts = putting.exception() is None
+        world.heal()
+        await world.until(lambda: world.disunity(), within_s=PATIENCE_S)
+
+        assert await names(owner) == (["before", "film"] if counts else ["before"])
+        assert await get(owner, "before") == b"before"
+        if counts:
+            assert await get(owner, "film") == content(5, 3_000_000)
+
+    play(story)
+
+
+def test_only_whom_the_owner_lets_is_asked_for_anything(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(5)
+        owner = world["peer1"]
+        await put(
+            owner, "film", content(6, 300_000), rule(world, on=["peer2", "peer3"], never=["peer4"], keep="copies=2")
+        )
+
+        assert [bool(held(world[f"peer{number}"], owner)) for number in (2, 3, 4, 5)] == [True, True, False, False]
+        with pytest.raises(Refused, match="needs 4 owners who lend disk, and 3 do now"):
+            await put(owner, "film", b"x", rule(world, never=["peer4"], keep="2of4"))
+
+    play(story)
+
+
+def test_delegates_without_a_key_make_lost_shares_again_while_the_owner_is_off(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await world.unite(11)
+        owner, data = world["peer1"], content(7, 700_000)
+        took = await put(owner, "film", data, rule(world, keep="3of6"))
+        holders = [world.machine_of(peer).name for peer in took]
+        spare = [name for name in names[1:] if name not in holders]
+        version = (await owner.parts.storage.entry(b"film")).versions[-1]
+        assert version.content is not None
+        shares = [share for part in version.content.parts for share in part.stripe.shares]
+        await asyncio.sleep(10)
+        await world.crash("peer1")
+        for name in holders[:3]:
+            await world.crash(name)
+
+        def unmended() -> str:
+            left = [held(world[name], owner) for name in [*holders[3:], *spare]]
+            missing = [share for share in shares if not any(share in kept for kept in left)]
+            return f"{len(missing)} of {len(shares)} shares are nowhere" if missing else ""
+
+        await world.until(unmended, within_s=PATIENCE_S)
+        for name in holders[3:]:
+            await world.crash(name)
+        await world.start("peer1")
+        await world.until(lambda: world.missing_link(), within_s=PATIENCE_S)
+
+        assert await get(owner, "film") == data
+
+    play(story)
+
+
+def test_a_holder_that_deletes_and_claims_to_hold_is_caught_in_one_round_and_made_up_for(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(7)
+        owner, liar, data = world["peer1"], world["peer2"], content(8, 900_000)
+        put_on = rule(world, keep="2of4")
+        while world["peer2"].peer not in await put(owner, "film", data, put_on):
+            pass
+        kept = held(liar, owner)
+        sizes = {share: len(chunk) for share, chunk in kept.items()}
+        kept.clear()
+        claim_to_hold(liar, sizes)
+
+        report = await owner.parts.storage.tend()
+        assert report.caught == ["peer2: does not have what it says that it holds"]
+        assert report.rebuilt and not report.short and not report.unreadable
+        assert owner.parts.storage.standing(liar.peer).weight < 0.5
+        again = await owner.parts.storage.tend()
+        assert not again.rebuilt
+        for name in ("peer3", "peer4"):
+            await world.crash(name)
+        assert await get(owner, "film") == data
+
+    play(story)
+
+
+def claim_to_hold(machine: Machine, sizes: dict[bytes, int]) -> None:
+    """Its disk says that it has what it has not."""
+    store = machine.parts.ports.chunks
+
+    async def lies(owner: bytes, keys: Sequence[bytes]) -> list[int | None]:
+        return [sizes.get(key) for key in keys]
+
+    store.sizes = lies  # type: ignore[method-assign]
+
+
+def test_a_rotten_share_is_found_and_replaced_and_a_short_absence_is_waited_for(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(8)
+        owner, data = world["peer1"], content(9, 500_000)
+        took = await put(owner, "film", data, rule(world, keep="2of6"))
+        first, second = (world.machine_of(peer) for peer in sorted(took)[:2])
+        await world.crash(second.name)
+        await asyncio.sleep(60)
+
+        report = await owner.parts.storage.tend()
+        assert not report.rebuilt and set(report.short.values()) == {5}, "it may come back"
+        for share, kept in list(held(first, owner).items()):
+            for byte in range(0, len(kept), LEAF_BYTES):
+                first.chunks.rot(bytes.fromhex(owner.twin), share, byte)
+        again = await owner.parts.storage.tend()
+        assert again.rebuilt and not again.caught, "a disk that says what it has lost is no liar's"
+        assert await get(owner, "film") == data
+
+    play(story)
