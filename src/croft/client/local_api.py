@@ -214,6 +214,10 @@ class LocalApi:
         """Has holders drop what no stored file needs."""
         return self._ask("POST", "/v1/storage/collections", schema.FilesRemoved, timeout_s=STORAGE_TIMEOUT_S)
 
+    def recover_files(self) -> schema.Recovered:
+        """Takes in what peers hold for this twin, on a machine that is new."""
+        return self._ask("POST", "/v1/storage/recoveries", schema.Recovered, timeout_s=STORAGE_TIMEOUT_S)
+
     def storage(self) -> schema.StorageState:
         """How the stored files stand."""
         return self._ask("GET", "/v1/storage", schema.StorageState, timeout_s=STORAGE_TIMEOUT_S)

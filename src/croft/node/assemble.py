@@ -30,6 +30,7 @@ from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
 from croft.node.offering import Offering
+from croft.node.recovery import Recovery
 from croft.node.relaying import Relaying
 from croft.node.storing import StorageNetwork
 from croft.node.supervisor import supervise
@@ -139,6 +140,7 @@ class Parts:
     lan: LanPresence
     holder: Holder
     storage: Storage
+    recovery: Recovery
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -221,10 +223,9 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     devices = Devices(overlay, plan.twin_key, ports.clock)
+    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay)
     parts = Parts(
-        plan,
-        ports,
-        health,
+        *(plan, ports, health),
         overlay,
         admissions,
         leases,
@@ -235,7 +236,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         jobs,
         tunnel_host,
         Tunnels(overlay, ports.local),
-        AddressBook(plan.contacts, ports.database, ports.clock, overlay),
+        address_book,
         devices,
         shaping,
         paths,
@@ -243,7 +244,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        _storage(plan, ports, overlay, offering),
+        *_storage(plan, ports, overlay, offering, address_book),
     )
     _answer_others(parts)
     return parts
@@ -276,12 +277,14 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder
 
 
-def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> Storage:
-    """What the owner of this peer stores at others."""
+def _storage(
+    plan: Plan, ports: Ports, overlay: Overlay, offering: Offering, address_book: AddressBook
+) -> tuple[Storage, Recovery]:
+    """What the owner of this peer stores at others, and brings back from there."""
     network = StorageNetwork(overlay, offering.offered_here)
     secret = derive(plan.root, "root") if plan.root is not None else None
     own = plan.own
-    return Storage(
+    storage = Storage(
         Owner(own.twin, own.peer, own.device, own.certificate, secret),
         network,
         network.places,
@@ -290,6 +293,7 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
         ports.entropy,
         ports.offload,
     )
+    return storage, Recovery(overlay, address_book, storage, ports.clock)
 
 
 def _answer_others(parts: Parts) -> None:

@@ -230,6 +230,10 @@ class StorageDesk:
         freed = await self._storage.collect() if wanted.is_final else 0
         return schema.FilesRemoved(files=len(entries), freed_bytes=freed)
 
+    async def recover(self) -> schema.Recovered:
+        """Takes in what peers hold for this twin."""
+        return await self._parts.recovery.recover()
+
     async def collect(self) -> schema.FilesRemoved:
         """Has holders drop what no file needs."""
         return schema.FilesRemoved(files=0, freed_bytes=await self._storage.collect())
