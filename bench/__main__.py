@@ -33,6 +33,7 @@ TO_REACH = {
     "array of 100 MB as result s": "≤ 0.8 s",
     "array of 100 MB to ten tasks s": "≤ 1.1 × one",
     "a worker killed midway, extra time": "≤ 0.1",
+    "wheels in the cache: built, s": "≤ 0.3 s",
     "`croft up` to ready s": "≤ 1.5 s",
     "`croft status` s": "≤ 0.2 s",
     "join to first result s": "≤ 10 s",
@@ -143,6 +144,7 @@ def main() -> None:
     tunnel = run("bench.tunnel", "--rounds", rounds)
     overlay = run("bench.overlay")
     splits = makespan()
+    environments = run("bench.environments", "--rounds", rounds)
     paths = run("bench.paths", "--rounds", rounds)
     chunks = run("bench.chunks", "--rounds", rounds)
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
@@ -180,6 +182,11 @@ work in vain.
 `python -m bench.daemon`.
 
 {daemon_text(daemon)}
+## Environments
+
+`python -m bench.environments`: what an environment of 100 modules adds to the first result in a new box.
+
+{daemon_text(environments)}
 ## Transport
 
 `python -m bench.transport`: two processes, loopback. A ratio above 1 means that Croft is faster than TCP with TLS; iroh

@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 
+from croft.compute.environment import Environment, Wheel
 from croft.compute.journal_messages import (
     Claim,
     EndJob,
@@ -30,7 +31,8 @@ from croft.compute.journal_messages import (
 from croft.wire.codec import Message, decode, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "journal.json"
-SPEC = JobSpec("film", "3.11", ["aa"], ["bb"], 1 << 30, 60.0, ["camera"], "vote:3", ["gpu"], 2, 4, -5)
+ENVIRONMENT = Environment("3.11", [Wheel("tiny-1.0-py3-none-any.whl", 9, bytes(32))])
+SPEC = JobSpec("film", "3.11", ["aa"], ["bb"], 1 << 30, 60.0, ["camera"], "vote:3", ["gpu"], 2, 4, -5, ENVIRONMENT)
 MESSAGES: dict[str, Message] = {
     "spec": SPEC,
     "may hold": MayHold("film"),

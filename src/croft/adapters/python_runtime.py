@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 SYSTEM_PREFIX = "/usr"
@@ -14,6 +15,19 @@ def worker_argv(slots: int = 1) -> tuple[str, ...]:
     """The command line of a worker that runs `slots` chunks at once; `{fd}` stands for its socket."""
     worker = Path(__file__).parent.parent / "compute" / "worker.py"
     return (sys.executable, "-sEP", str(worker), "{fd}", str(slots))
+
+
+def builder_argv(bytes_max: int, files_max: int, wheels: Sequence[str]) -> tuple[str, ...]:
+    """The command line of a builder of environments; see `croft.compute.environment_builder`."""
+    builder = Path(__file__).parent.parent / "compute" / "environment_builder.py"
+    return (sys.executable, "-sEP", str(builder), "{fd}", str(bytes_max), str(files_max), *wheels)
+
+
+def wheel_tags() -> list[str]:
+    """What wheels for this interpreter on this machine are marked with, best first."""
+    from packaging.tags import sys_tags  # takes a while, and few peers ever need it
+
+    return [str(tag) for tag in sys_tags()]
 
 
 def runtime_paths() -> tuple[str, ...]:

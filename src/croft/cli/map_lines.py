@@ -19,6 +19,8 @@ import click
 from croft.cli.output import say, show_error
 from croft.cli.work import CROFT_FAILED, exit_code, name_there, output_file, peer_ids
 from croft.client.command import CommandEvents, run_command
+from croft.client.environments_asked import environment_of
+from croft.compute.environment import Environment
 from croft.control.home import Home
 from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
@@ -96,6 +98,13 @@ def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
 @click.option("--mem", "memory", default="0", help="Memory per line, such as 2G.")
 @click.option("--time", "time_limit", default="0", help="Kill a line after so long.")
 @click.option("--priority", default=0, help="What of your own work goes first where room is short; higher does.")
+@click.option(
+    "--with",
+    "sources",
+    multiple=True,
+    metavar="ENV",
+    help="Python packages to bring: a lock file, a project's folder, wheels, or a name of what is installed here.",
+)
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def map_lines(
     jobs_max: int,
@@ -111,6 +120,7 @@ def map_lines(
     memory: str,
     time_limit: str,
     priority: int,
+    sources: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
     """Run a command for each item, each on some peer, with its file.
@@ -133,7 +143,10 @@ def map_lines(
     if jobs_max < 1:
         raise Usage("-j must be at least 1", remedy="Leave it out to let the peers decide.")
     finished = _finished(Path(joblog)) if resume and joblog else set()
-    limits = _Limits(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit), priority)
+    packages = environment_of(Home.find(), sources)
+    limits = _Limits(
+        *(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit)), priority, packages
+    )
 
     async def lines() -> AsyncIterator[_Line]:
         number = 0
@@ -155,6 +168,7 @@ class _Limits:
     memory_bytes: int
     time_s: float
     priority: int
+    packages: Environment | None
 
 
 async def _items(given: Sequence[str] | None) -> AsyncIterator[str]:
@@ -261,6 +275,7 @@ class _MapRun:
             0,
             limits.time_s,
             priority=limits.priority,
+            packages=limits.packages,
         )
         started = time.monotonic()
         try:

@@ -52,7 +52,14 @@ SIGNAL_EXIT_BASE = 128
 @click.option("--time", "time_limit", default="0", help="Kill it after so long, such as 10m.")
 @click.option("--wait", "wait", default="", metavar="TIME", help="Wait at most so long for room; 0: not at all.")
 @click.option("--priority", default=0, help="What of your own work goes first where room is short; higher does.")
-@click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
+@click.option("--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable for the command.")
+@click.option(
+    "--with",
+    "sources",
+    multiple=True,
+    metavar="ENV",
+    help="Python packages to bring: a lock file, a project's folder, wheels, or a name of what is installed here.",
+)
 @click.option("-I", "--stdin", "with_stdin", is_flag=True, help="The command reads what is piped into this one.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -69,7 +76,8 @@ def run(
     time_limit: str,
     wait: str,
     priority: int,
-    environment: tuple[str, ...],
+    variables: tuple[str, ...],
+    sources: tuple[str, ...],
     with_stdin: bool,
     verbose: bool,
     command: tuple[str, ...],
@@ -81,13 +89,16 @@ def run(
     croft run -i data.csv -o sums.csv -- sh -c 'sort data.csv > sums.csv'
     journalctl | croft run -I -- sort -u
     croft run --stored film.mkv -- sha256sum film.mkv
+    croft run --with numpy -i sums.py -- python sums.py
 
     The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
     """
+    from croft.client.environments_asked import environment_of
+
     try:
         opening = OpenCommandJob(
             argv=list(command),
-            environment=dict(_variable(text) for text in environment),
+            environment=dict(_variable(text) for text in variables),
             inputs=input_files(inputs),
             outputs=[output_file(text) for text in outputs],
             only=peer_ids(on),
@@ -100,6 +111,7 @@ def run(
             stored=[stored_input(text) for text in stored],
             wait_s=duration_s(wait) if wait else math.inf,
             priority=priority,
+            packages=environment_of(Home.find(), sources),
         )
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:
             if piped is not None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from croft.client.environments_asked import environment_of
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
 from croft.client.stored_files import AsyncStoredFiles, StoredFiles
-from croft.client.task import How, Wants, plain, wants_of
+from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
 
@@ -25,8 +26,9 @@ R = TypeVar("R")
 class AsyncGrid:
     """The computers of this peer's communities, as one, for asyncio. Made by `connect_async`."""
 
-    def __init__(self, home: Path | None = None) -> None:
+    def __init__(self, home: Path | None = None, environment: Sequence[str] = ()) -> None:
         self._home = Home.find(home)
+        self._environment = tuple(environment)
         self._api = LocalApi(self._home.control_socket)
         self.storage = AsyncStoredFiles(StoredFiles(self._home, self._api))
         self._sessions: set[TaskSession] = set()
@@ -106,14 +108,16 @@ class AsyncGrid:
 
     async def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = await asyncio.gather(self._peer_ids(wants.on), self._peer_ids(wants.avoid))
-        return Options.of(label, on, avoid, wants)
+        sources = wants.environment or self._environment
+        environment = await asyncio.to_thread(environment_of, self._home, sources) if sources else None
+        return Options.of(label, on, avoid, wants, environment)
 
     async def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple([(await asyncio.to_thread(self._api.find_peer, name)).peer for name in names])
 
 
-async def connect_async(home: str | Path | None = None) -> AsyncGrid:
+async def connect_async(home: str | Path | None = None, *, environment: str | Sequence[str] = ()) -> AsyncGrid:
     """The asyncio twin of `connect`. Raises Unreachable if the peer is not running."""
-    grid = AsyncGrid(Path(home) if home is not None else None)
+    grid = AsyncGrid(Path(home) if home is not None else None, names_of(environment))
     await grid.status()
     return grid

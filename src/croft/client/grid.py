@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
@@ -43,8 +44,9 @@ class Grid:
     Every method may be called from any thread. Use as a context manager, or call `close`.
     """
 
-    def __init__(self, home: Path | None = None) -> None:
+    def __init__(self, home: Path | None = None, environment: Sequence[str] = ()) -> None:
         self._home = Home.find(home)
+        self._environment = tuple(environment)
         self.api = LocalApi(self._home.control_socket)
         self.storage = StoredFiles(self._home, self.api)
         self._loop = asyncio.new_event_loop()
@@ -242,7 +244,7 @@ class Grid:
 
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
-        return Options.of(label, on, avoid, wants)
+        return Options.of(label, on, avoid, wants, environment_of(self._home, wants.environment or self._environment))
 
     def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.api.find_peer(name).peer for name in names)
@@ -386,13 +388,14 @@ def _name(function: object) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
-def connect(home: str | Path | None = None) -> Grid:
+def connect(home: str | Path | None = None, *, environment: str | Sequence[str] = ()) -> Grid:
     """Connects to this machine's peer. Raises Unreachable if it is not running.
 
     Args:
         home: the peer's home; by default as `croft` finds it (`CROFT_HOME`, else the user's data folder).
+        environment: what every function imports from that names nothing else; see `croft.client.task.How`.
     """
-    grid = Grid(Path(home) if home is not None else None)
+    grid = Grid(Path(home) if home is not None else None, names_of(environment))
     try:
         grid.status()
     except BaseException:

@@ -32,6 +32,7 @@ class How(TypedDict, total=False):
         cpus: how many processors one task keeps busy, for programs that use several; 1 if it is left out.
         retries: how often a task that raised, died or took too long is run again before that counts.
         priority: what of your own work goes first where it meets: higher does. It means nothing to the work of others.
+        environment: what it imports from: lock files, folders of projects, wheels, or names of what is installed here.
     """
 
     on: Sequence[str]
@@ -44,6 +45,7 @@ class How(TypedDict, total=False):
     retries: int
     cpus: int
     priority: int
+    environment: str | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Wants:
 
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
-        needs: devices. labels: words of peers. retries, cpus: of one task. priority: among one's own jobs.
+        needs: devices. labels: words of peers. retries, cpus: of one task. priority: among one's own jobs. environment:
+            where what it imports comes from.
     """
 
     on: tuple[str, ...] = ()
@@ -65,6 +68,7 @@ class Wants:
     retries: int = 0
     cpus: int = 1
     priority: int = 0
+    environment: tuple[str, ...] = ()
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -81,6 +85,7 @@ class Wants:
             _retries(how.get("retries", own.retries)),
             _cpus(how.get("cpus", own.cpus)),
             _priority(how.get("priority", own.priority)),
+            names_of(how.get("environment", ())) or own.environment,
         )
 
 

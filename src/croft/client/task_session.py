@@ -16,6 +16,7 @@ from croft.client.dependencies import DependencyFailed, Unfinished
 from croft.client.local_api import not_running
 from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
 from croft.client.task import Wants
+from croft.compute.environment import Environment
 from croft.compute.worker_messages import PART_BYTES, BufferPart, DropBuffer
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -74,9 +75,17 @@ class Options:
     retries: int = 0
     cpus: int = 1
     priority: int = 0
+    environment: Environment | None = None
 
     @classmethod
-    def of(cls, label: str, on: tuple[str, ...], avoid: tuple[str, ...], wants: Wants) -> Self:
+    def of(
+        cls,
+        label: str,
+        on: tuple[str, ...],
+        avoid: tuple[str, ...],
+        wants: Wants,
+        environment: Environment | None = None,
+    ) -> Self:
         """What is wanted of a function, with the peers that it names looked up."""
         return cls(
             label,
@@ -90,6 +99,7 @@ class Options:
             wants.retries,
             wants.cpus,
             wants.priority,
+            environment,
         )
 
     def opening(self) -> OpenTaskJob:
@@ -107,6 +117,7 @@ class Options:
             retries=self.retries,
             cpus=self.cpus,
             priority=self.priority,
+            environment=self.environment,
         )
 
 

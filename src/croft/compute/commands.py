@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from croft.compute.circles import Tell
+from croft.compute.environment import Environment
+from croft.compute.job_sessions import check_prepared
 from croft.compute.jobs import Peers
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
-from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened, PutStored
+from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened, Preparing, PutStored
 from croft.compute.worker_messages import (
     FILE_DEPTH_MAX,
     FILE_PART_BYTES,
@@ -58,7 +60,7 @@ LEASE_SPARE_S = 30.0
 """A lease outlasts its command by this much: files are put before it and fetched after it."""
 STEP = "command"
 
-FromLender = Opened | Declined | FromWorker
+FromLender = Opened | Declined | Preparing | FromWorker
 OnOutput = Callable[[int, bytes], Awaitable[None]]
 
 
@@ -84,7 +86,8 @@ class CommandSpec:
     `circle`, `member`: it may have streams with others of that circle, in which it is called so; "" for none.
 
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
-    wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's.
+    wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's. `packages`:
+    what Python finds there besides.
     """
 
     argv: tuple[str, ...]
@@ -102,6 +105,7 @@ class CommandSpec:
     circle: str = ""
     member: str = ""
     stored: tuple[StoredInput, ...] = ()
+    packages: Environment | None = None
 
 
 Placed = Callable[[PeerId, Tell], AbstractContextManager[None]]
@@ -201,13 +205,16 @@ class CommandJob:
                     spec.priority,
                     spec.circle,
                     spec.member,
+                    spec.packages,
                 )
                 messages.post(asked)
-                opened = await _receive(messages)
+                while isinstance(opened := await _receive(messages), Preparing):
+                    pass
                 if not isinstance(opened, Opened):
                     raise PeerMisbehaved("no answer to the opening", step=STEP)
                 if spec.circle and not opened.has_streams:
                     raise Refused("it is older than circles", remedy="Upgrade that peer.")
+                check_prepared(spec.packages, opened)
                 self.peer = candidate.peer
                 with self._placed(candidate.peer, messages.post):
                     await self._put_inputs(messages)
@@ -367,7 +374,7 @@ async def _get_output(messages: MessageStream, name: str, destination: Path) -> 
                     return ""
                 case FileFailed(path, reason):
                     return f"{path}: {reason}"
-                case Opened() | Declined():
+                case Opened() | Declined() | Preparing():
                     raise PeerMisbehaved("an answer to an opening while files were fetched", step=STEP)
                 case _:
                     raise PeerMisbehaved(f"{type(message).__name__} while files were fetched", step=STEP)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -25,6 +25,7 @@ from croft.compute.journal_messages import (
     Holding,
     HoldJob,
     JobOver,
+    JobSpec,
     MayHold,
     ReadJob,
 )
@@ -94,6 +95,8 @@ class Delegations:
         self._check = check
         self._held: dict[int, Held] = {}
         self._group: asyncio.TaskGroup | None = None
+        self.before_holding: Callable[[JobSpec, PeerId], Awaitable[None]] = _nothing_before
+        """Fetches from its submitter what else a job needs, before it is held here. Raises Refused."""
         jobs.before_resuming = self._reunite
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -319,6 +322,7 @@ class Delegations:
             if consumer.peer != opening.submitter or consumer.twin != opening.twin:
                 raise Refused("only its submitter brings a job here", remedy="Wait until the submitter is back.")
             self.may_hold(consumer.twin)
+            await self.before_holding(opening.spec, consumer.peer)
             entry = await self._jobs.journal.adopt(
                 JobId(opening.job),
                 opening.spec,
@@ -345,6 +349,10 @@ class Delegations:
             await send_outcomes(messages, outcomes)
         await messages.send(JobOver(entry.state))
         await messages.flush()
+
+
+async def _nothing_before(spec: JobSpec, submitter: PeerId) -> None:
+    pass
 
 
 def _is_sound(opening: HoldJob) -> bool:

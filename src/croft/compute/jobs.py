@@ -9,23 +9,25 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from blake3 import blake3
 
 from croft.compute import job as core
 from croft.compute import verification
+from croft.compute.environment import Environment
+from croft.compute.environments import SOURCES_MAX
+from croft.compute.job_sessions import Buffer, Session, check_prepared
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
-from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Reply
+from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Preparing, Reply
 from croft.compute.worker_messages import (
     PART_BYTES,
     RESULT_BYTES_MAX,
     CancelChunk,
     ChunkDone,
     ChunkResults,
-    DropBuffer,
     FromWorker,
     FunctionFailed,
     LoadFunction,
@@ -48,6 +50,8 @@ FromSession = FromWorker | Declined
 
 LOOK_AGAIN_S = 0.25
 OPENING_TIMEOUT_S = 30.0
+LEAVE_S_MAX = 0.5
+LEAVE_READ_BYTES = 1 << 20
 
 
 class Peers(Protocol):
@@ -85,6 +89,7 @@ class TaskJob:
         is_patient: bool = False,
         verdicts: verification.Verification | None = None,
         standing: verification.Standing | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.id = job
         self.done_by: dict[PeerId, int] = {}
@@ -96,6 +101,7 @@ class TaskJob:
         self._on_outcomes = on_outcomes
         self._memory_bytes = memory_bytes
         self._task_s_max = task_s_max
+        self._environment = environment
         self._is_patient = is_patient
         self._verification = verdicts
         self._calls: dict[int, _Call] = {}
@@ -111,12 +117,12 @@ class TaskJob:
         self._bag = core.Bag(retries)
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}
-        self._buffers: dict[bytes, _Buffer] = {}
+        self._buffers: dict[bytes, Buffer] = {}
         self._needs: dict[int, list[bytes]] = {}
         """Tasks that refer to buffers, and to which."""
         self._parts: dict[tuple[PeerId, int], list[bytes]] = {}
         """What has come of large results, by who computes them and the task."""
-        self._sessions: dict[PeerId, _Session | None] = {}
+        self._sessions: dict[PeerId, Session | None] = {}
         self._wanted = asyncio.Event()
         self._nobody_since: float | None = None
         self._names: dict[PeerId, str] = {}
@@ -142,7 +148,7 @@ class TaskJob:
 
         Raises PeerMisbehaved if it does not continue the buffer.
         """
-        buffer = self._buffers.setdefault(digest, _Buffer(size))
+        buffer = self._buffers.setdefault(digest, Buffer(size))
         if offset != buffer.filled or size != buffer.size or offset > size:
             raise PeerMisbehaved("a part of a buffer that does not continue it", step="local work")
         buffer.parts.append(payload)
@@ -293,7 +299,7 @@ class TaskJob:
                 opened = await self._open(messages)
                 self._lenders.accepted(peer)
                 slots = max(1, opened.slots // self._wish.cpus)
-                self._sessions[peer] = _Session(messages, opened, slots, stream.abort)
+                self._sessions[peer] = Session(messages, opened, slots, stream.abort)
                 ready = core.LenderReady(peer, slots, opened.buffer_bytes_max, candidate.owner)
                 self._perform(self._bag.handle(ready))
                 while (payload := await messages.receive()) is not None:
@@ -312,6 +318,10 @@ class TaskJob:
         except PeerMisbehaved as fault:
             log.warning("peer %s (%s) broke the protocol: %s", candidate.name, peer[:10], fault)
             self._lenders.refused(candidate, f"broke the protocol: {fault}", loop.time())
+        except asyncio.CancelledError:
+            if stream is not None:
+                await _take_leave(stream)
+            raise
         finally:
             if stream is not None:
                 stream.abort()
@@ -322,31 +332,38 @@ class TaskJob:
 
     async def _open(self, messages: MessageStream) -> Opened:
         wish = self._wish
-        messages.post(
-            OpenTasks(
-                wish.python,
-                self._memory_bytes,
-                self.id,
-                needs=wish.needs,
-                cpus_per_task=wish.cpus,
-                priority=wish.priority,
-            )
+        # Those that work already have the wheels: they need not all come from here.
+        sources = [peer for peer, session in self._sessions.items() if session] if self._environment else []
+        asked = OpenTasks(
+            wish.python,
+            self._memory_bytes,
+            self.id,
+            needs=wish.needs,
+            cpus_per_task=wish.cpus,
+            priority=wish.priority,
+            environment=self._environment,
+            sources=sources[:SOURCES_MAX],
         )
-        try:
-            async with asyncio.timeout(OPENING_TIMEOUT_S):
-                payload = await messages.receive()
-        except TimeoutError:
-            raise ConnectionLost("no answer to the opening") from None
-        if payload is None:
-            raise ConnectionLost("closed during the opening")
-        reply: Reply = decode_union(payload, Reply, step="opening of tasks")
-        match reply:
-            case Opened():
-                return reply
-            case Declined(code, message, remedy):
-                raise by_code(code, message, remedy)
-            case _:
-                assert_never(reply)
+        messages.post(asked)
+        while True:
+            try:
+                async with asyncio.timeout(OPENING_TIMEOUT_S):
+                    payload = await messages.receive()
+            except TimeoutError:
+                raise ConnectionLost("no answer to the opening") from None
+            if payload is None:
+                raise ConnectionLost("closed during the opening")
+            reply: Reply = decode_union(payload, Reply, step="opening of tasks")
+            match reply:
+                case Opened():
+                    check_prepared(self._environment, reply)
+                    return reply
+                case Declined(code, message, remedy):
+                    raise by_code(code, message, remedy)
+                case Preparing():
+                    pass
+                case _:
+                    assert_never(reply)
 
     def _take(self, peer: PeerId, payload: bytes) -> None:
         message: FromSession = decode_union(payload, FromSession, step="task results")
@@ -500,6 +517,15 @@ class TaskJob:
             self._forget_parts(lambda _, task: task in recorded)
 
 
+async def _take_leave(stream: Stream) -> None:
+    """Ends a session in order: the lender need not keep its lease for a peer that was lost."""
+    with contextlib.suppress(ConnectionLost, TimeoutError):
+        async with asyncio.timeout(LEAVE_S_MAX):
+            await stream.finish()
+            while await stream.read(LEAVE_READ_BYTES):
+                pass
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     """A task whose result is to be verified: what its copies are."""
@@ -534,65 +560,3 @@ def _digest(status: int, payload: bytes, parts: Sequence[bytes]) -> bytes:
     for part in (*parts, payload):
         hasher.update(part)
     return hasher.digest()
-
-
-@dataclass(slots=True)
-class _Buffer:
-    """A buffer of arguments as the messages that bring it to a lender."""
-
-    size: int
-    filled: int = 0
-    parts: list[bytes] = field(default_factory=list)
-    is_used: bool = False
-
-    def first_use(self) -> int:
-        """Its size at the first call, 0 later."""
-        size, self.is_used = 0 if self.is_used else self.size, True
-        return size
-
-
-class _Session:
-    """A lender's open stream. `end` breaks it off."""
-
-    __slots__ = ("buffer_bytes_max", "buffers", "chunk_buffers", "end", "functions", "messages", "slots")
-
-    def __init__(self, messages: MessageStream, opened: Opened, slots: int, end: Callable[[], None]) -> None:
-        self.messages = messages
-        self.end = end
-        self.slots = slots
-        self.functions = set(opened.functions)
-        self.buffer_bytes_max = opened.buffer_bytes_max
-        self.buffers: dict[bytes, int] = {}
-        """What the lender has, and how large it is."""
-        self.chunk_buffers: dict[int, set[bytes]] = {}
-
-    def bring(self, chunk: int, needs: Sequence[list[bytes]], buffers: Mapping[bytes, _Buffer]) -> str:
-        """Sends what the lender lacks for a chunk; for want of room, drops first what nothing there uses.
-
-        Returns why not, if the lender could never hold it.
-        """
-        wanted = {digest for digests in needs for digest in digests}
-        size = sum(buffers[digest].size for digest in wanted)
-        if size > self.buffer_bytes_max:
-            return f"its arguments take {size:,} bytes, its box has room for {self.buffer_bytes_max:,}"
-        self.chunk_buffers[chunk] = wanted
-        missing = [digest for digest in wanted if digest not in self.buffers]
-        used = set().union(*self.chunk_buffers.values())
-        room = self.buffer_bytes_max - sum(self.buffers.values()) - sum(buffers[digest].size for digest in missing)
-        for digest in [digest for digest in self.buffers if digest not in used]:
-            if room >= 0:
-                break
-            room += self.buffers[digest]
-            self.drop([digest])
-        for digest in missing:
-            self.buffers[digest] = buffers[digest].size
-            for payload in buffers[digest].parts:
-                self.messages.post_encoded(payload)
-        return ""
-
-    def drop(self, digests: Iterable[bytes]) -> None:
-        """Says that the lender need not keep these."""
-        for digest in digests:
-            if self.buffers.pop(digest, None) is not None:
-                with contextlib.suppress(ConnectionLost):
-                    self.messages.post(DropBuffer(digest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from croft.compute.environment import Environment
 from croft.compute.messages import Declined
 from croft.wire.codec import Message
 
@@ -24,6 +25,7 @@ class JobSpec(Message, frozen=True):
     retries: int = 0
     cpus: int = 1
     priority: int = 0
+    environment: Environment | None = None
 
 
 # --- between the holders of a job: `journal/1` streams ---------------------------------------------------------------

@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
-from croft.compute.boxes import START_TIMEOUT_S, BoxPool, TaskBox, usage_of
+from croft.compute.boxes import BoxPool, TaskBox, usage_of
 from croft.compute.circle import CIRCLE_LENGTH_MAX
 from croft.compute.circle_messages import CircleRoster
 from croft.compute.circles import Circles, Membership, is_member_name
+from croft.compute.environments import Environments
+from croft.compute.lender_streams import await_ready, decline, finish, first_message, said_meanwhile, stopped
 from croft.compute.lending_terms import Consumer, Held, Leases, Offers, Policy
 from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks, PutStored
 from croft.compute.worker_messages import (
@@ -34,12 +36,11 @@ from croft.compute.worker_messages import (
     ListFiles,
     LoadFunction,
     PutFile,
-    Ready,
     RunChunk,
     RunCommand,
     ToWorker,
 )
-from croft.errors import Busy, ConnectionLost, CroftError, Failed, PeerMisbehaved, Refused, TimedOut
+from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused, TimedOut
 from croft.model.amounts import CPU
 from croft.model.ids import PeerId, TwinId
 from croft.model.lease import Lease, Request, Stage, Usage
@@ -48,12 +49,10 @@ from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
     from croft.compute.live_boxes import LiveBoxes
-    from croft.ports import Box, BoxSpec, Stream
+    from croft.ports import Box, BoxSpec, BoxUsage, Stream
 
 log = logging.getLogger(__name__)
 
-OPENING_TIMEOUT_S = 10.0
-LINGER_S = 5.0
 WAIT_S_MAX = 86_400.0
 JOB_LENGTH_MAX = 64
 NEEDS_MAX = 8
@@ -76,6 +75,7 @@ class _Session:
     """From which its slots come."""
     slots: int
     slots_per_task: int = 1
+    environment: bytes = b""
     chunks: dict[int, RunChunk] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)
     buffers: set[bytes] = field(default_factory=set)
@@ -96,7 +96,14 @@ class Lender:
     """The lending side of compute. Nothing runs here but under a lease; `lend` says under which offers."""
 
     def __init__(
-        self, live: LiveBoxes, policy: Policy, offers: Offers, leases: Leases, circles: Circles, held: Held
+        self,
+        live: LiveBoxes,
+        policy: Policy,
+        offers: Offers,
+        leases: Leases,
+        circles: Circles,
+        held: Held,
+        environments: Environments,
     ) -> None:
         self._live = live
         self._policy = policy
@@ -104,6 +111,7 @@ class Lender:
         self._leases = leases
         self._circles = circles
         self._held = held
+        self._environments = environments
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
         self._pool = BoxPool(live)
@@ -181,10 +189,10 @@ class Lender:
         """Serves one `tasks/1` stream until its consumer closes it."""
         async with MessageStream(stream, step="tasks") as messages:
             try:
-                opening = decode(await _first(messages), OpenTasks, step="opening of tasks")
+                opening = decode(await first_message(messages), OpenTasks, step="opening of tasks")
                 session = await self._let_in(consumer, opening, messages)
             except CroftError as error:
-                await _decline(messages, stream, error)
+                await decline(messages, stream, error)
                 return
             number = next(self._numbers)
             self._sessions[number] = session
@@ -201,14 +209,14 @@ class Lender:
                     listening.result()
                     return
                 # The consumer is told by the end of the session, and may ask again, here or elsewhere.
-                await _stopped(listening)
+                await stopped(listening)
                 if opening.job and (death := box.box.usage().death):
                     messages.post(Declined("task_died", f"the box ended: {death}", ""))
-                await _finish(messages, stream)
+                await finish(messages, stream)
             finally:
-                await _stopped(listening)
-                await _stopped(ended)
-                await _stopped(over)
+                await stopped(listening)
+                await stopped(ended)
+                await stopped(over)
                 del self._sessions[number]
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
@@ -222,7 +230,9 @@ class Lender:
 
     async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
         functions = list(self._pool.functions(consumer.twin))
-        session.messages.post(Opened(session.slots, functions, session.box.buffer_bytes_max))
+        session.messages.post(
+            Opened(session.slots, functions, session.box.buffer_bytes_max, environment=session.environment)
+        )
         while (payload := await session.messages.receive()) is not None:
             message: ToWorker = decode_union(payload, ToWorker, step="tasks")
             if isinstance(message, BufferPart):
@@ -242,27 +252,38 @@ class Lender:
                 f"this peer runs Python {self._policy.python()}, the job is made by Python {opening.python}",
                 remedy="Functions travel only between equal minor versions; use peers with the same Python.",
             )
+        self._environments.check(opening.environment)
+        environment = b"" if opening.environment is None else opening.environment.digest
         wants = self._policy.task_wants(opening, self._leases.most(offers), self._leases.room(offers))
         # What takes turns shares the twin's one warm box; what is reserved is the job's own.
         is_shared = wants[CPU] == 0 and not opening.needs
         owner = consumer.twin if is_shared else f"{consumer.peer}/{opening.job or next(self._numbers)}"
-        key = f"{owner}/tasks/{opening.memory_bytes}"
+        key = f"{owner}/tasks/{opening.memory_bytes}" + (f"/{environment.hex()}" if environment else "")
         request = Request(key, consumer.peer, consumer.twin, "tasks", opening.job, offers, wants)
         lease = await self._leases.take(request)
         try:
             offer = lease.offer_of(CPU) or self._offer_with_slots(offers)
             slots = lease.amounts[CPU] or min(self._admission.slots, self._lent.get(offer, 0))
             devices = self._offers.places(lease)
-            box = await self._pool.acquire(
-                lease.number,
-                consumer.twin,
-                lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots), devices),
-            )
+            async with (
+                said_meanwhile(messages, opening.environment is not None),
+                self._environments.ready(opening.environment, consumer, opening.sources, self._meter(lease)) as place,
+            ):
+                box = await self._pool.acquire(
+                    lease.number,
+                    consumer.twin,
+                    lambda: self._policy.task_box(consumer.twin, lease.amounts, max(1, slots), devices, place),
+                )
             self._check(consumer)  # again: others were let in while the box started
         except BaseException as error:
             self._leave(lease, Stage.WARM if isinstance(error, Busy) else Stage.ENDING)
             raise
-        return _Session(messages, lease, box, offer, slots, max(1, min(opening.cpus_per_task, CPUS_MAX)))
+        per_task = max(1, min(opening.cpus_per_task, CPUS_MAX))
+        return _Session(messages, lease, box, offer, slots, per_task, environment)
+
+    def _meter(self, lease: Lease) -> Callable[[BoxUsage], None]:
+        """Counts what a box uses that serves a lease beside the lease's own."""
+        return lambda used: self._leases.used(lease, usage_of(used))
 
     def _offer_with_slots(self, offers: Sequence[str]) -> str:
         offer = max(offers, key=lambda offer: self._lent.get(offer, 0))
@@ -335,10 +356,10 @@ class Lender:
         """Serves one `command/1` stream: a lease, a box with a folder, and the consumer's messages to it."""
         async with MessageStream(stream, step="command") as messages:
             try:
-                opening = decode(await _first(messages), OpenCommand, step="opening of a command")
+                opening = decode(await first_message(messages), OpenCommand, step="opening of a command")
                 request = self._command_request(consumer, opening)
             except CroftError as error:
-                await _decline(messages, stream, error)
+                await decline(messages, stream, error)
                 return
             # A consumer that goes away while it waits in line ends its stream: watch for both.
             self._command_keys.add(request.key)
@@ -349,11 +370,11 @@ class Lender:
                 if not taking.done():
                     await hung_up
                     return
-                await self._serve_leased(consumer.peer, opening, taking.result(), messages, stream, hung_up)
+                await self._serve_leased(consumer, opening, taking.result(), messages, stream, hung_up)
             except CroftError as error:
-                await _decline(messages, stream, error)
+                await decline(messages, stream, error)
             finally:
-                await _stopped(taking)
+                await stopped(taking)
                 hung_up.cancel()
                 self._command_keys.discard(request.key)
 
@@ -362,6 +383,7 @@ class Lender:
         _check_words(opening.job, opening.needs)
         if opening.circle and not (len(opening.circle) <= CIRCLE_LENGTH_MAX and is_member_name(opening.member)):
             raise PeerMisbehaved("an impossible member of a circle", step="opening")
+        self._environments.check(opening.environment)
         key = f"{consumer.peer}/{opening.job or next(self._numbers)}/command"
         if key in self._command_keys:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
@@ -373,7 +395,7 @@ class Lender:
 
     async def _serve_leased(
         self,
-        owner: PeerId,
+        consumer: Consumer,
         opening: OpenCommand,
         lease: Lease,
         messages: MessageStream,
@@ -400,7 +422,7 @@ class Lender:
                     raise LEASE_ENDED
                 await hung_up
                 return
-            await self._run_command(owner, opening, command, messages, stream, hung_up)
+            await self._run_command(consumer, opening, command, messages, stream, hung_up)
         finally:
             del self._commands[number]
             used = Usage(received_bytes=messages.received_bytes, sent_bytes=messages.sent_bytes, tasks=1)
@@ -412,7 +434,7 @@ class Lender:
 
     async def _run_command(
         self,
-        owner: PeerId,
+        consumer: Consumer,
         opening: OpenCommand,
         command: _Command,
         messages: MessageStream,
@@ -422,27 +444,33 @@ class Lender:
         spec: BoxSpec | None = None
         try:
             devices = self._offers.places(command.lease)
-            spec = self._policy.command_box(command.lease.amounts, opening.cpus, devices)
-            if opening.circle:
-                spec = replace(spec, argv=(*spec.argv, "{doorway}"), has_doorway=True)
-            box = await self._live.open(spec)
+            lease, owner = command.lease, consumer.peer
+            async with (
+                said_meanwhile(messages, opening.environment is not None),
+                self._environments.ready(opening.environment, consumer, (), self._meter(lease)) as place,
+            ):
+                spec = self._policy.command_box(lease.amounts, opening.cpus, devices, place)
+                if opening.circle:
+                    spec = replace(spec, argv=(*spec.argv, "{doorway}"), has_doorway=True)
+                box = await self._live.open(spec)
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     membership: Membership | None = None
                     if box.doorway is not None:
                         hosted = self._circles.hosted(owner, opening.circle, opening.member, box.doorway)
                         membership = await stack.enter_async_context(hosted)
-                    await self._attend(command, membership, box, messages, stream, first)
+                    await self._attend(opening, command, membership, box, messages, stream, first)
             finally:
                 ended = await box.close()
                 self._live.closed(box)
-                self._leases.used(command.lease, usage_of(ended))
+                self._leases.used(lease, usage_of(ended))
         finally:
             if spec is not None and spec.work_dir is not None:
                 await asyncio.to_thread(self._policy.discard, spec)
 
     async def _attend(
         self,
+        opening: OpenCommand,
         command: _Command,
         membership: Membership | None,
         box: Box,
@@ -451,8 +479,9 @@ class Lender:
         first: asyncio.Task[bytes | None],
     ) -> None:
         async with MessageStream(box, step="box") as worker:
-            await _await_ready(worker)
-            messages.post(Opened(1, [], has_streams=membership is not None, reads_stored=True))
+            await await_ready(worker)
+            environment = b"" if opening.environment is None else opening.environment.digest
+            messages.post(Opened(1, [], has_streams=membership is not None, reads_stored=True, environment=environment))
             down = asyncio.create_task(
                 self._pump_down(command, membership, first, messages, worker), name="command.to_box"
             )
@@ -463,7 +492,7 @@ class Lender:
                 if not down.done():
                     if over.done():
                         messages.post(Declined(LEASE_ENDED.code, LEASE_ENDED.message, LEASE_ENDED.remedy))
-                    await _finish(messages, stream)
+                    await finish(messages, stream)
             finally:
                 for task in (down, up, over):
                     task.cancel()
@@ -529,50 +558,6 @@ def _check_buffers(chunk: RunChunk, session: _Session) -> None:
     for digests in chunk.buffers:
         if len(digests) > BUFFERS_MAX or not session.buffers.issuperset(digests):
             raise PeerMisbehaved(f"chunk {chunk.chunk} refers to what was not sent", step="tasks")
-
-
-async def _first(messages: MessageStream) -> bytes:
-    try:
-        async with asyncio.timeout(OPENING_TIMEOUT_S):
-            payload = await messages.receive()
-    except TimeoutError:
-        raise ConnectionLost("no opening came") from None
-    if payload is None:
-        raise ConnectionLost("closed before the opening")
-    return payload
-
-
-async def _stopped(task: asyncio.Task[object]) -> None:
-    """Cancels a task and waits for its end, whatever that is."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def _decline(messages: MessageStream, stream: Stream, error: CroftError) -> None:
-    messages.post(Declined(error.code, error.message, error.remedy))
-    await _finish(messages, stream)
-
-
-async def _finish(messages: MessageStream, stream: Stream) -> None:
-    """Ends our side of the stream so that the other reads all of it."""
-    await messages.flush()
-    await stream.finish()
-    # Dropping the stream at once would drop the answer too: wait until the consumer has closed its side.
-    with contextlib.suppress(TimeoutError, ConnectionLost):
-        async with asyncio.timeout(LINGER_S):
-            while await messages.receive() is not None:
-                pass
-
-
-async def _await_ready(worker: MessageStream) -> None:
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            payload = await worker.receive()
-        ready: FromWorker | None = None if payload is None else decode_union(payload, FromWorker, step="box")
-    except (TimeoutError, ConnectionLost, PeerMisbehaved) as fault:
-        raise Failed(f"the box did not start: {fault or 'no answer'}", remedy="See the peer's log.") from None
-    if not isinstance(ready, Ready):
-        raise Failed("the box did not start: its worker ended", remedy="See the peer's log.")
 
 
 async def _pump_up(worker: MessageStream, messages: MessageStream, box: Box) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from croft.compute.messages import OpenCommand, OpenTasks
@@ -49,12 +50,25 @@ class Policy(Protocol):
         """The same for the box of one command."""
         ...
 
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str]) -> BoxSpec:
-        """A box in which up to `slots` tasks run at once; `devices` by name, and where each of them is."""
+    def task_box(
+        self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str], environment: str = ""
+    ) -> BoxSpec:
+        """A box in which up to `slots` tasks run at once; `devices` by name, and where each of them is.
+
+        `environment`: a folder of this machine from which its code imports; "" for none.
+        """
         ...
 
-    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str]) -> BoxSpec:
+    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str], environment: str = "") -> BoxSpec:
         """The box of one command, its work folder made. Raises Failed."""
+        ...
+
+    def wheel_tags(self) -> Sequence[str]:
+        """What wheels for the interpreter in the boxes are marked with, best first."""
+        ...
+
+    def build_box(self, wheels: Path, arguments: Sequence[str], bytes_max: int) -> BoxSpec:
+        """A box that unpacks wheels, which are in the folder `wheels`, into its work folder. Raises Failed."""
         ...
 
     def discard(self, spec: BoxSpec) -> None:

@@ -22,6 +22,7 @@ class LiveBoxes:
         self._sandbox = sandbox
         self._cpus_max = cpus_max
         self._boxes: dict[Box, float] = {}
+        self._specs: dict[Box, BoxSpec] = {}
         self._closed_cpu_s = 0.0
         self._turn = asyncio.Lock()
         self.is_held = False
@@ -30,13 +31,19 @@ class LiveBoxes:
         """One more box, to be closed by `close`. Raises Failed."""
         box = await self._sandbox.open(spec)
         self._boxes[box] = spec.cpus
+        self._specs[box] = spec
         await self._settle()
         return box
 
     def closed(self, box: Box) -> None:
         """A box has been closed."""
+        self._specs.pop(box, None)
         if self._boxes.pop(box, None) is not None:
             self._closed_cpu_s += box.usage().cpu_s
+
+    def read_only_paths(self) -> set[str]:
+        """What of this machine the open boxes see."""
+        return {path for spec in self._specs.values() for path in spec.read_only}
 
     def cpu_s(self) -> float:
         """What all boxes have used so far."""

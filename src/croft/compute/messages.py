@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
+from croft.compute.environment import Environment
 from croft.wire.codec import Message
 
 TASKS_PURPOSE = "tasks/1"
@@ -21,6 +22,7 @@ class OpenTasks(Message, frozen=True, tag=30):
     `job` names the asker's job; who says it understands `Declined` at the end of a session too. `cpus`: slots reserved
     for this job; 0: it takes turns with others at what nobody has reserved. `needs`: devices, one of each.
     `cpus_per_task`: slots that one task takes. `priority`: what of the same twin goes first here; higher does.
+    `environment`: what its tasks import from; `sources`: peers that have its wheels, besides the asker.
     """
 
     python: str
@@ -30,13 +32,16 @@ class OpenTasks(Message, frozen=True, tag=30):
     needs: Sequence[str] = ()
     cpus_per_task: int = 1
     priority: int = 0
+    environment: Environment | None = None
+    sources: Sequence[str] = ()
 
 
 class OpenCommand(Message, frozen=True, tag=31):
     """Asks for slots and a folder to run one command, and would wait in line for them for `wait_s`.
 
-    `job` and `needs` as for tasks. `lasts_s`: it ends after so long at the latest; 0: with its work. A lender from
-    before leases knows none of these, and lets whoever asks wait in line. `priority`: before which of the same twin's.
+    `job`, `needs` and `environment` as for tasks. `lasts_s`: it ends after so long at the latest; 0: with its work. A
+    lender from before leases knows none of these, and lets whoever asks wait in line. `priority`: before which of the
+    same twin's.
 
     `circle`, `member`: the command may have streams with others of this circle of its consumer's, in which it is called
     so; "" for none. A lender from before circles gives it none.
@@ -52,6 +57,7 @@ class OpenCommand(Message, frozen=True, tag=31):
     priority: int = 0
     circle: str = ""
     member: str = ""
+    environment: Environment | None = None
 
 
 class PutStored(Message, frozen=True, tag=42):
@@ -70,7 +76,8 @@ class Opened(Message, frozen=True, tag=32):
     """Granted. `functions`: digests of the consumer's functions that the lender still has.
 
     `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `has_streams`:
-    the command gets the streams that were asked for. `reads_stored`: it understands `PutStored`.
+    the command gets the streams that were asked for. `reads_stored`: it understands `PutStored`. `environment`: the
+    digest of the one that was asked for; empty of a peer that knows nothing of environments.
     """
 
     slots: int
@@ -78,6 +85,7 @@ class Opened(Message, frozen=True, tag=32):
     buffer_bytes_max: int = 0
     has_streams: bool = False
     reads_stored: bool = False
+    environment: bytes = b""
 
 
 class Declined(Message, frozen=True, tag=33):
@@ -88,4 +96,8 @@ class Declined(Message, frozen=True, tag=33):
     remedy: str = ""
 
 
-Reply = Opened | Declined
+class Preparing(Message, frozen=True, tag=190):
+    """Not yet: the environment is being fetched and built. Said again while that lasts."""
+
+
+Reply = Opened | Declined | Preparing

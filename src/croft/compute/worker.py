@@ -24,6 +24,7 @@ from croft.compute.worker_crew import Crew
 from croft.compute.worker_files import Files
 from croft.compute.worker_loop import Loop, PeerLink
 from croft.compute.worker_messages import (
+    ENVIRONMENT_VARIABLE,
     BufferPart,
     CancelChunk,
     CancelCommand,
@@ -103,6 +104,12 @@ class Worker:
                 self._commands.cancel()
 
 
+def _packages_index() -> int:
+    """Where in the search path the installed packages begin, after the standard library."""
+    places = [at for at, folder in enumerate(sys.path) if folder.endswith(("site-packages", "dist-packages"))]
+    return places[0] if places else len(sys.path)
+
+
 def main() -> int:
     """Runs the worker; returns its exit code."""
     descriptor = int(sys.argv[1])
@@ -115,6 +122,8 @@ def main() -> int:
     # A tty's interrupt is meant for the peer, which closes the box in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if environment := os.environ.get(ENVIRONMENT_VARIABLE):
+        sys.path.insert(_packages_index(), environment)
     become_subreaper()
     worker = Worker(descriptor, slots, doorway)
     set_dumpable(False)

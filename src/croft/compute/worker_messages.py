@@ -33,6 +33,8 @@ FILE_PART_BYTES = 1 << 20
 FILES_LISTED_MAX = 10_000
 FILE_DEPTH_MAX = 64
 OUTPUT_PART_BYTES = 64 << 10
+ENVIRONMENT_VARIABLE = "CROFT_ENVIRONMENT"
+"""Names a folder that a box's tasks import from before the interpreter's own packages."""
 TASK_OUTPUT_BYTES_MAX = 4 << 10
 """What is kept, from the end, of what a task printed; it travels with failures only."""
 

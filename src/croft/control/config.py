@@ -167,6 +167,9 @@ KEYS: Mapping[str, Key] = {
         "B", _grade, "Code of others runs here only at this isolation grade or a better one."
     ),
     "sandbox.own_devices_grade": Key("B", _grade, "The same for code from devices of this very twin."),
+    "environments.cache": Key(
+        "4G", size_bytes, "Disk kept for wheels that jobs bring, and as much again for environments built of them."
+    ),
     "log.level": Key("info", _level, "How much is logged: debug, info, warning or error."),
 }
 

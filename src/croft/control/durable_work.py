@@ -36,6 +36,10 @@ class JobFactory(Protocol):
     @property
     def durable(self) -> DurableJobs: ...
 
+    def check_environment(self, opening: OpenTaskJob) -> None:
+        """Raises Failed if the environment that a program asks for is not here."""
+        ...
+
     async def delegate(self, opening: OpenTaskJob, job: JobId) -> None:
         """Gives copies of a job whose tasks are all in to the delegates that its program wants. Raises Refused."""
         ...
@@ -64,6 +68,7 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.retries,
         opening.cpus,
         opening.priority,
+        opening.environment,
     )
 
 
@@ -72,6 +77,7 @@ async def serve_filling(jobs: JobFactory, opening: OpenTaskJob, messages: Messag
 
     Raises Refused if not as many delegates hold it as were wanted; then it is dropped too.
     """
+    jobs.check_environment(opening)
     filling = await jobs.durable.open(spec_of(opening))
     is_sealed = False
     messages.post(JobOpened(filling.id))

@@ -74,6 +74,11 @@ class Home:
         """What is held here for others: shares of their data."""
         return self.state / "chunks"
 
+    @property
+    def environments(self) -> Path:
+        """Wheels of jobs, and what was built of them."""
+        return self.state / "environments"
+
     def make(self) -> None:
         """Makes the folders, closed to other users. Raises Failed if they cannot be made or written."""
         try:

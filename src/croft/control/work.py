@@ -279,6 +279,7 @@ def command_spec(opening: OpenCommandJob, stored: Sequence[StoredInput] = ()) ->
         circle=opening.circle,
         member=opening.member,
         stored=tuple(stored),
+        packages=opening.packages,
     )
 
 

@@ -10,6 +10,7 @@ from math import inf
 
 import msgspec
 
+from croft.compute.environment import Environment
 from croft.compute.worker_messages import BufferPart, DropBuffer
 from croft.wire.codec import Message
 
@@ -41,6 +42,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     retries: int = 0
     cpus: int = 1
     priority: int = 0
+    environment: Environment | None = None
+    """Its wheels are in this peer's cache already."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -72,6 +75,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
     where every peer is full. `needs`: devices, one of each. `priority`: before which of one's own it waits.
     `stored`: (name of a stored file or folder, name there).
+    `packages`: what Python finds there besides.
     """
 
     argv: list[str]
@@ -92,6 +96,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     """A circle that this program has opened, whose member `member` the command is."""
     member: str = ""
     stored: Sequence[tuple[bytes, str]] = ()
+    packages: Environment | None = None
 
 
 class OpenForward(Message, frozen=True, tag=55):

@@ -14,6 +14,8 @@ from importlib.metadata import version
 
 from croft.compute.circle_messages import CIRCLE_PURPOSE
 from croft.compute.circles import Circles
+from croft.compute.environment_messages import WHEELS_PURPOSE
+from croft.compute.environments import Cache, Environments
 from croft.compute.journal_messages import JOURNAL_PURPOSE
 from croft.compute.lender import Lender
 from croft.compute.lending_terms import Policy
@@ -86,6 +88,7 @@ class Ports:
     machine: OwnersMachine
     chunks: ChunkStore
     offload: Offload
+    environments: Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ class Parts:
     admissions: Admissions
     leases: LeaseBook
     lender: Lender
+    environments: Environments
     lending: Lending
     offering: Offering
     circles: Circles
@@ -158,6 +162,7 @@ class Parts:
         async with asyncio.TaskGroup() as tasks:
             for name, service in (
                 ("leases", self.leases.serve),
+                ("environments", self.environments.serve),
                 ("lending", self.lender.serve),
                 ("jobs", self.jobs.durable.serve),
                 ("delegations", self.jobs.delegations.serve),
@@ -198,7 +203,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         )
 
     circles = Circles(plan.own.peer)
-    leases, lending, lender, holder = _lender(plan, ports, circles)
+    leases, lending, lender, holder, environments = _lender(plan, ports, circles)
     overlay = Overlay(
         plan.own,
         *(ports.transport, ports.database, ports.clock, ports.entropy),
@@ -218,7 +223,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
-        *(plan.policy.check, plan.delegates_wanted, circles),
+        *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
@@ -228,12 +233,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *(plan, ports, health),
         overlay,
         admissions,
-        leases,
-        lender,
-        lending,
-        offering,
-        circles,
-        jobs,
+        *(leases, lender, environments, lending, offering, circles, jobs),
         tunnel_host,
         Tunnels(overlay, ports.local),
         address_book,
@@ -250,8 +250,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     return parts
 
 
-def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder]:
-    """What lends: the book of leases, the owner's offers, who runs the work of others, and who holds their data."""
+def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder, Environments]:
+    """What lends: the book of leases, the owner's offers, and who runs the work of others and holds their data."""
     leases = LeaseBook(ports.database, ports.clock)
     live = LiveBoxes(ports.sandbox, plan.lent_cpus_max)
     lending = Lending(
@@ -266,7 +266,8 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
         lambda twin: twin in plan.contacts.friends(),
         plan.minute_of_week,
     )
-    lender = Lender(live, plan.policy, lending, leases, circles, HeldFiles(ports.chunks, ports.offload))
+    held, environments = HeldFiles(ports.chunks, ports.offload), Environments(ports.environments, plan.policy, live)
+    lender = Lender(live, plan.policy, lending, leases, circles, held, environments)
     lending.lend = lender.lend
     holder = Holder(ports.chunks, leases, lending, ports.database, ports.offload)
 
@@ -274,7 +275,7 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
         (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
 
     leases.reclaim = reclaim
-    return leases, lending, lender, holder
+    return leases, lending, lender, holder, environments
 
 
 def _storage(
@@ -299,9 +300,11 @@ def _storage(
 def _answer_others(parts: Parts) -> None:
     """Says who serves what other peers ask for."""
     links = parts.overlay.links
+    parts.environments.neighbours = parts.overlay
     links.accept_other = parts.admissions.accept
     links.shape = parts.shaping.shape
     links.on_stream(TASKS_PURPOSE, parts.lender.serve_tasks)
+    links.on_stream(WHEELS_PURPOSE, parts.environments.serve_wheels)
     links.on_stream(COMMAND_PURPOSE, parts.lender.serve_command, lasts=True)
     parts.circles.links = parts.overlay
     links.on_stream(CIRCLE_PURPOSE, parts.circles.serve_stream, lasts=True)

@@ -21,6 +21,7 @@ import uvloop
 
 from croft.adapters.box_process import remove_folder
 from croft.adapters.chunk_store import DiskChunkStore
+from croft.adapters.environment_cache import EnvironmentCache
 from croft.adapters.iroh_transport import IrohTransport
 from croft.adapters.lan_discovery import LanDiscovery
 from croft.adapters.leftovers import remove_leftovers
@@ -113,6 +114,7 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
             SystemMachine(),
             chunks,
             offload,
+            EnvironmentCache(home.environments, config["environments.cache"]),
         )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:

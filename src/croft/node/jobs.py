@@ -14,6 +14,7 @@ from croft.compute.circles import Circles, is_member_name
 from croft.compute.commands import CommandJob, Placed, StoredInput
 from croft.compute.delegates import Delegations
 from croft.compute.durable import DurableJobs
+from croft.compute.environments import Environments
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.journal import Entry, Journal
 from croft.compute.journal_exchange import by_peer
@@ -108,6 +109,7 @@ class JobBook:
         check: Callable[[TwinId], None],
         delegates_wanted: int,
         circles: Circles,
+        environments: Environments,
     ) -> None:
         self._circles = circles
         self._overlay = overlay
@@ -122,6 +124,8 @@ class JobBook:
         self.delegations = Delegations(self.durable, OverlayHolders(overlay), own.peer, own.twin, clock, check)
         self._elsewhere = JobsElsewhere(overlay, self.durable, self.delegations)
         self._delegates_wanted = delegates_wanted
+        self._environments = environments
+        self.delegations.before_holding = self._collect
 
     def _durable_tasks(self, job: JobId, spec: JobSpec, on_outcomes: OnOutcomes) -> TaskJob:
         only, never = frozenset(map(PeerId, spec.only)), frozenset(map(PeerId, spec.never))
@@ -138,10 +142,23 @@ class JobBook:
             is_patient=True,
             verdicts=self._verification(spec.verify),
             standing=self._standing,
+            environment=spec.environment,
         )
 
+    async def _collect(self, spec: JobSpec, holder: PeerId) -> None:
+        """A delegate needs what lenders will ask it for."""
+        if spec.environment is not None:
+            await self._environments.collect(spec.environment, holder)
+
+    def check_environment(self, opening: OpenTaskJob | OpenCommandJob) -> None:
+        """Raises Failed if the environment that a program asks for is not here."""
+        environment = opening.environment if isinstance(opening, OpenTaskJob) else opening.packages
+        if environment is not None:
+            self._environments.check_here(environment)
+
     def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob:
-        """A new bag of tasks."""
+        """A new bag of tasks. Raises Failed if its environment is not here."""
+        self.check_environment(opening)
         job = TaskJob(
             self._new_id(),
             self._peers,
@@ -152,6 +169,7 @@ class JobBook:
             verdicts=self._verification(opening.verify),
             standing=self._standing,
             retries=opening.retries,
+            environment=opening.environment,
         )
         label = opening.label[:LABEL_LENGTH_MAX]
         self._running[job.id] = _Running("tasks", label, self._clock.now(), job)
@@ -164,7 +182,11 @@ class JobBook:
         return Verification(check, self._standing, random.Random(self._entropy.token(JOB_ID_BYTES)))
 
     def command_job(self, opening: OpenCommandJob, stored: Sequence[StoredInput] = ()) -> tuple[str, CommandJob]:
-        """A new command. Raises NotFound for a circle that is not open, Usage for a member of no name."""
+        """A new command.
+
+        Raises NotFound for a circle that is not open, Usage for a member of no name, Failed without its packages.
+        """
+        self.check_environment(opening)
         placed: Placed | None = None
         if opening.circle:
             self._circles.home(opening.circle)

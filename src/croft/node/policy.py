@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from croft.adapters.box_process import remove_folder
-from croft.adapters.python_runtime import runtime_environment, runtime_paths, worker_argv
+from croft.adapters.box_process import MINIMAL_PATH, remove_folder
+from croft.adapters.python_runtime import builder_argv, runtime_environment, runtime_paths, wheel_tags, worker_argv
 from croft.compute.messages import OpenCommand, OpenTasks
+from croft.compute.worker_messages import ENVIRONMENT_VARIABLE
 from croft.control.config import Config
 from croft.control.home import Home
 from croft.errors import Failed, Refused
@@ -29,6 +31,8 @@ BOX_MEMORY_BYTES_MIN = 256 << 20
 PROCESSES_PER_SLOT = 64
 SCRATCH_BYTES_MAX = 256 << 20
 COMMAND_DISK_SHARE = 4
+ENVIRONMENT_FILES_MAX = 100_000
+BUILD_MEMORY_BYTES = 512 << 20
 CPUS_MIN = 0.1
 
 
@@ -102,14 +106,16 @@ class OwnersPolicy:
             }
         )
 
-    def task_box(self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str]) -> BoxSpec:
+    def task_box(
+        self, twin: TwinId, amounts: Amounts, slots: int, devices: Mapping[str, str], environment: str = ""
+    ) -> BoxSpec:
         """The warm box of one consumer, in which up to `slots` tasks run at once."""
         memory = max(MEMORY_BYTES_MIN, amounts[MEMORY])
         return BoxSpec(
             name=f"tasks-{next(self._numbers)}-{twin[:8]}",
             argv=worker_argv(slots),
-            read_only=self._paths,
-            environment=self._environment,
+            read_only=self._seen(environment),
+            environment={**self._environment, **_finding(environment)},
             devices=devices,
             host_name=self._host_name,
             cpus=slots,
@@ -118,21 +124,17 @@ class OwnersPolicy:
             scratch_bytes=min(SCRATCH_BYTES_MAX, memory // 2),
         )
 
-    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str]) -> BoxSpec:
+    def command_box(self, amounts: Amounts, cpus: float, devices: Mapping[str, str], environment: str = "") -> BoxSpec:
         """The box of one command, its work folder made. Raises Failed."""
-        number = next(self._numbers)
-        folder = self._home.jobs / f"command-{number}"
-        try:
-            folder.mkdir(mode=0o700)
-        except OSError as error:
-            raise Failed(f"no folder can be made for a command: {error.strerror}") from None
+        name = f"command-{next(self._numbers)}"
+        folder = self._make_folder(name)
         memory, slots = max(MEMORY_BYTES_MIN, amounts[MEMORY]), amounts[CPU]
         return BoxSpec(
-            name=f"command-{number}",
+            name=name,
             argv=worker_argv(1),
-            read_only=self._paths,
+            read_only=self._seen(environment),
             work_dir=folder,
-            environment=self._environment,
+            environment={**self._environment, **_finding(environment)},
             devices=devices,
             host_name=self._host_name,
             cpus=min(max(cpus, CPUS_MIN), slots),
@@ -142,6 +144,37 @@ class OwnersPolicy:
             work_bytes=amounts[DISK],
         )
 
+    def wheel_tags(self) -> Sequence[str]:
+        """What wheels for the interpreter in the boxes are marked with, best first."""
+        return wheel_tags()
+
+    def build_box(self, wheels: Path, arguments: Sequence[str], bytes_max: int) -> BoxSpec:
+        """The box in which wheels are unpacked, its work folder made. Raises Failed."""
+        name = f"build-{next(self._numbers)}"
+        return BoxSpec(
+            name=name,
+            argv=builder_argv(bytes_max, ENVIRONMENT_FILES_MAX, arguments),
+            read_only=(*self._paths, str(wheels)),
+            work_dir=self._make_folder(name),
+            environment=self._environment,
+            host_name=self._host_name,
+            memory_bytes=BUILD_MEMORY_BYTES,
+            processes_max=PROCESSES_PER_SLOT,
+            work_bytes=2 * bytes_max,
+            work_files_max=2 * ENVIRONMENT_FILES_MAX,
+        )
+
+    def _make_folder(self, name: str) -> Path:
+        folder = self._home.jobs / name
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise Failed(f"no folder can be made for a box: {error.strerror}") from None
+        return folder
+
+    def _seen(self, environment: str) -> tuple[str, ...]:
+        return (*self._paths, environment) if environment else self._paths
+
     def discard(self, spec: BoxSpec) -> None:
         """Removes the work folder of a box that is closed, whatever the code inside made of it. Blocks."""
         if spec.work_dir is None:
@@ -150,6 +183,14 @@ class OwnersPolicy:
             remove_folder(spec.work_dir)
         except OSError as error:
             log.warning("what a command left in %s stays until the next start: %s", spec.work_dir, error.strerror)
+
+
+def _finding(environment: str) -> dict[str, str]:
+    """Variables by which a worker and its commands find packages and scripts, and the Python that they are for."""
+    if not environment:
+        return {}
+    folders = (f"{environment}/bin", str(Path(sys.executable).parent), MINIMAL_PATH)
+    return {"PYTHONPATH": environment, "PATH": ":".join(folders), ENVIRONMENT_VARIABLE: environment}
 
 
 def _default(offered: int, free: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import cloudpickle
 from blake3 import blake3
 
+from croft.compute.environment import Environment
 from croft.compute.job import Outcome
 from croft.compute.worker_messages import LoadFunction, Status
 from croft.control.durable_work import spec_of
@@ -27,10 +28,20 @@ async def hand_over(
     *,
     delegates: int | Sequence[PeerId] = 0,
     batch: int = 500,
+    environment: Environment | None = None,
 ) -> JobId:
     """Submits a durable job of one task per argument, as a program would; all of it is on disk when this returns."""
     named, count = ((), delegates) if isinstance(delegates, int) else (tuple(delegates), 0)
-    opening = OpenTaskJob("simulated", PYTHON, [], [], is_durable=True, delegates=named, delegates_wanted=count)
+    opening = OpenTaskJob(
+        "simulated",
+        PYTHON,
+        [],
+        [],
+        is_durable=True,
+        delegates=named,
+        delegates_wanted=count,
+        environment=environment,
+    )
     filling = await book.durable.open(spec_of(opening))
     pickled = cloudpickle.dumps(function)
     digest = blake3(pickled).digest()
@@ -62,6 +73,7 @@ class SimulatedJob:
         never: Sequence[PeerId] = (),
         task_s_max: float = 0.0,
         verify: str = "",
+        environment: Environment | None = None,
     ) -> None:
         self.outcomes: dict[int, tuple[PeerId, int, bytes]] = {}
         self.records: Counter[int] = Counter()
@@ -69,7 +81,15 @@ class SimulatedJob:
         self._count = len(arguments)
         self._book = book
         self._is_complete = asyncio.Event()
-        opening = OpenTaskJob("simulated", PYTHON, list(only), list(never), task_s_max=task_s_max, verify=verify)
+        opening = OpenTaskJob(
+            "simulated",
+            PYTHON,
+            list(only),
+            list(never),
+            task_s_max=task_s_max,
+            verify=verify,
+            environment=environment,
+        )
         self.tasks = book.task_job(opening, self._heard)
         pickled = cloudpickle.dumps(function)
         digest = blake3(pickled).digest()

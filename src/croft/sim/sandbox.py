@@ -14,6 +14,7 @@ from typing import Any
 
 import cloudpickle
 
+from croft.compute.environment_messages import Built
 from croft.compute.worker_messages import (
     RESULT_BYTES_MAX,
     BufferPart,
@@ -54,6 +55,8 @@ TASK_S = 0.001
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 NOT_SIMULATED = "not simulated"
 COMMAND_NOT_FOUND = 127
+BUILDER = "builder"
+"""A box whose program is this builds any environment, of nothing."""
 
 Duration = Callable[..., float]
 """How long a task takes, from the function followed by the task's arguments."""
@@ -118,7 +121,7 @@ class SimulatedBox:
         self.cpus = spec.cpus
         self._is_over = False
         self.doorway = SimulatedDoorway() if spec.has_doorway else None
-        self._say(Ready(PYTHON))
+        self._say(Built(0, 0) if spec.argv[0] == BUILDER else Ready(PYTHON))
 
     async def read(self, size_bytes_max: int) -> bytes:
         while not self._outbox and not self._is_over:
@@ -168,7 +171,7 @@ class SimulatedBox:
             self._sandbox.boxes.remove(self)
         self._changed.fire()
 
-    def _say(self, message: FromWorker) -> None:
+    def _say(self, message: FromWorker | Built) -> None:
         if not self._is_over:
             self._outbox += frames.frame(encode(message))
             self._changed.fire()

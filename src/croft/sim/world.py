@@ -14,6 +14,7 @@ from functools import cached_property
 from random import Random
 from typing import TypeVar
 
+from croft.compute.environment import Environment
 from croft.compute.owners_rules import Rules
 from croft.identity import grants
 from croft.identity.certificates import certify, open_certificate
@@ -31,6 +32,7 @@ from croft.overlay.passport import Membership, Own
 from croft.sim import virtual_time
 from croft.sim.chunk_store import SimulatedChunkStore
 from croft.sim.discovery import SimulatedDiscovery, SimulatedLan
+from croft.sim.environment_cache import SimulatedCache
 from croft.sim.jobs import SimulatedJob
 from croft.sim.local_services import SimulatedServices
 from croft.sim.machine import InlineOffload, SimulatedClock, SimulatedDisk, SimulatedEntropy, SimulatedOwner
@@ -74,6 +76,7 @@ class Machine:
     policy: SimulatedPolicy
     rules: Rules = field(default_factory=Rules)
     owner: SimulatedOwner = field(default_factory=SimulatedOwner)
+    environments: SimulatedCache = field(default_factory=SimulatedCache)
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
     chunks: SimulatedChunkStore = field(default_factory=SimulatedChunkStore)
@@ -196,6 +199,7 @@ class World:
             machine.owner,
             machine.chunks,
             InlineOffload(),
+            machine.environments,
         )
         parts = assemble(plan, ports)
         if self.view_max is not None:
@@ -289,6 +293,7 @@ class World:
         never: Iterable[str] = (),
         task_s_max: float = 0.0,
         verify: str = "",
+        environment: Environment | None = None,
     ) -> SimulatedJob:
         """Starts a job of one task per argument on a machine."""
         run = self[name].run
@@ -301,6 +306,7 @@ class World:
             never=[self[other].peer for other in never],
             task_s_max=task_s_max,
             verify=verify,
+            environment=environment,
         )
         run.jobs.append(job)
         return job
