@@ -32,7 +32,6 @@ from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
 from croft.node.offering import Offering
-from croft.node.recovery import Recovery
 from croft.node.relaying import Relaying
 from croft.node.storing import StorageNetwork
 from croft.node.supervisor import supervise
@@ -144,7 +143,6 @@ class Parts:
     lan: LanPresence
     holder: Holder
     storage: Storage
-    recovery: Recovery
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -228,15 +226,16 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    address_book = AddressBook(plan.contacts, ports.database, ports.clock, overlay)
     parts = Parts(
-        *(plan, ports, health),
+        plan,
+        ports,
+        health,
         overlay,
         admissions,
         *(leases, lender, environments, lending, offering, circles, jobs),
         tunnel_host,
         Tunnels(overlay, ports.local),
-        address_book,
+        AddressBook(plan.contacts, ports.database, ports.clock, overlay),
         devices,
         shaping,
         paths,
@@ -244,7 +243,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        *_storage(plan, ports, overlay, offering, address_book),
+        _storage(plan, ports, overlay, offering),
     )
     _answer_others(parts)
     return parts
@@ -278,14 +277,12 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder, environments
 
 
-def _storage(
-    plan: Plan, ports: Ports, overlay: Overlay, offering: Offering, address_book: AddressBook
-) -> tuple[Storage, Recovery]:
-    """What the owner of this peer stores at others, and brings back from there."""
+def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> Storage:
+    """What the owner of this peer stores at others."""
     network = StorageNetwork(overlay, offering.offered_here)
     secret = derive(plan.root, "root") if plan.root is not None else None
     own = plan.own
-    storage = Storage(
+    return Storage(
         Owner(own.twin, own.peer, own.device, own.certificate, secret),
         network,
         network.places,
@@ -294,7 +291,6 @@ def _storage(
         ports.entropy,
         ports.offload,
     )
-    return storage, Recovery(overlay, address_book, storage, ports.clock)
 
 
 def _answer_others(parts: Parts) -> None:
