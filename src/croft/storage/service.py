@@ -135,10 +135,13 @@ class Storage:
         self.report: Report | None = None
         self.rebuilt = 0
 
+    async def load(self) -> None:
+        """Takes in what the last run left on disk. Raises Failed."""
+        await self._tending.load()
+
     async def serve(self) -> None:
         """Looks after what is stored, and tells delegates what there is to look after; until cancelled."""
         try:
-            await self._tending.load()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tell_delegates(), name="storage.tell")
                 tasks.create_task(self._tend(), name="storage.tend")
