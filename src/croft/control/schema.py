@@ -549,6 +549,14 @@ class WatchedData(msgspec.Struct, frozen=True, kw_only=True):
     rebuilt: int
 
 
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """What peers held for somebody who came back: files, contacts, and communities besides the one that was joined."""
+
+    files: int
+    contacts: int
+    communities: int
+
+
 class StorageState(msgspec.Struct, frozen=True, kw_only=True):
     """How the owner's files stand. `faults`: what holders were caught at since this peer started.
 

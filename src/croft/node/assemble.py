@@ -158,6 +158,7 @@ class Parts:
         await self.relaying.load()
         await self.leases.load()
         await self.lending.load()
+        await self.storage.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""

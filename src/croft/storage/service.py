@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import msgspec
 
-from croft.errors import CroftError, Failed, NotFound, Refused, Usage
+from croft.errors import CroftError, Failed, NotFound, PeerMisbehaved, Refused, Usage
 from croft.identity.keys import SecretKey
 from croft.model.ids import PeerId, TwinId
 from croft.ports import Clock, Database, Entropy, Offload
@@ -46,9 +46,11 @@ from croft.storage.messages import (
     Done,
     Dropped,
     DropShares,
+    Heads,
     Listed,
     ListShares,
     PutHead,
+    ReadHeads,
     Watch,
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
@@ -58,6 +60,7 @@ from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.tending import Report, Standing, Tending, Ward
 from croft.storage.transfer import Network, Receiving
+from croft.storage.upload import margin
 from croft.storage.wards import Watchman
 from croft.wire.codec import encode
 
@@ -67,6 +70,9 @@ T = TypeVar("T")
 
 HEAD_S_MAX: Final = 10.0
 RULE_SETTING: Final = "storage.rule"
+HIDDEN: Final = b"\0"
+"""With which names begin that are no files; no file's can."""
+NOTES_EVERY_S: Final = 30.0
 LIST_SETTING: Final = "storage.stripes"
 DELEGATES: Final = 3
 """Peers that look after the data while this one is away."""
@@ -118,6 +124,10 @@ class Storage:
         self._files: FileList | None = None
         self._head: tuple[Head, bytes] | None = None
         self._signed = 0
+        self._noted: dict[bytes, bytes] = {}
+        self.notes: Callable[[], Mapping[bytes, bytes]] = dict
+        """Small things that are kept beside the files, by name: what is to be there at each change."""
+
         self._listed = asyncio.Event()
         self._kept_list: Content | None = None
         self._leaf_stripes: dict[bytes, dict[bytes, Stripe]] = {}
@@ -125,13 +135,17 @@ class Storage:
         self.report: Report | None = None
         self.rebuilt = 0
 
+    async def load(self) -> None:
+        """Takes in what the last run left on disk. Raises Failed."""
+        await self._tending.load()
+
     async def serve(self) -> None:
         """Looks after what is stored, and tells delegates what there is to look after; until cancelled."""
         try:
-            await self._tending.load()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tell_delegates(), name="storage.tell")
                 tasks.create_task(self._tend(), name="storage.tend")
+                tasks.create_task(self._keep_notes(), name="storage.notes")
         finally:
             self._holders.close()
 
@@ -205,7 +219,8 @@ class Storage:
         """The files whose name begins so, in order of their names."""
         files = await self._list()
         async for entry in files.entries(self._load, prefix):
-            yield entry
+            if not entry.name.startswith(HIDDEN):
+                yield entry
 
     async def entry(self, name: bytes) -> Entry:
         """One file. Raises NotFound."""
@@ -228,7 +243,87 @@ class Storage:
             entries: dict[bytes, Entry | None] = {}
             for name, version in changes.items():
                 entries[name] = None if version is None else await self._with_version(files, name, version)
+            notes = await self._changed_notes()
+            entries.update(await self._note_entries(notes, putting))
             await self._commit(files, entries, putting)
+            self._noted.update(notes)
+
+    async def _keep_notes(self) -> None:
+        while True:
+            await asyncio.sleep(NOTES_EVERY_S)
+            if self._owner.secret is None:
+                continue
+            try:
+                if (await self._list()).leaves and await self._changed_notes():
+                    async with self.putting(await self.last_rule()) as putting:
+                        await self.commit({}, putting)
+            except CroftError as error:
+                log.info("what is noted beside the files is not kept now: %s", error.message)
+
+    async def _changed_notes(self) -> dict[bytes, bytes]:
+        notes = self.notes()
+        for name in notes.keys() - self._noted.keys():
+            if (kept := await self.note(name)) is not None:
+                self._noted[name] = kept
+        return {name: data for name, data in notes.items() if self._noted.get(name) != data}
+
+    async def note(self, name: bytes) -> bytes | None:
+        """What is kept beside the files under a name. Raises Unreachable, Failed."""
+        entry = await (await self._list()).find(self._load, HIDDEN + name)
+        content = entry.versions[-1].content if entry is not None else None
+        return None if content is None else await self._reading.whole(content)
+
+    async def recover(self) -> int:
+        """On a new device of an owner whose others are gone: takes in the newest list of files that a peer holds.
+
+        Returns how many files it names. Raises:
+            NotFound: no peer that is up holds a list. Refused: there are files here already, or the key is not.
+        """
+        async with self._changing:
+            secret = self._secret()
+            if (await self._list()).leaves:
+                raise Refused("this device has files already", remedy="Recover on a fresh one.")
+            heads = await self._heads_at_holders()
+            if not heads:
+                raise NotFound(
+                    "no peer that is up holds a list of your files",
+                    remedy="Peers that do may be off: see `croft peers`, and try again: `croft recovery files`.",
+                )
+            head, record = max(heads, key=lambda one: (sum(number for _, number in one[0].vector), one[0].at))
+            files = await FileList.open(secret, list(open_root(secret, head.sealed).top), self._load)
+            row = (head.device, head.sequence, record)
+            await self._database.run(
+                lambda db: db.execute("INSERT OR REPLACE INTO storage_head VALUES (?, ?, ?)", row).rowcount
+            )
+            self._files, self._head = files, (head, record)
+            self._listed.set()
+        count = 0
+        async for entry in self.entries():
+            count += entry.versions[-1].content is not None
+        return count
+
+    async def _heads_at_holders(self) -> list[tuple[Head, bytes]]:
+        async def ask(peer: PeerId) -> list[tuple[Head, bytes]]:
+            try:
+                async with asyncio.timeout(HEAD_S_MAX):
+                    records = (await self._holders[peer].ask(ReadHeads(), Heads)).records
+                return [(open_head(record), record) for record in records]
+            except (CroftError, PeerMisbehaved, TimeoutError) as error:
+                log.info("%s shows no head of ours: %s", self._network.name(peer), error)
+                return []
+
+        found = [one for some in await asyncio.gather(*map(ask, self._network.alive())) for one in some]
+        return [one for one in found if one[0].owner == self._id]
+
+    async def _note_entries(self, notes: Mapping[bytes, bytes], putting: Putting) -> dict[bytes, Entry]:
+        device, now = bytes.fromhex(self._owner.peer), self._clock.now()
+        pending = {name: await putting.add(BytesSource(data)) for name, data in notes.items()}
+        if pending:
+            await putting.finish()
+        return {
+            HIDDEN + name: Entry(HIDDEN + name, [Version(1, device, now, one.size, one.content)])
+            for name, one in pending.items()
+        }
 
     async def _with_version(self, files: FileList, name: bytes, version: Version) -> Entry:
         known = await files.find(self._load, name)
@@ -276,6 +371,8 @@ class Storage:
         # A head that holders may have seen is never signed again with something else in it.
         self._signed = sequence = max(self._signed, before.sequence if before is not None else 0) + 1
         vector = dict(before.vector) if before is not None else {}
+        if before is not None and before.device.hex() != owner.peer:
+            record = b""  # of another device of the owner's: this one has signed nothing yet
         device = bytes.fromhex(owner.peer)
         vector[device] = sequence
         sealed = seal_root(self._secret(), Root(FORMAT, list(top)), self._entropy.token(NONCE_BYTES))
@@ -286,7 +383,10 @@ class Storage:
         return sign_head(owner.device, owner.certificate, head), head
 
     async def _tell(self, record: bytes, putting: Putting) -> None:
-        """Brings a head to the peers that hold something of this change. Raises CroftError unless one has it."""
+        """Brings a head to the peers that hold something of this change.
+
+        Raises CroftError unless so many have it that it survives the loss of as many holders as a share does.
+        """
         peers = [place.peer for place in putting.chosen]
 
         async def tell(peer: PeerId) -> str:
@@ -300,9 +400,9 @@ class Storage:
                 return f"{self._network.name(peer)}: {error.message}"
 
         problems = await asyncio.gather(*map(tell, peers))
-        if all(problems):
+        if problems.count("") < min(len(peers), margin(putting.layout) + 1):
             raise Failed(
-                f"no peer keeps the new list of files: {'; '.join(problems)}",
+                f"too few peers keep the new list of files: {'; '.join(filter(None, problems))}",
                 remedy="Try again when more peers are up.",
             )
 
@@ -449,7 +549,8 @@ class Storage:
         if self._files is not None:
             return self._files
         secret = self._secret()
-        sql = "SELECT record FROM storage_head WHERE device = ?"
+        # What this device signed itself, else what it recovered.
+        sql = "SELECT record FROM storage_head ORDER BY device <> ? LIMIT 1"
         device = bytes.fromhex(self._owner.peer)
         row = await self._database.run(lambda db: db.execute(sql, (device,)).fetchone())
         top: Iterable[Child] = ()

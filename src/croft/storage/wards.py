@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from typing import Final
 
 from croft.errors import CroftError, PeerMisbehaved
@@ -87,11 +86,19 @@ class Wards:
         self._watchman = Watchman(self._network)
         while True:
             await self._watchman.something_to_do()
-            for owner, device, record in await self._database.run(_watched):
+            for owner, device, record in await self._watched():
                 try:
                     await self._look_after(owner, PeerId(device.hex()), decode(record, Watch, step=STEP))
                 except (CroftError, PeerMisbehaved) as problem:
                     log.info("the data of %s is not looked after now: %s", owner.hex()[:10], problem)
+
+    async def _watched(self) -> list[tuple[bytes, bytes, bytes]]:
+        sql = "SELECT owner, device, record FROM watched ORDER BY owner, device"
+        try:
+            return await self._database.run(lambda db: db.execute(sql).fetchall())
+        except CroftError as error:
+            log.info("nobody's data is looked after now: %s", error.message)
+            return []
 
     async def _look_after(self, owner: bytes, device: PeerId, watch: Watch) -> None:
         if not self._network.away_s(device):
@@ -125,10 +132,6 @@ class Wards:
             listed = list(by_id.values())
             self._lists[owner] = watch.stripes.key, listed
         return listed
-
-
-def _watched(db: sqlite3.Connection) -> list[tuple[bytes, bytes, bytes]]:
-    return db.execute("SELECT owner, device, record FROM watched ORDER BY owner, device").fetchall()
 
 
 def places_for(owner: bytes, own: TwinId, network: Network) -> list[Place]:
