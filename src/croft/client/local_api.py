@@ -233,6 +233,10 @@ class LocalApi:
         path = "/v1/storage/snapshots/dropped"
         return self._ask("POST", path, list[schema.Snapshot], wanted, timeout_s=STORAGE_TIMEOUT_S)
 
+    def recover_files(self) -> schema.Recovered:
+        """Takes in what peers hold for this twin, on a machine that is new."""
+        return self._ask("POST", "/v1/storage/recoveries", schema.Recovered, timeout_s=STORAGE_TIMEOUT_S)
+
     def check_storage(self) -> schema.StorageState:
         """Asks all holders of stored files now, has them prove what they say, and makes lost shares again."""
         return self._ask("POST", "/v1/storage/checks", schema.StorageState, timeout_s=STORAGE_TIMEOUT_S)

@@ -32,6 +32,8 @@ class Files(Protocol):
 
     async def state(self) -> schema.StorageState: ...
 
+    async def recover(self) -> schema.Recovered: ...
+
 
 def storage_routes(files: Files) -> list[Route]:
     """The routes."""
@@ -63,6 +65,9 @@ def storage_routes(files: Files) -> list[Route]:
     async def state(_: Request) -> object:
         return await files.state()
 
+    async def recover(_: Request) -> object:
+        return await files.recover()
+
     return [
         Route("/v1/storage", answer(state), methods=["GET"]),
         Route("/v1/storage/rollbacks", answer(roll_back), methods=["POST"]),
@@ -72,5 +77,6 @@ def storage_routes(files: Files) -> list[Route]:
         Route("/v1/storage/checks", answer(check), methods=["POST"]),
         Route("/v1/storage/files", answer(listed), methods=["POST"]),
         Route("/v1/storage/removals", answer(remove), methods=["POST"]),
+        Route("/v1/storage/recoveries", answer(recover), methods=["POST"]),
         Route("/v1/storage/collections", answer(collect), methods=["POST"]),
     ]

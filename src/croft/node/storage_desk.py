@@ -25,6 +25,7 @@ from croft.node.file_trees import (
     place_below,
     read_small,
 )
+from croft.node.recovery import Recovery
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import Content, Entry, Version
 from croft.storage.held import encoded
@@ -53,6 +54,7 @@ class StorageDesk:
         self._storage = parts.storage
         self._upkeep = parts.upkeep
         self._offload = parts.ports.offload
+        self._recovery = Recovery(parts.overlay, parts.address_book, parts.storage, parts.ports.clock)
 
     # --- put ---------------------------------------------------------------------------------------------------------
 
@@ -249,6 +251,10 @@ class StorageDesk:
             await self._storage.commit({entry.name: change for entry in entries}, putting)
         freed = await self._upkeep.collect() if wanted.is_final else 0
         return schema.FilesRemoved(files=len(entries), freed_bytes=freed)
+
+    async def recover(self) -> schema.Recovered:
+        """Takes in what peers hold for this twin."""
+        return await self._recovery.recover()
 
     async def collect(self) -> schema.FilesRemoved:
         """Has holders drop what no file needs."""

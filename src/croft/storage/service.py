@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace as replace_fields
@@ -56,11 +56,10 @@ from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.tending import Standing, Tending
 from croft.storage.transfer import Network, Receiving
+from croft.storage.upload import margin
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 HEAD_S_MAX: Final = 10.0
 RULE_SETTING: Final = "storage.rule"
@@ -73,8 +72,10 @@ SECRET_SETTING: Final = "storage.secret"
 SYNC_EVERY_S: Final = 2.0
 SYNC_S_MAX: Final = 4.0
 SNAPSHOT_CHARS_MAX: Final = 100
-SNAPSHOTS: Final = b"\0snapshots/"
-"""Where the list keeps earlier states of itself; no file can be called so."""
+HIDDEN: Final = b"\0"
+"""What is kept beside the files is called so; no file can be."""
+NOTES_EVERY_S: Final = 30.0
+SNAPSHOTS: Final = HIDDEN + b"snapshots/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,9 @@ class Storage:
         self._synced_at = -SYNC_EVERY_S
         self._key = owner.secret
         self._signed = 0
+        self._noted: dict[bytes, bytes] = {}
+        self.notes: Callable[[], Mapping[bytes, bytes]] = dict
+        """Small things that are kept beside the files, by name: what is to be there at each change."""
         self.changed = asyncio.Event()
         self._leaf_stripes: dict[bytes, dict[bytes, Stripe]] = {}
 
@@ -130,9 +134,9 @@ class Storage:
         await self._tending.load()
 
     async def serve(self) -> None:
-        """Keeps streams to holders until cancelled."""
+        """Keeps streams to holders, and notes beside the files; until cancelled."""
         try:
-            await asyncio.Event().wait()
+            await self._keep_notes()
         finally:
             self._holders.close()
 
@@ -201,7 +205,7 @@ class Storage:
         """Where shares were found that were not where they had been put."""
         return self._receiving.found
 
-    def note(self, faults: Sequence[str]) -> None:
+    def blame(self, faults: Sequence[str]) -> None:
         """Remembers what holders were caught at."""
         self._receiving.note(faults)
 
@@ -215,7 +219,7 @@ class Storage:
         """The files whose name begins so, in order of their names; as they are, or as they were. Raises NotFound."""
         files = await self._as_of(snapshot)
         async for entry in files.entries(self._load, prefix):
-            if entry.versions and not entry.name.startswith(SNAPSHOTS):
+            if entry.versions and not entry.name.startswith(HIDDEN):
                 yield entry
 
     async def entry(self, name: bytes, *, snapshot: str = "") -> Entry:
@@ -249,7 +253,47 @@ class Storage:
                 else:
                     has_others = len(self._vector) > 1 or self._network.has_other_devices()
                     entries[name] = without_versions(known) if known is not None and has_others else None
+            notes = await self._changed_notes()
+            entries.update(await self._note_entries(notes, putting))
             await self._commit(files, entries, putting)
+            self._noted.update(notes)
+
+    # --- small things beside the files -------------------------------------------------------------------------------
+
+    async def _keep_notes(self) -> None:
+        while True:
+            await asyncio.sleep(NOTES_EVERY_S)
+            if self._owner.secret is None:
+                continue
+            try:
+                if (await self._list()).leaves and await self._changed_notes():
+                    async with self.putting(await self.last_rule()) as putting:
+                        await self.commit({}, putting)
+            except CroftError as error:
+                log.info("what is noted beside the files is not kept now: %s", error.message)
+
+    async def _changed_notes(self) -> dict[bytes, bytes]:
+        notes = self.notes()
+        for name in notes.keys() - self._noted.keys():
+            if (kept := await self.note(name)) is not None:
+                self._noted[name] = kept
+        return {name: data for name, data in notes.items() if self._noted.get(name) != data}
+
+    async def note(self, name: bytes) -> bytes | None:
+        """What is kept beside the files under a name. Raises Unreachable, Failed."""
+        entry = await (await self._list()).find(self._load, HIDDEN + name)
+        content = entry.versions[-1].content if entry is not None and entry.versions else None
+        return None if content is None else await self._reading.whole(content)
+
+    async def _note_entries(self, notes: Mapping[bytes, bytes], putting: Putting) -> dict[bytes, Entry]:
+        device, now = bytes.fromhex(self._owner.peer), self._clock.now()
+        pending = {name: await putting.add(BytesSource(data)) for name, data in notes.items()}
+        if pending:
+            await putting.finish()
+        return {
+            HIDDEN + name: Entry(HIDDEN + name, [Version(1, device, now, one.size, one.content)])
+            for name, one in pending.items()
+        }
 
     # --- earlier states of the list ----------------------------------------------------------------------------------
 
@@ -299,6 +343,24 @@ class Storage:
         async with self.changing:
             await self._sync()
 
+    async def recover(self) -> int:
+        """On a new device of an owner whose others are gone: takes in the lists of files that peers hold.
+
+        Returns how many files there are. Raises:
+            NotFound: no peer that is up holds a list. Refused: there are files here already, or the key is not.
+        """
+        await self._list()
+        if self._head is not None:
+            raise Refused("this device has files already", remedy="Recover on a fresh one.")
+        await self.sync()
+        if not (await self._list()).leaves:
+            raise NotFound(
+                "no peer that is up holds a list of your files",
+                remedy="Peers that do may be off: see `croft peers`, and try again: `croft recovery files`.",
+            )
+        self.changed.set()
+        return len([entry async for entry in self.entries() if entry.versions[-1].content is not None])
+
     async def _refresh(self) -> None:
         """Syncs if there may be something to take in and the last time is a while ago; bears with failures."""
         await self._list()
@@ -315,9 +377,8 @@ class Storage:
         for head, record in await self._newest_heads():
             if head.sequence <= self._vector.get(head.device, 0):
                 continue
-            other = await FileList.open(
-                await self._secret(), open_root(await self._secret(), head.sealed).top, self._load
-            )
+            secret = await self._secret()
+            other = await FileList.open(secret, open_root(secret, head.sealed).top, self._load)
             vector = dict(head.vector)
             if all(vector.get(device, 0) >= count for device, count in self._vector.items()):
                 self._files = files = other
@@ -417,7 +478,10 @@ class Storage:
         return sign_head(owner.device, owner.certificate, head), head
 
     async def _tell(self, record: bytes, putting: Putting) -> None:
-        """Brings a head to the peers that hold something of this change. Raises CroftError unless one has it."""
+        """Brings a head to the peers that hold something of this change.
+
+        Raises CroftError unless so many have it that it survives the loss of as many holders as a share does.
+        """
         peers = [place.peer for place in putting.chosen]
 
         async def tell(peer: PeerId) -> str:
@@ -431,9 +495,9 @@ class Storage:
                 return f"{self._network.name(peer)}: {error.message}"
 
         problems = await asyncio.gather(*map(tell, peers))
-        if all(problems):
+        if problems.count("") < min(len(peers), margin(putting.layout) + 1):
             raise Failed(
-                f"no peer keeps the new list of files: {'; '.join(problems)}",
+                f"too few peers keep the new list of files: {'; '.join(filter(None, problems))}",
                 remedy="Try again when more peers are up.",
             )
 

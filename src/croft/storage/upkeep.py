@@ -109,7 +109,7 @@ class Upkeep:
             stripes = list((await self._storage.stripes()).values())
             ward = Ward(self._id, stripes, await self._storage.last_rule())
             report = await self._tending.round(ward, self._storage.found)
-            self._storage.note(report.caught)
+            self._storage.blame(report.caught)
             self.report = report
             self.rebuilt += report.rebuilt
             return report
