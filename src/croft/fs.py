@@ -27,7 +27,7 @@ from croft.errors import CroftError, NotFound
 Info = dict[str, Any]
 
 
-class CroftFileSystem(AbstractFileSystem):
+class CroftFileSystem(AbstractFileSystem):  # type: ignore[misc]  # the library is not typed
     """See the module. A written file counts once it is closed; what was there stays as an earlier version."""
 
     protocol = "croft"
