@@ -99,6 +99,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     packages: Environment | None = None
     python: str = ""
     """Major.minor that the peer's interpreter must have; "" for any."""
+    label: str = ""
+    """What to call the job; "": as the command."""
 
 
 class OpenForward(Message, frozen=True, tag=55):

@@ -216,6 +216,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
             member=member,
             packages=self._packages,
             python=PYTHON,
+            label=f"Dask worker {name}",
         )
 
     def _choose(self, grid: Grid, on: Sequence[str], avoid: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
