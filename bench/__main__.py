@@ -146,6 +146,7 @@ def main() -> None:
     splits = makespan()
     environments = run("bench.environments", "--rounds", rounds)
     paths = run("bench.paths", "--rounds", rounds)
+    cluster = run("bench.dask_cluster")
     chunks = run("bench.chunks", "--rounds", rounds)
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
@@ -211,6 +212,12 @@ hosts that cannot reach each other. The relay is a process of Python.
 peers would do: [overlay](overlay.md).
 
 {daemon_text(overlay)}
+## A Dask cluster
+
+`python -m bench.dask_cluster`: two workers of one thread each, Croft's on two peers in boxes, beside Dask's own local
+cluster.
+
+{sizes_text(cluster)}
 ## Shares on disk
 
 `python -m bench.chunks FOLDER`: the store in which a holder keeps shares, on the disk of FOLDER, beside

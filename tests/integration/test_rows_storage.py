@@ -235,3 +235,27 @@ def test_reads_go_on_when_as_many_holders_are_killed_as_the_layout_bears(
     until(lambda: {"cyd", "dan", "tom"} <= peers.linked(ada), "they are back")
     ada.ok("get", "spread", str(tmp_path / "again"))
     assert digest(tmp_path / "again") == digest(film)
+
+
+def test_a_holder_that_has_lost_what_it_says_it_holds_is_found_out_and_made_up_for(
+    village: list[RealPeer], tmp_path: Path
+) -> None:
+    """E5: a holder deletes and claims: caught in one round, repaired, its score falls."""
+    ada, bob = village[:2]
+    picture = tmp_path / "picture"
+    picture.write_bytes(secrets.token_bytes(SHORT_BYTES))
+    ada.ok("put", str(picture), "--on", "bob,cyd", "--keep", "copies=2")
+    ada.ok("put", str(tmp_path / "picture"), "--as", "again", "--never", "tom", "--keep", "copies=2")
+    for path in stored_files(bob):
+        if path.stat().st_size > 1 << 20:
+            with path.open("r+b") as file:
+                file.write(bytes(path.stat().st_size))
+
+    state = ada.json("storage", "--check")["storage"]
+    (told,) = [holder for holder in state["holders"] if holder["name"] == "bob"]
+    assert told["failed"] > 0 and any(fault.startswith("bob: ") for fault in state["faults"])
+    until(lambda: ada.json("storage", "--check")["storage"]["short"] == 0, "all shares are made again")
+    assert ada.json("storage")["storage"]["rebuilt"] > 0
+    assert ada.json("ls", "--at-risk")["files"] == []
+    ada.ok("get", "picture", str(tmp_path / "back"))
+    assert digest(tmp_path / "back") == digest(picture)

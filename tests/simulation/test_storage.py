@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 
 from croft.errors import CroftError, Refused, Unreachable
-from croft.sim.world import World
+from croft.sim.world import Machine, World
 from croft.storage.holder import LUMP_BYTES
+from croft.storage.merkle import LEAF_BYTES
 from support.stored import get, held, names, put, rule
 from support.worlds import Play
 
@@ -213,5 +215,92 @@ def test_only_whom_the_owner_lets_is_asked_for_anything(play: Play) -> None:
         assert [bool(held(world[f"peer{number}"], owner)) for number in (2, 3, 4, 5)] == [True, True, False, False]
         with pytest.raises(Refused, match="needs 4 owners who lend disk, and 3 do now"):
             await put(owner, "film", b"x", rule(world, never=["peer4"], keep="2of4"))
+
+    play(story)
+
+
+def test_delegates_without_a_key_make_lost_shares_again_while_the_owner_is_off(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await world.unite(11)
+        owner, data = world["peer1"], content(7, 700_000)
+        took = await put(owner, "film", data, rule(world, keep="3of6"))
+        holders = [world.machine_of(peer).name for peer in took]
+        spare = [name for name in names[1:] if name not in holders]
+        version = (await owner.parts.storage.entry(b"film")).versions[-1]
+        assert version.content is not None
+        shares = [share for part in version.content.parts for share in part.stripe.shares]
+        await asyncio.sleep(10)
+        await world.crash("peer1")
+        for name in holders[:3]:
+            await world.crash(name)
+
+        def unmended() -> str:
+            left = [held(world[name], owner) for name in [*holders[3:], *spare]]
+            missing = [share for share in shares if not any(share in kept for kept in left)]
+            return f"{len(missing)} of {len(shares)} shares are nowhere" if missing else ""
+
+        await world.until(unmended, within_s=PATIENCE_S)
+        for name in holders[3:]:
+            await world.crash(name)
+        await world.start("peer1")
+        await world.until(lambda: world.missing_link(), within_s=PATIENCE_S)
+
+        assert await get(owner, "film") == data
+
+    play(story)
+
+
+def test_a_holder_that_deletes_and_claims_to_hold_is_caught_in_one_round_and_made_up_for(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(7)
+        owner, liar, data = world["peer1"], world["peer2"], content(8, 900_000)
+        put_on = rule(world, keep="2of4")
+        while world["peer2"].peer not in await put(owner, "film", data, put_on):
+            pass
+        kept = held(liar, owner)
+        sizes = {share: len(chunk) for share, chunk in kept.items()}
+        kept.clear()
+        claim_to_hold(liar, sizes)
+
+        report = await owner.parts.storage.tend()
+        assert report.caught == ["peer2: does not have what it says that it holds"]
+        assert report.rebuilt and not report.short and not report.unreadable
+        assert owner.parts.storage.standing(liar.peer).weight < 0.5
+        again = await owner.parts.storage.tend()
+        assert not again.rebuilt
+        for name in ("peer3", "peer4"):
+            await world.crash(name)
+        assert await get(owner, "film") == data
+
+    play(story)
+
+
+def claim_to_hold(machine: Machine, sizes: dict[bytes, int]) -> None:
+    """Its disk says that it has what it has not."""
+    store = machine.parts.ports.chunks
+
+    async def lies(owner: bytes, keys: Sequence[bytes]) -> list[int | None]:
+        return [sizes.get(key) for key in keys]
+
+    store.sizes = lies  # type: ignore[method-assign]
+
+
+def test_a_rotten_share_is_found_and_replaced_and_a_short_absence_is_waited_for(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(8)
+        owner, data = world["peer1"], content(9, 500_000)
+        took = await put(owner, "film", data, rule(world, keep="2of6"))
+        first, second = (world.machine_of(peer) for peer in sorted(took)[:2])
+        await world.crash(second.name)
+        await asyncio.sleep(60)
+
+        report = await owner.parts.storage.tend()
+        assert not report.rebuilt and set(report.short.values()) == {5}, "it may come back"
+        for share, kept in list(held(first, owner).items()):
+            for byte in range(0, len(kept), LEAF_BYTES):
+                first.chunks.rot(bytes.fromhex(owner.twin), share, byte)
+        again = await owner.parts.storage.tend()
+        assert again.rebuilt and not again.caught, "a disk that says what it has lost is no liar's"
+        assert await get(owner, "film") == data
 
     play(story)

@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 
+from croft.storage.formats import Content, Stripe, StripeList
 from croft.storage.heads import SignedHead
 from croft.storage.messages import (
     Answer,
@@ -25,7 +26,9 @@ from croft.storage.messages import (
     ReadShare,
     Request,
     ShareFollows,
+    Watch,
 )
+from croft.storage.permits import Permit, SignedPermit
 from croft.wire.codec import Message, decode, decode_union, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "shares.json"
@@ -38,6 +41,7 @@ MESSAGES: dict[str, Message] = {
     "drop shares": DropShares([SHARE]),
     "put head": PutHead(b"record"),
     "read heads": ReadHeads(),
+    "watch": Watch(7, b"permit", Content(1, 0, b"k" * 32, 0, []), [b"p" * 32], [b"q" * 32], [b"t" * 32]),
     "done": Done(),
     "share follows": ShareFollows(1000, [b"h" * 32]),
     "found": Found([1000, -1]),
@@ -46,11 +50,16 @@ MESSAGES: dict[str, Message] = {
     "heads": Heads([b"record"]),
     "declined": Declined("full", "full: all taken", "Try later."),
 }
-SIGNED_HEAD = SignedHead(b"certificate", b"record")
+SIGNED: dict[str, Message] = {
+    "signed head": SignedHead(b"certificate", b"record"),
+    "signed permit": SignedPermit(b"certificate", b"record"),
+    "permit": Permit(OWNER, b"d" * 32, [b"p" * 32], [b"t" * 32], [b"c" * 32], True, 1.5),
+    "stripe list": StripeList(1, [Stripe(1, 100, [SHARE], [b"h" * 32])]),
+}
 
 
 def test_every_message_has_golden_bytes() -> None:
-    assert list(json.loads(VECTORS.read_text())) == [*MESSAGES, "signed head"]
+    assert list(json.loads(VECTORS.read_text())) == [*MESSAGES, *SIGNED]
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -62,7 +71,8 @@ def test_a_message_is_written_and_read_as_ever(name: str) -> None:
     assert read == MESSAGES[name]
 
 
-def test_a_signed_head_is_written_and_read_as_ever() -> None:
-    golden = bytes.fromhex(json.loads(VECTORS.read_text())["signed head"])
+@pytest.mark.parametrize("name", SIGNED)
+def test_what_is_signed_is_written_and_read_as_ever(name: str) -> None:
+    golden = bytes.fromhex(json.loads(VECTORS.read_text())[name])
 
-    assert encode(SIGNED_HEAD) == golden and decode(golden, SignedHead, step="test") == SIGNED_HEAD
+    assert encode(SIGNED[name]) == golden and decode(golden, type(SIGNED[name]), step="test") == SIGNED[name]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import click
 
 from croft.cli.output import done, print_json, say
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
-from croft.errors import Usage
+from croft.errors import NotFound, Usage
 from croft.model.ids import short
 
+HOLDERS_S_MAX = 10.0
+ASK_EVERY_S = 0.5
 COLUMNS = 4
 ROWS = 6
 
@@ -81,10 +84,39 @@ def recover(code: str | None, as_json: bool) -> None:
             say("Now ask a contact for an invitation (`croft invite`), and use it here: `croft join CODE`.")
         return
     joined = api.join(code)
+    if not as_json:
+        done("Joined", f"{joined.name}, {joined.members} members")
+    _bring_files(api, as_json)
+
+
+@recovery.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def files(as_json: bool) -> None:
+    """Take in the list of your files from peers that hold it, if none was up when you came back."""
+    _bring_files(LocalApi(Home.find().control_socket), as_json)
+
+
+def _bring_files(api: LocalApi, as_json: bool) -> None:
+    # Links to the members that the inviter named are just being made.
+    deadline = time.monotonic() + HOLDERS_S_MAX
+    while True:
+        try:
+            found = api.recover_files()
+            break
+        except NotFound as nothing:
+            if time.monotonic() > deadline:
+                if as_json:
+                    raise
+                say(f"{nothing.message[:1].upper()}{nothing.message[1:]}. {nothing.remedy}")
+                return
+        time.sleep(ASK_EVERY_S)
     if as_json:
-        print_json("", joined)
+        print_json("", found)
         return
-    done("Joined", f"{joined.name}, {joined.members} members")
+    done("Your files are listed", f"{found.files}; get them: `croft ls`, `croft get NAME`")
+    done("Your contacts are back", str(found.contacts))
+    if found.communities:
+        done("Your communities are back", str(found.communities))
 
 
 def _asked() -> str:

@@ -116,12 +116,17 @@ def get(name: str, place: str | None, force: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("name", required=False, default="")
 @click.option("--versions", is_flag=True, help="Every version, also of removed files.")
+@click.option("--at-risk", is_flag=True, help="Only files that lack shares, and how many more holders may be lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ls(name: str, versions: bool, as_json: bool) -> None:
+def ls(name: str, versions: bool, at_risk: bool, as_json: bool) -> None:
     """Stored files, or those below NAME."""
-    found = _stored_files().ls(name, with_removed=versions)
+    found = _stored_files().ls(name, with_removed=versions, at_risk=at_risk)
     if as_json:
         print_json("files", found)
+        return
+    if at_risk:
+        margins = [[show_size(file.size_bytes), _margin(file), file.name] for file in found]
+        print_table(["SIZE", "MAY BE LOST", "NAME"], margins)
         return
     rows: list[list[str]] = []
     for file in found:
@@ -156,10 +161,15 @@ def rm(names: tuple[str, ...], recursive: bool, final: bool, as_json: bool) -> N
 
 
 @click.command()
+@click.option("--check", is_flag=True, help="Ask all holders now, and make lost shares again.")
 @click.option("--collect", is_flag=True, help="Have holders drop what no file needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def storage(collect: bool, as_json: bool) -> None:
-    """How the stored files stand, and who holds how much of them."""
+def storage(check: bool, collect: bool, as_json: bool) -> None:
+    """How the stored files stand, and who holds how much of them.
+
+    Holders are asked by themselves when peers come or go, and now and then: each has to prove some of what it says that
+    it holds. Shares that are lost are made again elsewhere.
+    """
     from croft.client.local_api import LocalApi
 
     api = LocalApi(Home.find().control_socket)
@@ -170,11 +180,17 @@ def storage(collect: bool, as_json: bool) -> None:
         else:
             done("Collected", f"{show_size(freed.freed_bytes)} freed at others")
         return
-    state = api.storage()
+    state = api.check_storage() if check else api.storage()
     if as_json:
         print_json("storage", state)
         return
     say(f"{state.files} files, {show_size(state.size_bytes)}")
+    if state.looked_at:
+        whole = state.stripes - state.short
+        said = f"{whole} of {state.stripes} pieces are whole, looked at {ago(state.looked_at)}"
+        say(f"{said} · {state.rebuilt} shares made again since the start")
+    if state.unreadable:
+        say(f"! {state.unreadable} pieces cannot be read now. Details: `croft ls --at-risk`")
     rows = [
         [
             holder.name,
@@ -182,10 +198,13 @@ def storage(collect: bool, as_json: bool) -> None:
             "–" if holder.shares is None else str(holder.shares),
             "–" if holder.held_bytes is None else show_size(holder.held_bytes),
             "–" if holder.room_bytes is None else show_size(holder.room_bytes),
+            f"{holder.passed} of {holder.passed + holder.failed}",
         ]
         for holder in state.holders
     ]
-    print_table(["HOLDER", "STATE", "SHARES", "HOLDS", "ROOM"], rows)
+    print_table(["HOLDER", "STATE", "SHARES", "HOLDS", "ROOM", "PROVED"], rows)
+    for ward in state.watched:
+        say(f"Looks after {ward.stripes} pieces of {ward.twin[:10]}, who is away: {ward.rebuilt} shares made again")
     for fault in state.faults:
         say(f"! {fault}")
 
@@ -242,6 +261,12 @@ def _named(paths: tuple[str, ...], name: str) -> list[tuple[bytes, bytes]]:
             there = name_bytes(name) if name else last
         pairs.append((whole, there))
     return pairs
+
+
+def _margin(file: schema.StoredFile) -> str:
+    if file.margin is None or file.margin >= 0:
+        return str(file.margin)
+    return f"unreadable now: {-file.margin} too few"
 
 
 def _split_version(name: str) -> tuple[str, int]:

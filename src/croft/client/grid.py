@@ -24,6 +24,7 @@ from croft.errors import Usage
 if TYPE_CHECKING:
     from croft.client.durable import Job
     from croft.client.executor import GridExecutor
+    from croft.compute.environment import Environment
     from croft.control import schema
 
 T = TypeVar("T")
@@ -160,7 +161,7 @@ class Grid:
             from croft.client.durable import submit_durable
 
             chosen = (
-                delegates if delegates is None or isinstance(delegates, int) else self._peer_ids(names_of(delegates))
+                delegates if delegates is None or isinstance(delegates, int) else self.peer_ids(names_of(delegates))
             )
             job = submit_durable(self._home.work_socket, self.run, options, plain(function), each, chosen)
             return self.job(job)
@@ -177,6 +178,19 @@ class Grid:
         from croft.client.executor import GridExecutor
 
         return GridExecutor(self, self._open_session(self._options("executor", Wants.of(None, how))))
+
+    @property
+    def work_socket(self) -> Path:
+        """Where its daemon takes work, for other clients such as `croft.dask`."""
+        return self._home.work_socket
+
+    def packages(self, sources: Sequence[str] = ()) -> Environment | None:
+        """What these sources name, or else the grid's own, put together for peers. Raises Usage, NotFound, Failed."""
+        return environment_of(self._home, sources or self._environment)
+
+    def peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The ids of peers that people name. Raises NotFound, Usage."""
+        return tuple(self.api.find_peer(name).peer for name in names)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -243,11 +257,8 @@ class Grid:
             return session
 
     def _options(self, label: str, wants: Wants) -> Options:
-        on, avoid = self._peer_ids(wants.on), self._peer_ids(wants.avoid)
-        return Options.of(label, on, avoid, wants, environment_of(self._home, wants.environment or self._environment))
-
-    def _peer_ids(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.api.find_peer(name).peer for name in names)
+        on, avoid = self.peer_ids(wants.on), self.peer_ids(wants.avoid)
+        return Options.of(label, on, avoid, wants, self.packages(wants.environment))
 
 
 class MapResult(Generic[R]):

@@ -214,6 +214,14 @@ class LocalApi:
         """Has holders drop what no stored file needs."""
         return self._ask("POST", "/v1/storage/collections", schema.FilesRemoved, timeout_s=STORAGE_TIMEOUT_S)
 
+    def recover_files(self) -> schema.Recovered:
+        """Takes in what peers hold for this twin, on a machine that is new."""
+        return self._ask("POST", "/v1/storage/recoveries", schema.Recovered, timeout_s=STORAGE_TIMEOUT_S)
+
+    def check_storage(self) -> schema.StorageState:
+        """Asks all holders of stored files now, has them prove what they say, and makes lost shares again."""
+        return self._ask("POST", "/v1/storage/checks", schema.StorageState, timeout_s=STORAGE_TIMEOUT_S)
+
     def storage(self) -> schema.StorageState:
         """How the stored files stand."""
         return self._ask("GET", "/v1/storage", schema.StorageState, timeout_s=STORAGE_TIMEOUT_S)

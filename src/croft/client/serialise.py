@@ -112,6 +112,26 @@ def argument_bytes(
     return pickled, buffers
 
 
+def code_bytes(value: object, buffers: list[memoryview]) -> bytes:
+    """The pickle of anything that refers to functions, which it takes along as `function_bytes` does.
+
+    Buffers beside it (PEP 574) are added to `buffers`. Raises what pickling raises.
+    """
+
+    def take(buffer: pickle.PickleBuffer) -> None:
+        buffers.append(buffer.raw())
+
+    written = io.BytesIO()
+    try:
+        _ByNameOnly(written, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=take).dump(value)
+    except Exception:
+        buffers.clear()
+        written = io.BytesIO()
+        take_along_local_modules()
+        _ByValue(written, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=take).dump(value)
+    return written.getvalue()
+
+
 class _ByNameOnly(pickle.Pickler):
     """Refuses what no peer can find by its name, in `__main__` or a local module: cloudpickle carries that by value."""
 
@@ -169,7 +189,7 @@ def outcome_value(status: int, payload: bytes | bytearray, peer_name: str) -> An
 def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
     where = f"on {peer_name}" if peer_name else "on every peer that tried"
     if status == Status.RAISED:
-        return _raised(payload, where)
+        return exception_of(payload, where)
     text = payload.decode(errors="replace")
     if status == Status.TIMED_OUT:
         return TaskTimedOut(f"the task {where} {text}", remedy="Give it more time, or split it.")
@@ -185,7 +205,8 @@ def _exception(status: int, payload: bytes, peer_name: str) -> BaseException:
     return TaskDied(f"the task {where} died: {text}")
 
 
-def _raised(payload: bytes, where: str) -> BaseException:
+def exception_of(payload: bytes, where: str) -> BaseException:
+    """What an encoded `RemoteException` says was raised, with the remote traceback as its cause."""
     try:
         remote = decode(payload, RemoteException, step="task results")
     except PeerMisbehaved as fault:

@@ -120,10 +120,10 @@ class StoredFiles:
             raise Usage(f"a stored file cannot be opened as `{mode}`", remedy="Use rb or wb.")
         return io.BufferedReader(_Reading(self, name, number), READ_AHEAD_BYTES)
 
-    def ls(self, name: Name = "", *, with_removed: bool = False) -> list[schema.StoredFile]:
-        """The file of this name, and all below it; all files by default."""
+    def ls(self, name: Name = "", *, with_removed: bool = False, at_risk: bool = False) -> list[schema.StoredFile]:
+        """The file of this name, and all below it; all files by default. `at_risk`: only those that lack shares."""
         at = name_bytes(name) if name else b""
-        return self._api.files(schema.FilesWanted(name_hex=at.hex(), with_removed=with_removed))
+        return self._api.files(schema.FilesWanted(name_hex=at.hex(), with_removed=with_removed, at_risk=at_risk))
 
     def rm(self, name: Name, *, is_folder: bool = False, is_final: bool = False) -> schema.FilesRemoved:
         """Removes a file, or with `is_folder` all below a name. `is_final`: with every version. Raises NotFound."""

@@ -76,7 +76,9 @@ class Commands:
         is_wasm = WASM_MEMORY_VARIABLE in os.environ or message.is_wasm
         if argv[:1] == [OWN_PYTHON] and not is_wasm:
             argv = [sys.executable, "-sP", *argv[1:]]
-            told["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            croft = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            packages = message.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+            told["PYTHONPATH"] = f"{packages}:{croft}" if packages else croft
         try:
             if message.stdin:
                 given = open_below(self._root, message.stdin, os.O_RDONLY)

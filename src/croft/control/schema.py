@@ -484,7 +484,8 @@ class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     """A stored file, and its versions, oldest first. The fields besides are those of the newest one.
 
-    `name_hex` is the name's bytes in hex if they are no UTF-8.
+    `name_hex` is the name's bytes in hex if they are no UTF-8. `margin`: how many more holders may be lost, as the last
+    look at them found; None: as many as the layout bears.
     """
 
     name: str
@@ -493,14 +494,19 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     is_removed: bool
     versions: list[StoredVersion]
     name_hex: str = ""
+    margin: int | None = None
 
 
 class FilesWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which files to tell of: those whose name is `name`, or begins with it and a slash; all of them if it is empty."""
+    """Which files to tell of: those whose name is `name`, or begins with it and a slash; all of them if it is empty.
+
+    `at_risk`: only those that lack shares, as the last look at their holders found.
+    """
 
     name: str = ""
     name_hex: str = ""
     with_removed: bool = False
+    at_risk: bool = False
 
 
 class FilesRemoved(msgspec.Struct, frozen=True, kw_only=True):
@@ -521,7 +527,7 @@ class RemovalWanted(msgspec.Struct, frozen=True, kw_only=True):
 
 class HolderState(msgspec.Struct, frozen=True, kw_only=True):
     """A peer that may hold shares. `shares` and `held_bytes`: what it holds for this owner, None if it did not answer;
-    `room_bytes`: what it would take besides."""
+    `room_bytes`: what it would take besides. `passed`, `failed`: how often it proved what it holds, and did not."""
 
     peer: str
     name: str
@@ -529,12 +535,43 @@ class HolderState(msgspec.Struct, frozen=True, kw_only=True):
     shares: int | None
     held_bytes: int | None
     room_bytes: int | None
+    passed: int
+    failed: int
+
+
+class WatchedData(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of somebody who is away, which this peer looks after. `short`: stripes that lack shares."""
+
+    twin: str
+    looked_at: float
+    stripes: int
+    short: int
+    rebuilt: int
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """What peers held for somebody who came back: files, contacts, and communities besides the one that was joined."""
+
+    files: int
+    contacts: int
+    communities: int
 
 
 class StorageState(msgspec.Struct, frozen=True, kw_only=True):
-    """How the owner's files stand. `faults`: what holders were caught at since this peer started."""
+    """How the owner's files stand. `faults`: what holders were caught at since this peer started.
+
+    `looked_at`: when all holders were asked last, Unix seconds, 0: not yet; `stripes`: pieces that are coded by
+    themselves, of which `short` lacked shares and `unreadable` had too few; `rebuilt`: shares made again since start.
+    `watched`: whose data this peer looks after.
+    """
 
     files: int
     size_bytes: int
     holders: list[HolderState]
     faults: list[str]
+    looked_at: float
+    stripes: int
+    short: int
+    unreadable: int
+    rebuilt: int
+    watched: list[WatchedData]

@@ -20,7 +20,11 @@ class Files(Protocol):
 
     async def collect(self) -> schema.FilesRemoved: ...
 
+    async def check(self) -> schema.StorageState: ...
+
     async def state(self) -> schema.StorageState: ...
+
+    async def recover(self) -> schema.Recovered: ...
 
 
 def storage_routes(files: Files) -> list[Route]:
@@ -35,12 +39,20 @@ def storage_routes(files: Files) -> list[Route]:
     async def collect(_: Request) -> object:
         return await files.collect()
 
+    async def check(_: Request) -> object:
+        return await files.check()
+
     async def state(_: Request) -> object:
         return await files.state()
 
+    async def recover(_: Request) -> object:
+        return await files.recover()
+
     return [
         Route("/v1/storage", answer(state), methods=["GET"]),
+        Route("/v1/storage/checks", answer(check), methods=["POST"]),
         Route("/v1/storage/files", answer(listed), methods=["POST"]),
         Route("/v1/storage/removals", answer(remove), methods=["POST"]),
+        Route("/v1/storage/recoveries", answer(recover), methods=["POST"]),
         Route("/v1/storage/collections", answer(collect), methods=["POST"]),
     ]

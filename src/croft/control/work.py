@@ -296,9 +296,8 @@ def _near(stored: Sequence[StoredInput]) -> frozenset[PeerId]:
 
 def wish(opening: OpenTaskJob | OpenCommandJob, stored: Sequence[StoredInput] = ()) -> Wish:
     """Which peers may serve, from what the program asked for; first those that hold most of what is `stored`."""
-    python = opening.python if isinstance(opening, OpenTaskJob) else ""
     only, never = frozenset(map(PeerId, opening.only)), frozenset(map(PeerId, opening.never))
     labels = frozenset(opening.labels) if isinstance(opening, OpenTaskJob) else frozenset()
     cpus = opening.cpus if isinstance(opening, OpenTaskJob) else 1
     priority = opening.priority if isinstance(opening, OpenTaskJob) else 0
-    return Wish(python, only, never, tuple(opening.needs), labels, cpus, priority, _near(stored))
+    return Wish(opening.python, only, never, tuple(opening.needs), labels, cpus, priority, _near(stored))

@@ -97,6 +97,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     member: str = ""
     stored: Sequence[tuple[bytes, str]] = ()
     packages: Environment | None = None
+    python: str = ""
+    """Major.minor that the peer's interpreter must have; "" for any."""
     is_wasm: bool = False
     fuel: int = 0
 

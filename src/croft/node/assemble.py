@@ -68,6 +68,9 @@ from croft.storage.holder import LEASE_PURPOSE, Holder
 from croft.storage.messages import SHARES_PURPOSE
 from croft.storage.sealing import derive
 from croft.storage.service import Owner, Storage
+from croft.storage.share_client import Holders
+from croft.storage.tending import Tending
+from croft.storage.wards import Wards, places_for
 
 VERSION = version("croft")
 
@@ -143,6 +146,7 @@ class Parts:
     lan: LanPresence
     holder: Holder
     storage: Storage
+    wards: Wards
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -154,6 +158,7 @@ class Parts:
         await self.relaying.load()
         await self.leases.load()
         await self.lending.load()
+        await self.storage.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -177,6 +182,7 @@ class Parts:
                 ("lan", self.lan.serve),
                 ("holder", self.holder.serve),
                 ("storage", self.storage.serve),
+                ("wards", self.wards.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -243,7 +249,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        _storage(plan, ports, overlay, offering),
+        *_storage(plan, ports, overlay, offering),
     )
     _answer_others(parts)
     return parts
@@ -268,7 +274,7 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     held, environments = HeldFiles(ports.chunks, ports.offload), Environments(ports.environments, plan.policy, live)
     lender = Lender(live, plan.policy, lending, leases, circles, held, environments)
     lending.lend = lender.lend
-    holder = Holder(ports.chunks, leases, lending, ports.database, ports.offload)
+    holder = Holder(ports.chunks, leases, lending, ports.database, ports.clock, ports.offload)
 
     def reclaim(lease: Lease) -> None:
         (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
@@ -277,20 +283,32 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder, environments
 
 
-def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> Storage:
-    """What the owner of this peer stores at others."""
-    network = StorageNetwork(overlay, offering.offered_here)
+def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Wards]:
+    """What the owner of this peer stores at others, and whose data it looks after while they are away."""
+    network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
+    holders = Holders(network.name, network.open_stream)
     secret = derive(plan.root, "root") if plan.root is not None else None
     own = plan.own
-    return Storage(
-        Owner(own.twin, own.peer, own.device, own.certificate, secret),
+    tending = Tending(
         network,
-        network.places,
+        lambda owner: places_for(owner, own.twin, network),
+        holders,
         ports.database,
         ports.clock,
         ports.entropy,
         ports.offload,
     )
+    storage = Storage(
+        Owner(own.twin, own.peer, own.device, own.certificate, secret),
+        network,
+        holders,
+        tending,
+        ports.database,
+        ports.clock,
+        ports.entropy,
+        ports.offload,
+    )
+    return storage, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
 def _answer_others(parts: Parts) -> None:
@@ -308,3 +326,4 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
+    parts.holder.on_watch = parts.wards.told

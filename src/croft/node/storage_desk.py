@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
@@ -25,6 +25,7 @@ from croft.node.file_trees import (
     place_below,
     read_small,
 )
+from croft.node.recovery import Recovery
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import Content, Entry, Version
 from croft.storage.held import encoded
@@ -51,6 +52,7 @@ class StorageDesk:
         self._parts = parts
         self._storage = parts.storage
         self._offload = parts.ports.offload
+        self._recovery = Recovery(parts.overlay, parts.address_book, parts.storage, parts.ports.clock)
 
     # --- put ---------------------------------------------------------------------------------------------------------
 
@@ -210,11 +212,26 @@ class StorageDesk:
         """Stored files by name."""
         name = _name(wanted.name, wanted.name_hex)
         name_of = self._parts.overlay.name_of
-        return [
-            _shown(entry, name_of)
-            for entry in await self._matching(name)
-            if wanted.with_removed or entry.versions[-1].content is not None
-        ]
+        short = self._storage.report.short if self._storage.report is not None else {}
+        shown: list[schema.StoredFile] = []
+        for entry in await self._matching(name):
+            if not wanted.with_removed and entry.versions[-1].content is None:
+                continue
+            margin = await self._margin(entry.versions[-1].content, short) if short else None
+            if margin is not None or not wanted.at_risk:
+                shown.append(_shown(entry, name_of, margin))
+        return shown
+
+    async def _margin(self, content: Content | None, short: Mapping[bytes, int]) -> int | None:
+        if content is None:
+            return None
+        stripes = [part.stripe for part in await self._storage.parts(content)]
+        return min((short[stripe.id] - stripe.k for stripe in stripes if stripe.id in short), default=None)
+
+    async def check(self) -> schema.StorageState:
+        """Asks all holders now, and mends what can be mended."""
+        await self._storage.tend()
+        return await self.state()
 
     async def remove(self, wanted: schema.RemovalWanted) -> schema.FilesRemoved:
         """Removes files. Raises NotFound, Usage."""
@@ -229,6 +246,10 @@ class StorageDesk:
             await self._storage.commit({entry.name: change for entry in entries}, putting)
         freed = await self._storage.collect() if wanted.is_final else 0
         return schema.FilesRemoved(files=len(entries), freed_bytes=freed)
+
+    async def recover(self) -> schema.Recovered:
+        """Takes in what peers hold for this twin."""
+        return await self._recovery.recover()
 
     async def collect(self) -> schema.FilesRemoved:
         """Has holders drop what no file needs."""
@@ -251,10 +272,33 @@ class StorageDesk:
                 shares=None if told is None else told[0],
                 held_bytes=None if told is None else told[1],
                 room_bytes=None if told is None else told[2],
+                passed=self._storage.standing(place.peer).passed,
+                failed=self._storage.standing(place.peer).failed,
             )
             for place, told in zip(peers, held, strict=True)
         ]
-        return schema.StorageState(files=count, size_bytes=size, holders=holders, faults=self._storage.faults())
+        report = self._storage.report
+        return schema.StorageState(
+            files=count,
+            size_bytes=size,
+            holders=holders,
+            faults=self._storage.faults(),
+            looked_at=report.at if report else 0.0,
+            stripes=report.stripes if report else 0,
+            short=len(report.short) if report else 0,
+            unreadable=report.unreadable if report else 0,
+            rebuilt=self._storage.rebuilt,
+            watched=[
+                schema.WatchedData(
+                    twin=twin,
+                    looked_at=one.at,
+                    stripes=one.stripes,
+                    short=len(one.short),
+                    rebuilt=self._parts.wards.rebuilt.get(twin, 0),
+                )
+                for twin, one in self._parts.wards.reports.items()
+            ],
+        )
 
     async def _matching(self, name: bytes) -> list[Entry]:
         if not name:
@@ -337,8 +381,7 @@ def _layout(content: Content | None) -> str:
     return str(Layout(stripe.k, stripe.n))
 
 
-def _shown(entry: Entry, name_of: object) -> schema.StoredFile:
-    assert callable(name_of), "peers have names"
+def _shown(entry: Entry, name_of: Callable[[PeerId], str], margin: int | None) -> schema.StoredFile:
     text = entry.name.decode(errors="replace")
     newest = entry.versions[-1]
     return schema.StoredFile(
@@ -347,6 +390,7 @@ def _shown(entry: Entry, name_of: object) -> schema.StoredFile:
         size_bytes=newest.size,
         at=newest.at,
         is_removed=newest.content is None,
+        margin=margin,
         versions=[
             schema.StoredVersion(
                 number=version.number,

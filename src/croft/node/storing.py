@@ -22,7 +22,11 @@ DEAD_S: Final = 100.0
 class StorageNetwork:
     """Fulfils `croft.storage.transfer.Network`."""
 
-    def __init__(self, overlay: Overlay, offered_here: Callable[[], Mapping[PeerId, OfferedHere]]) -> None:
+    def __init__(
+        self, overlay: Overlay, offered_here: Callable[[], Mapping[PeerId, OfferedHere]], now: Callable[[], float]
+    ) -> None:
+        self._now = now
+        self._began_at = now()
         self._overlay = overlay
         self._offered_here = offered_here
 
@@ -36,6 +40,11 @@ class StorageNetwork:
                 continue
             found.append(Place(member.peer, member.name, member.twin, disk, overlay.is_alive(member.peer)))
         return found
+
+    def own_place(self) -> Place:
+        """This peer, as somebody sees it whose data it looks after."""
+        own = self._overlay.own
+        return Place(own.peer, own.name, own.twin, max(1, self._offered_here()[own.peer].amounts[DISK]), True)
 
     def name(self, peer: PeerId) -> str:
         """What to call a peer."""
@@ -54,6 +63,14 @@ class StorageNetwork:
         """Every other peer that seems to live."""
         overlay = self._overlay
         return [m.peer for m in overlay.members() if m.peer != overlay.own.peer and overlay.is_alive(m.peer)]
+
+    def away_s(self, peer: PeerId) -> float:
+        """For how long a peer has not been heard of; 0 if it seems to live."""
+        overlay = self._overlay
+        if peer == overlay.own.peer or overlay.is_alive(peer):
+            return 0.0
+        # While this peer was off, it could not hear of anybody.
+        return max(1.0, self._now() - max(self._began_at, overlay.seen(peer).seen_at))
 
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
         """Raises Unreachable, Refused."""

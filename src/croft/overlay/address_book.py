@@ -81,6 +81,14 @@ class AddressBook:
         """Every contact, by petname."""
         return self._book.all()
 
+    def notes(self) -> list[Note]:
+        """All that is noted, what was forgotten too, for another device of the owner's."""
+        return [_note(contact) for contact in self._book.notes()]
+
+    async def take_in(self, notes: Sequence[Note]) -> int:
+        """Takes in what a device of the owner's noted; returns how many contacts are new. Raises PeerMisbehaved."""
+        return await self._merge([_contact(note) for note in notes])
+
     async def name(self, twin: TwinId, petname: str) -> Contact:
         """Gives a person a petname. Raises Usage, Busy."""
         return await self._changed(self._book.name(twin, petname, self._clock.now()))
@@ -125,21 +133,22 @@ class AddressBook:
 
     async def _take_in(self) -> None:
         while True:
-            for note in await self._heard.get():
-                contact = self._book.merge(note, self._clock.now())
-                if contact is not None:
-                    await self._save(contact)
+            await self._merge(await self._heard.get())
+
+    async def _merge(self, notes: Sequence[Contact]) -> int:
+        """Writes down what is later than what is noted here; how much that was."""
+        merged = [self._book.merge(note, self._clock.now()) for note in notes]
+        for contact in merged:
+            if contact is not None:
+                await self._save(contact)
+        return sum(contact is not None for contact in merged)
 
     def _tell(self, link: Link, notes: Sequence[Contact]) -> None:
         if link.greeted.twin != self._overlay.own.twin:
             return
-        for start in range(0, len(notes), NOTES_PER_NOTICE_MAX):
-            some = notes[start : start + NOTES_PER_NOTICE_MAX]
-            said = [
-                Note(c.twin, c.petname, c.trust.value, c.is_blocked, c.added_at, c.changed_at, c.is_forgotten)
-                for c in some
-            ]
-            link.notify(NOTICE_CONTACTS, encode(OwnContacts(said)))
+        said = [_note(contact) for contact in notes]
+        for start in range(0, len(said), NOTES_PER_NOTICE_MAX):
+            link.notify(NOTICE_CONTACTS, encode(OwnContacts(said[start : start + NOTES_PER_NOTICE_MAX])))
 
     def _hear(self, link: Link, body: bytes) -> None:
         if link.greeted.twin != self._overlay.own.twin:
@@ -147,21 +156,7 @@ class AddressBook:
         said = decode(body, OwnContacts, step=STEP).notes
         if len(said) > NOTES_PER_NOTICE_MAX:
             raise PeerMisbehaved(f"{len(said)} contacts at once", step=STEP)
-        try:
-            notes = [
-                Contact(
-                    TwinId(note.twin),
-                    note.petname,
-                    Trust(note.trust),
-                    note.is_blocked,
-                    note.added_at,
-                    note.changed_at,
-                    note.is_forgotten,
-                )
-                for note in said
-            ]
-        except ValueError:
-            raise PeerMisbehaved("trust of no known kind", step=STEP) from None
+        notes = [_contact(note) for note in said]
         if self._heard.full():
             log.warning("device %s tells contacts faster than they are written down", link.greeted.name)
             return
@@ -191,3 +186,16 @@ class AddressBook:
         sql = "INSERT OR REPLACE INTO contact VALUES (?, ?, ?, ?, ?, ?, ?)"
         await self._database.run(lambda db: db.execute(sql, row).rowcount)
         return contact
+
+
+def _note(c: Contact) -> Note:
+    return Note(c.twin, c.petname, c.trust.value, c.is_blocked, c.added_at, c.changed_at, c.is_forgotten)
+
+
+def _contact(note: Note) -> Contact:
+    try:
+        trust = Trust(note.trust)
+    except ValueError:
+        raise PeerMisbehaved("trust of no known kind", step=STEP) from None
+    twin = TwinId(note.twin)
+    return Contact(twin, note.petname, trust, note.is_blocked, note.added_at, note.changed_at, note.is_forgotten)

@@ -91,6 +91,10 @@ class FileList:
                 if entry.name.startswith(prefix):
                     yield entry
 
+    async def entries_of(self, load: Load, leaf: Child) -> list[Entry]:
+        """Those of one leaf. Raises Unreachable, Failed."""
+        return await _entries(leaf, load)
+
     async def find(self, load: Load, name: bytes) -> Entry | None:
         """The entry of this very name. Raises Unreachable, Failed."""
         at = bisect_right([leaf.first for leaf in self.leaves], name) - 1

@@ -83,6 +83,13 @@ class PartList(Message, frozen=True):
     parts: list[Part]
 
 
+class StripeList(Message, frozen=True):
+    """What whoever looks after an owner's data knows of it: which shares belong together, and no key."""
+
+    format: int
+    stripes: list[Stripe]
+
+
 class Version(Message, frozen=True):
     """One version of a file. Two with one `number` by different devices are a conflict.
 

@@ -19,7 +19,7 @@ from croft.model.amounts import DISK, Amounts
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.model.lease import Lease, Stage, Usage
 from croft.model.lease import Request as LeaseRequest
-from croft.ports import Chunk, ChunkStore, Database, Offload, Stream
+from croft.ports import Chunk, ChunkStore, Clock, Database, Offload, Stream
 from croft.storage import merkle
 from croft.storage.formats import SHARE_BYTES_MAX
 from croft.storage.heads import open_head
@@ -44,7 +44,10 @@ from croft.storage.messages import (
     ReadShare,
     Request,
     ShareFollows,
+    Watch,
+    check_watch,
 )
+from croft.storage.permits import check_permit
 from croft.storage.share_stream import STEP, Room, receive_raw
 from croft.wire import frames
 from croft.wire.codec import decode_union, encode
@@ -62,6 +65,7 @@ REQUESTS_MAX: Final = 256
 SHARE_TIMEOUT_S: Final = 60.0
 """A share that has begun is here within that time, or the stream ends."""
 DEVICES_MAX: Final = 64
+WATCHED_MAX: Final = 1_000
 PROVED_KEPT: Final = 256
 """Shares whose leaves' hashes are remembered, for reads of their parts."""
 OPEN_AGAIN_S: Final = 0.1
@@ -120,6 +124,15 @@ class _Account:
 
 
 @dataclass(frozen=True, slots=True)
+class _Absent:
+    """An owner for whom somebody else acts."""
+
+    peer: PeerId
+    twin: TwinId
+    communities: frozenset[CommunityId]
+
+
+@dataclass(frozen=True, slots=True)
 class _Reply:
     """An answer, and the bytes that follow it; `done` once they are handed over."""
 
@@ -129,16 +142,24 @@ class _Reply:
 
 
 class Holder:
-    """The holding side of storage. `permits` says for whom somebody other than the owner may act; raises Refused."""
+    """The holding side of storage."""
 
     def __init__(
-        self, chunks: ChunkStore, leases: Leases, offers: Offers, database: Database, offload: Offload
+        self,
+        chunks: ChunkStore,
+        leases: Leases,
+        offers: Offers,
+        database: Database,
+        clock: Clock,
+        offload: Offload,
     ) -> None:
+        self._clock = clock
         self._chunks = chunks
         self._leases = leases
         self._offers = offers
         self._database = database
         self._offload = offload
+        self.on_watch: Callable[[], None] = lambda: None
         self._accounts: dict[TwinId, _Account] = {}
         self._leaves: OrderedDict[bytes, list[bytes]] = OrderedDict()
 
@@ -197,6 +218,8 @@ class Holder:
                 return _declining(self._put_head(consumer, request))
             case ReadHeads():
                 return _declining(self._heads(consumer))
+            case Watch():
+                return _declining(self._watch(consumer, request))
             case _:
                 assert_never(request)
 
@@ -205,14 +228,18 @@ class Holder:
     async def _take(self, consumer: Consumer, request: PutShare, stream: Stream) -> Coroutine[Any, Any, _Reply]:
         if not 0 < request.size <= SHARE_BYTES_MAX or len(request.share) != merkle.HASH_BYTES:
             raise PeerMisbehaved(f"a share of {request.size} bytes", step=STEP)
-        twin = _owner(consumer, request.owner)
-        account = self._account(twin)
+        try:
+            owner = self._owner(consumer, request.owner, request.permit, puts=True)
+        except Refused as refusal:
+            await receive_raw(stream, request.size)
+            return _declining(_raise(refusal))
+        account = self._account(owner.twin)
         await account.room.take(request.size)
         is_kept = False
         try:
             async with asyncio.timeout(SHARE_TIMEOUT_S):
                 try:
-                    await self._reserve(consumer, account, twin, request.size)
+                    await self._reserve(owner, account, request.size)
                 except CroftError as error:
                     await receive_raw(stream, request.size)
                     return _declining(_raise(error))
@@ -246,8 +273,8 @@ class Holder:
         return _Reply(Done())
 
     async def _read(self, consumer: Consumer, request: ReadShare) -> _Reply:
-        twin = _owner(consumer, request.owner)
-        account = self._account(twin)
+        owner = self._owner(consumer, request.owner, request.permit)
+        account = self._account(owner.twin)
         (size,) = await self._chunks.sizes(request.owner, [request.share])
         if size is None:
             raise NotFound("this share is not held here")
@@ -262,6 +289,12 @@ class Holder:
                 leaves = await self._leaves_of(request.owner, request.share)
                 proof = merkle.prove(leaves, request.offset, request.size)
                 data = await self._chunks.read(request.owner, request.share, request.offset, request.size)
+                if (
+                    merkle.leaves(data)
+                    != leaves[request.offset // merkle.LEAF_BYTES :][: -(-len(data) // merkle.LEAF_BYTES)]
+                ):
+                    del self._leaves[request.share]
+                    await self._chunks.read(request.owner, request.share)  # says that it is damaged
             else:
                 data = await self._chunks.read(request.owner, request.share)
         except BaseException:
@@ -281,7 +314,7 @@ class Holder:
         return leaves
 
     async def _find(self, consumer: Consumer, request: FindShares) -> _Reply:
-        _owner(consumer, request.owner)
+        self._owner(consumer, request.owner, request.permit)
         _check_shares(request.shares)
         sizes = await self._chunks.sizes(request.owner, request.shares)
         return _Reply(Found([-1 if size is None else size for size in sizes]))
@@ -336,7 +369,35 @@ class Holder:
         # An answer has its limit; owners with so many devices are asked for none that matter less.
         return _Reply(Heads([record for (record,) in rows][: DEVICES_MAX // 8]))
 
-    # --- room --------------------------------------------------------------------------------------------------------
+    async def _watch(self, consumer: Consumer, request: Watch) -> _Reply:
+        check_watch(request)
+        self._offers.standing_for(consumer)
+        row = (bytes.fromhex(consumer.twin), bytes.fromhex(consumer.peer), request.sequence, encode(request))
+
+        def write(db: sqlite3.Connection) -> None:
+            (others,) = db.execute("SELECT count(*) FROM watched WHERE owner <> ?", row[:1]).fetchone()
+            if others >= WATCHED_MAX:
+                raise Busy(f"this peer looks after the data of {WATCHED_MAX} others already", remedy="Ask another one.")
+            db.execute(
+                "INSERT INTO watched VALUES (?, ?, ?, ?) ON CONFLICT (owner, device) DO UPDATE "
+                "SET sequence = excluded.sequence, record = excluded.record WHERE excluded.sequence > sequence",
+                row,
+            )
+
+        await self._database.run(write)
+        self.on_watch()
+        return _Reply(Done())
+
+    # --- whose shares, and room for them -----------------------------------------------------------------------------
+
+    def _owner(self, consumer: Consumer, owner: bytes, permit: bytes, *, puts: bool = False) -> Consumer:
+        """Whose shares are meant. Raises Refused unless whoever asks has a right to them."""
+        if len(owner) != OWNER_BYTES:
+            raise PeerMisbehaved("an owner that is no key", step=STEP)
+        if owner.hex() == consumer.twin:
+            return consumer
+        check_permit(permit, owner, consumer, self._clock.now(), puts=puts)
+        return _Absent(PeerId(owner.hex()), TwinId(owner.hex()), consumer.communities)
 
     def _account(self, twin: TwinId) -> _Account:
         return self._accounts.setdefault(twin, _Account())
@@ -358,23 +419,21 @@ class Holder:
                 return
             account.lease = self._leases.resize(lease, wants, (), is_taken=True)
 
-    async def _reserve(self, consumer: Consumer, account: _Account, twin: TwinId, size: int) -> None:
+    async def _reserve(self, owner: Consumer, account: _Account, size: int) -> None:
         """Room for so much more, which counts as coming from now on. Raises Refused, Full, Failed."""
-        offers = self._offers.standing_for(consumer)
+        offers = self._offers.standing_for(owner)
         async with account.lock:
             wanted = account.wanted + size
             if account.lease is None or wanted > account.lease.amounts[DISK]:
-                account.lease = await self._grow(consumer, account, twin, wanted, offers)
+                account.lease = await self._grow(owner, account, wanted, offers)
             account.coming += size
 
-    async def _grow(
-        self, consumer: Consumer, account: _Account, twin: TwinId, wanted: int, offers: tuple[str, ...]
-    ) -> Lease:
+    async def _grow(self, owner: Consumer, account: _Account, wanted: int, offers: tuple[str, ...]) -> Lease:
         async def hold(size: int) -> Lease:
             wants = Amounts.of({DISK: size})
             if account.lease is not None:
                 return self._leases.resize(account.lease, wants, offers)
-            request = LeaseRequest(_key(twin), consumer.peer, twin, LEASE_PURPOSE, "", offers, wants)
+            request = LeaseRequest(_key(owner.twin), owner.peer, owner.twin, LEASE_PURPOSE, "", offers, wants)
             return await self._leases.take(request)
 
         try:
@@ -392,15 +451,6 @@ class Holder:
             self._leases.ended(lease)
         elif lease.amounts[DISK] > _lumps(account.wanted):
             account.lease = self._leases.resize(lease, Amounts.of({DISK: _lumps(account.wanted)}), ())
-
-
-def _owner(consumer: Consumer, owner: bytes) -> TwinId:
-    """Whose shares are meant. Raises Refused unless whoever asks has a right to them."""
-    if len(owner) != OWNER_BYTES:
-        raise PeerMisbehaved("an owner that is no key", step=STEP)
-    if owner.hex() != consumer.twin:
-        raise Refused("only their owner, and whom the owner lets, may have these shares")
-    return consumer.twin
 
 
 def _key(twin: TwinId) -> str:

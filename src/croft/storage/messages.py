@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from croft.errors import Failed, PeerMisbehaved
+from croft.storage.formats import PEER_BYTES, Content, check_content
 from croft.wire.codec import Message
 
 SHARES_PURPOSE: Final = "shares/1"
@@ -16,6 +18,7 @@ ANSWER_BYTES_MAX: Final = 1 << 20
 SHARES_ASKED_MAX: Final = 1_000
 SHARES_LISTED_MAX: Final = 10_000
 OWNER_BYTES: Final = 32
+WATCH_NAMES_MAX: Final = 1_024
 
 # --- requests --------------------------------------------------------------------------------------------------------
 
@@ -72,7 +75,22 @@ class ReadHeads(Message, frozen=True, tag=7):
     """Asks for the heads of the asker's devices; answered by `Heads`."""
 
 
-Request = PutShare | ReadShare | FindShares | ListShares | DropShares | PutHead | ReadHeads
+class Watch(Message, frozen=True, tag=8):
+    """Asks to look after the asker's data while the asker is away; answered by `Done` once it is on disk.
+
+    `permit`: what lets the peer do so. `stripes`: a content that holds a `StripeList` of all that is to be kept.
+    `on`, `never`: peers and people, as the owner's rule names them. Of one device, the highest `sequence` counts.
+    """
+
+    sequence: int
+    permit: bytes
+    stripes: Content
+    on: list[bytes]
+    never: list[bytes]
+    never_twins: list[bytes]
+
+
+Request = PutShare | ReadShare | FindShares | ListShares | DropShares | PutHead | ReadHeads | Watch
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
@@ -126,3 +144,15 @@ class Declined(Message, frozen=True, tag=26):
 
 
 Answer = Done | ShareFollows | Found | Listed | Dropped | Heads | Declined
+
+
+def check_watch(watch: Watch) -> None:
+    """Raises PeerMisbehaved unless its numbers fit."""
+    ids = [*watch.on, *watch.never, *watch.never_twins]
+    is_sound = len(ids) <= WATCH_NAMES_MAX and all(len(one) == PEER_BYTES for one in ids)
+    try:
+        check_content(watch.stripes)
+    except Failed as error:
+        raise PeerMisbehaved(f"a watch over nothing: {error.message}", step="shares") from None
+    if not is_sound or not 0 < watch.sequence < 1 << 53:
+        raise PeerMisbehaved("a watch whose numbers do not fit", step="shares")

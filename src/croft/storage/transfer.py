@@ -34,8 +34,20 @@ class Network(Protocol):
         """Of asking a peer: its round trip in seconds; more than 10 if it seems to be dead."""
         ...
 
+    def places(self) -> Sequence[Place]:
+        """Other peers that lend disk to this one, dead ones too."""
+        ...
+
+    def own_place(self) -> Place:
+        """This peer, as somebody sees it whose data it looks after."""
+        ...
+
     def alive(self) -> Sequence[PeerId]:
         """Every other peer that may hold something and seems to live."""
+        ...
+
+    def away_s(self, peer: PeerId) -> float:
+        """For how long a peer has not been heard of; 0 if it seems to live."""
         ...
 
     async def open_stream(self, peer: PeerId, purpose: str) -> Stream:
@@ -104,10 +116,19 @@ def _not_stored(reasons: Sequence[str], layout: Layout) -> Refused:
 
 
 class Receiving:
-    """Fetches stripes of one owner."""
+    """Fetches stripes of one owner. `permit`: what lets somebody else do so."""
 
-    def __init__(self, owner: bytes, network: Network, holders: Holders, offload: Offload, buffers: Buffers) -> None:
+    def __init__(
+        self,
+        owner: bytes,
+        network: Network,
+        holders: Holders,
+        offload: Offload,
+        buffers: Buffers,
+        permit: bytes = b"",
+    ) -> None:
         self._owner = owner
+        self._permit = permit
         self._network = network
         self._holders = holders
         self._offload = offload
@@ -145,8 +166,9 @@ class Receiving:
         places = {PeerId(peer.hex()) for peer in peers} | set(self.found.get(share, ()))
         for peer in sorted(places, key=lambda peer: (self._network.cost(peer), peer))[:2]:
             data = bytearray(size)
+            request = ReadShare(self._owner, share, start, size, self._permit)
             try:
-                answer = await self._holders[peer].read(ReadShare(self._owner, share, start, size), memoryview(data))
+                answer = await self._holders[peer].read(request, memoryview(data))
                 if (start, size) == (0, share_bytes):
                     if not is_share(memoryview(data), share):
                         raise PeerMisbehaved(BAD_SHARE, step="share")
@@ -168,7 +190,7 @@ class Receiving:
         async def ask(peer: PeerId) -> tuple[PeerId, list[int]]:
             try:
                 async with asyncio.timeout(LOCATE_S_MAX):
-                    answer = await self._holders[peer].ask(FindShares(self._owner, list(shares)), Found)
+                    answer = await self._holders[peer].ask(FindShares(self._owner, list(shares), self._permit), Found)
                 return peer, answer.sizes
             except (CroftError, TimeoutError):
                 return peer, []
@@ -231,7 +253,7 @@ class Receiving:
         view = memoryview(buffer)[index * stripe.share_bytes : (index + 1) * stripe.share_bytes]
         share = stripe.shares[index]
         try:
-            await self._holders[peer].read(ReadShare(self._owner, share), view)
+            await self._holders[peer].read(ReadShare(self._owner, share, 0, 0, self._permit), view)
             if not await self._offload.run(is_share, view, share):
                 raise PeerMisbehaved(BAD_SHARE, step="share")
         except PeerMisbehaved:
@@ -247,8 +269,12 @@ class Receiving:
     async def _locate(self, stripe: Stripe, inbox: asyncio.Queue[download.Event]) -> None:
         inbox.put_nowait(download.Located(await self.locate(stripe.shares)))
 
+    def note(self, faults: Sequence[str]) -> None:
+        """Remembers what holders were caught at."""
+        self.faults = [*self.faults, *faults][-FAULTS_KEPT:]
+
     def _caught(self, peer: PeerId, what: str) -> None:
-        self.faults = [*self.faults[-FAULTS_KEPT:], f"{self._network.name(peer)}: {what}"]
+        self.note([f"{self._network.name(peer)}: {what}"])
 
 
 def _lost(stripe: Stripe, count: int, reasons: Sequence[str]) -> Unreachable:

@@ -1,0 +1,89 @@
+"""Permits: by which an owner lets others read its shares, or rebuild them, without any key of what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from croft.errors import PeerMisbehaved, Refused
+from croft.identity.certificates import open_certificate
+from croft.identity.keys import SecretKey
+from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.wire.codec import Message, decode, encode
+from croft.wire.envelope import open_signed, sign
+
+PERMIT_KIND: Final = "storage.permit"
+PERMIT_BYTES_MAX: Final = 16 << 10
+LIFETIME_S: Final = 90 * 86_400.0
+PEERS_MAX: Final = 64
+STEP: Final = "storage permit"
+
+
+class Permit(Message, frozen=True):
+    """Signed by a device of the owner. `peers`, `twins`, `communities`: who may read shares; `peers` may put them too,
+    if `may_put`. `expires_at` in Unix seconds.
+    """
+
+    owner: bytes
+    device: bytes
+    peers: list[bytes]
+    twins: list[bytes]
+    communities: list[bytes]
+    may_put: bool
+    expires_at: float
+
+
+class SignedPermit(Message, frozen=True):
+    """A permit, signed by the device, and the owner's certificate of that device."""
+
+    certificate: bytes
+    record: bytes
+
+
+class Bearer(Protocol):
+    """Who shows a permit; what the hello proved."""
+
+    @property
+    def peer(self) -> PeerId: ...
+
+    @property
+    def twin(self) -> TwinId: ...
+
+    @property
+    def communities(self) -> frozenset[CommunityId]: ...
+
+
+def sign_permit(device: SecretKey, certificate: bytes, permit: Permit) -> bytes:
+    """The bytes of a permit, as its bearer shows them."""
+    return encode(SignedPermit(certificate, sign(device.signer, PERMIT_KIND, permit)))
+
+
+def bearers(data: bytes) -> list[PeerId]:
+    """The peers that a permit names, in its order. Raises PeerMisbehaved for what is no permit."""
+    signed = decode(data, SignedPermit, step=STEP)
+    return [PeerId(peer.hex()) for peer in open_signed(signed.record, PERMIT_KIND, Permit, step=STEP)[1].peers]
+
+
+def check_permit(data: bytes, owner: bytes, bearer: Bearer, now: float, *, puts: bool) -> None:
+    """Raises Refused unless the owner lets the bearer do this; PeerMisbehaved for what is no permit."""
+    if not data:
+        raise Refused("only their owner, and whom the owner lets, may have these shares")
+    if len(data) > PERMIT_BYTES_MAX:
+        raise PeerMisbehaved(f"a permit of {len(data)} bytes", step=STEP)
+    signed = decode(data, SignedPermit, step=STEP)
+    certified = open_certificate(signed.certificate, step=STEP)
+    signer, permit = open_signed(signed.record, PERMIT_KIND, Permit, step=STEP)
+    if (signer, permit.device.hex(), permit.owner.hex()) != (certified.peer, certified.peer, certified.twin):
+        raise PeerMisbehaved("a permit that was not signed by a device of the owner", step=STEP)
+    if permit.owner != owner:
+        raise Refused("this permit is for the shares of somebody else")
+    if permit.expires_at < now:
+        raise Refused("this permit has expired", remedy="Ask the owner of the data for a new one.")
+    is_named = _has(permit.peers, [bearer.peer])
+    may_read = is_named or _has(permit.twins, [bearer.twin]) or _has(permit.communities, list(bearer.communities))
+    if not (is_named and permit.may_put if puts else may_read):
+        raise Refused("this permit lets you not do that", remedy="Ask the owner of the data.")
+
+
+def _has(named: Sequence[bytes], ids: Sequence[str]) -> bool:
+    return any(one.hex() in ids for one in named)

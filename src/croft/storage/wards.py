@@ -1,0 +1,140 @@
+"""Looks after the data of others while they are away, as their delegate: each round as `tending` does it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from croft.errors import CroftError, PeerMisbehaved
+from croft.model.ids import PeerId, TwinId
+from croft.ports import Database, Offload
+from croft.storage.contents import Reading
+from croft.storage.formats import Stripe, StripeList, decode_stored
+from croft.storage.messages import Watch
+from croft.storage.permits import bearers
+from croft.storage.placement import Place, Rule
+from croft.storage.share_client import Holders
+from croft.storage.stripes import Buffers
+from croft.storage.tending import Report, Tending, Ward
+from croft.storage.transfer import Network, Receiving
+from croft.wire.codec import decode
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 2.0
+SETTLE_S: Final = 6.0
+"""Once peers have come or gone and no other did for so long, it is time for a round."""
+START_S: Final = 20.0
+ROUND_EVERY_S: Final = 1_800.0
+LIST_BYTES: Final = 32 << 20
+STEP: Final = "watch"
+
+
+class Watchman:
+    """Says when it is time for a round: some time after the start, when peers have come or gone, and now and then."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._seen: tuple[PeerId, ...] = ()
+        self._changed_at = self._due_at = asyncio.get_running_loop().time() + START_S
+
+    def now(self) -> None:
+        """There is something to do."""
+        self._due_at = min(self._due_at, asyncio.get_running_loop().time())
+
+    async def something_to_do(self) -> None:
+        """Returns when it is time."""
+        loop = asyncio.get_running_loop()
+        while True:
+            alive = tuple(sorted(self._network.alive()))
+            if alive != self._seen:
+                self._seen = alive
+                self._changed_at = max(self._changed_at, loop.time())
+                self._due_at = min(self._due_at, self._changed_at + SETTLE_S)
+            if self._due_at <= loop.time() and self._changed_at + SETTLE_S <= loop.time():
+                self._due_at = loop.time() + ROUND_EVERY_S
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+class Wards:
+    """Everybody's data that this peer looks after."""
+
+    def __init__(
+        self, own: PeerId, network: Network, holders: Holders, tending: Tending, database: Database, offload: Offload
+    ) -> None:
+        self._own = own
+        self._network = network
+        self._holders = holders
+        self._tending = tending
+        self._database = database
+        self._offload = offload
+        self._lists: dict[bytes, tuple[bytes, list[Stripe]]] = {}
+        self._watchman: Watchman | None = None
+        self.reports: dict[TwinId, Report] = {}
+        """What the last round over each owner's data found."""
+        self.rebuilt: dict[TwinId, int] = {}
+
+    def told(self) -> None:
+        """Somebody asked, or told of a change."""
+        if self._watchman is not None:
+            self._watchman.now()
+
+    async def serve(self) -> None:
+        """Goes its rounds until cancelled."""
+        self._watchman = Watchman(self._network)
+        while True:
+            await self._watchman.something_to_do()
+            for owner, device, record in await self._watched():
+                try:
+                    await self._look_after(owner, PeerId(device.hex()), decode(record, Watch, step=STEP))
+                except (CroftError, PeerMisbehaved) as problem:
+                    log.info("the data of %s is not looked after now: %s", owner.hex()[:10], problem)
+
+    async def _watched(self) -> list[tuple[bytes, bytes, bytes]]:
+        sql = "SELECT owner, device, record FROM watched ORDER BY owner, device"
+        try:
+            return await self._database.run(lambda db: db.execute(sql).fetchall())
+        except CroftError as error:
+            log.info("nobody's data is looked after now: %s", error.message)
+            return []
+
+    async def _look_after(self, owner: bytes, device: PeerId, watch: Watch) -> None:
+        if not self._network.away_s(device):
+            return  # its owner is up, and does it
+        peers = bearers(watch.permit)
+        before = peers[: peers.index(self._own)] if self._own in peers else peers
+        if any(not self._network.away_s(peer) for peer in before):
+            return  # another delegate, who comes first, does it
+        stripes = await self._stripes(owner, watch)
+        rule = Rule(
+            tuple(PeerId(peer.hex()) for peer in watch.on),
+            tuple(PeerId(peer.hex()) for peer in watch.never),
+            tuple(TwinId(twin.hex()) for twin in watch.never_twins),
+        )
+        report = await self._tending.round(Ward(owner, stripes, rule, watch.permit))
+        twin = TwinId(owner.hex())
+        self.reports[twin] = report
+        self.rebuilt[twin] = self.rebuilt.get(twin, 0) + report.rebuilt
+        if report.rebuilt:
+            log.info("made %d lost shares of %s again", report.rebuilt, owner.hex()[:10])
+
+    async def _stripes(self, owner: bytes, watch: Watch) -> list[Stripe]:
+        """What there is to look after; the list itself too."""
+        key, listed = self._lists.get(owner, (b"", []))
+        if key != watch.stripes.key:
+            receiving = Receiving(owner, self._network, self._holders, self._offload, Buffers(LIST_BYTES), watch.permit)
+            reading = Reading(receiving, self._offload)
+            listed = decode_stored(await reading.whole(watch.stripes), StripeList).stripes
+            parts = [*watch.stripes.parts, *await reading.parts(watch.stripes)]
+            by_id = {stripe.id: stripe for stripe in [*listed, *(part.stripe for part in parts)]}
+            listed = list(by_id.values())
+            self._lists[owner] = watch.stripes.key, listed
+        return listed
+
+
+def places_for(owner: bytes, own: TwinId, network: Network) -> list[Place]:
+    """Who may hold something of an owner: this peer too, if it is somebody else's data."""
+    others = list(network.places())
+    return others if owner.hex() == own else [*others, network.own_place()]

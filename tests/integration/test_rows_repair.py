@@ -1,0 +1,62 @@
+"""The row of repair, shown by real daemons: lost shares are made again while their owner is off.
+
+A test's docstring names its row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import peers
+from support.peers import RealPeer, until
+
+REPAIR_S_MAX = 90.0
+FILE_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def village() -> Iterator[list[RealPeer]]:
+    with peers.homes() as base:
+        yield peers.community(base, ["ada", "bob", "cyd", "dan", "eve", "fay", "gus"])
+
+
+def is_delegate(peer: RealPeer) -> bool:
+    """Whether somebody has asked it to look after data."""
+    with contextlib.closing(sqlite3.connect(f"file:{peer.files.database}?mode=ro", uri=True)) as database:
+        return bool(database.execute("SELECT count(*) FROM watched").fetchone()[0])
+
+
+def test_lost_shares_are_made_again_while_the_owner_is_off(village: list[RealPeer], tmp_path: Path) -> None:
+    """E4: 2-of-4: two holders and the owner are killed; delegates rebuild; the other two die: it is still read."""
+    ada, others = village[0], village[1:]
+    file = tmp_path / "file"
+    file.write_bytes(secrets.token_bytes(FILE_BYTES))
+    put = ada.json("put", str(file), "--keep", "2of4")["put"]
+    first = [peer for peer in others if peer.name in put["holders"]]
+    assert len(first) == 4
+    until(lambda: sum(map(is_delegate, others)) == 3, "there are delegates")
+
+    for peer in (ada, first[0], first[1]):
+        peer.kill()
+    alive = [peer for peer in others if peer.process is not None]
+    until(lambda: any("lost shares of" in peer.log() for peer in alive), "somebody mends it", REPAIR_S_MAX)
+    until(lambda: not any(watched_short(peer) for peer in alive), "all of it is mended", REPAIR_S_MAX)
+    for peer in first[2:]:
+        peer.kill()
+    ada.start()
+    left = [peer for peer in others if peer.process is not None]
+    until(lambda: {peer.name for peer in left} <= peers.linked(ada), "the owner is back")
+
+    ada.ok("get", "file", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+
+
+def watched_short(peer: RealPeer) -> int:
+    """How many pieces of others lack shares, as it found."""
+    return sum(one.short for one in peer.api.storage().watched)
