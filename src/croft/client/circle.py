@@ -95,17 +95,23 @@ class HomeMember:
             if task is not None:
                 task.cancel()
         if self._connection is not None:
-            self._connection.close()
+            # The daemon knows at once; whoever reads here closes it, once it reads no more.
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
             self._connection = None
 
     async def _hear(self, connection: socket.socket) -> None:
-        with contextlib.suppress(ConnectionLost):
+        try:
             while True:
                 message = await _receive(connection)
                 assert isinstance(message, StreamWaits), "nothing else is said while a circle is open"
                 task = asyncio.create_task(self._take(message), name="circle.take")
                 self._taking.add(task)
                 task.add_done_callback(self._taking.discard)
+        except (ConnectionLost, OSError):
+            pass
+        finally:
+            connection.close()
 
     async def _take(self, waits: StreamWaits) -> None:
         with contextlib.suppress(CroftError, ConnectionLost):
