@@ -16,9 +16,9 @@ import uvloop
 
 from croft.adapters.box_process import BoxProcess, ProcessSandbox
 from croft.adapters.isolation_probe import Findings, isolation_of
-from croft.adapters.sandbox import ClosedSandbox, best_sandbox
+from croft.adapters.sandbox import best_sandbox
 from croft.compute.worker_messages import CommandExited, Output, RunCommand, Status
-from croft.errors import ConnectionLost, Failed, Refused
+from croft.errors import ConnectionLost, Failed
 from croft.model.isolation import Grade, Isolation
 from croft.ports import BoxSpec
 from support.boxes import CONFINING_KINDS, KINDS, Peer, open_peer, sandbox_of, worker_spec
@@ -381,14 +381,6 @@ def test_each_lower_grade_says_why() -> None:
     assert isolation_of(Findings(None, "g", "n", "")).grade is Grade.C
     assert isolation_of(Findings(None, "g", "n", "l")).grade is Grade.D
     assert "n" in isolation_of(Findings(None, "g", "n", "l")).reason
-
-
-def test_a_machine_that_holds_nothing_opens_nothing() -> None:
-    async def run() -> None:
-        with pytest.raises(Refused, match="cannot hold foreign code"):
-            await ClosedSandbox(Isolation(Grade.D, "why")).open(worker_spec(None))
-
-    asyncio.run(run())
 
 
 # --- the owner first -------------------------------------------------------------------------------------------------
