@@ -438,6 +438,7 @@ class BoxSpec:
         cpus: processor share; memory_bytes: resident, page cache and tmpfs together; processes_max: tasks alive;
         host_name: what the box calls itself, where it can have a name of its own.
         devices: files and device nodes of the host by name, readable inside where `CROFT_DEVICE_NAME` says.
+        is_wasm: its program runs WebAssembly alone, which holds foreign code where nothing else does.
         scratch_bytes: size of `/tmp`; work_bytes and work_files_max: what `/job` may grow to.
         has_doorway: whether there is a second socket, by which streams come in; `{doorway}` in `argv` is its number.
     """
@@ -455,6 +456,7 @@ class BoxSpec:
     host_name: str = "box"
     work_files_max: int = 20_000
     devices: Mapping[str, str] = field(default_factory=dict)
+    is_wasm: bool = False
     has_doorway: bool = False
 
 

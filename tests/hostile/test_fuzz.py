@@ -13,9 +13,12 @@ from functools import partial
 from random import Random
 
 import pytest
+from distributed.protocol import Serialize, dumps
 
+from croft.compute.circle_messages import Connect, FromMember, Listen, OpenMemberStream
 from croft.compute.messages import OpenCommand, Opened, OpenTasks, Reply
 from croft.compute.worker_messages import BufferPart, ChunkResults, FromWorker, LoadFunction, RunChunk, ToWorker
+from croft.dask import guard
 from croft.errors import CodecError, CroftError, PeerMisbehaved
 from croft.identity.certificates import certify, open_certificate
 from croft.identity.grants import found, verify_chain
@@ -58,6 +61,8 @@ RECORD = describe(
     OWN, MEMBERSHIP, Lends(1, 1, 1, "A", "3.11", "x86_64", "1"), ["10.0.0.1:1"], now=NOW, sequence=int(NOW * 1000)
 ).record
 PRESENCE = sign_presence(DEVICE, COMMUNITY, Load(1, 0.5, 0.5), int(NOW * 1000))
+
+DASK_FRAMES = dumps(guard.lowered({"status": "OK", "data": {"x": Serialize([1, "two"])}, "set": {1, 2}}))
 
 Door = Callable[[bytes], object]
 
@@ -122,6 +127,18 @@ DOORS: dict[str, tuple[Door, list[bytes]]] = {
     "tunnel answer": (
         lambda data: decode_union(data, TunnelAnswer, step="fuzz"),
         [encode(TunnelOpened("web")), encode(TunnelRefused("refused", "no", "ask"))],
+    ),
+    "stream of a circle": (
+        lambda data: decode(data, OpenMemberStream, step="fuzz"),
+        [encode(OpenMemberStream("owner", "circle", "one", "two"))],
+    ),
+    "packet of a doorway": (
+        lambda data: decode_union(data, FromMember, step="fuzz"),
+        [encode(Listen()), encode(Connect(7, "two"))],
+    ),
+    "message of a Dask worker": (
+        lambda data: guard.read(FrameReader(1 << 16, step="fuzz").feed(data) or [b""], deserialize=True),
+        [b"".join(map(frame, DASK_FRAMES))],
     ),
     "provision": (
         lambda data: open_provision(COMMUNITY, data, NOW),

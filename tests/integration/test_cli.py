@@ -331,7 +331,7 @@ def test_completion_is_a_script_that_bash_takes_and_that_knows_the_commands(ada:
     (tmp_path / "completion").write_text(ada.ok("completion", "bash"))
     script = (
         f'PATH="{tmp_path}:$PATH"; . "{tmp_path}/completion"; '
-        'COMP_WORDS=(croft st); COMP_CWORD=1; _croft_completion croft st croft; echo "${COMPREPLY[@]}"'
+        'COMP_WORDS=(croft stat); COMP_CWORD=1; _croft_completion croft stat croft; echo "${COMPREPLY[@]}"'
     )
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ada.variables(), timeout=20)
 

@@ -13,15 +13,21 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from blake3 import blake3
 
 from croft.adapters.box_process import BoxProcess, ProcessSandbox
 from croft.adapters.isolation_probe import Findings, isolation_of
-from croft.adapters.sandbox import ClosedSandbox, best_sandbox
-from croft.compute.worker_messages import CommandExited, Output, RunCommand, Status
-from croft.errors import ConnectionLost, Failed, Refused
+from croft.adapters.python_runtime import builder_argv, runtime_environment, runtime_paths
+from croft.adapters.sandbox import best_sandbox
+from croft.compute.environment_messages import BuilderAnswer, Built
+from croft.compute.worker_messages import ENVIRONMENT_VARIABLE, CommandExited, Output, RunCommand, Status
+from croft.errors import ConnectionLost, Failed
 from croft.model.isolation import Grade, Isolation
 from croft.ports import BoxSpec
+from croft.wire.codec import decode_union
+from croft.wire.message_stream import MessageStream
 from support.boxes import CONFINING_KINDS, KINDS, Peer, open_peer, sandbox_of, worker_spec
+from support.wheels import make
 from support.worker_process import arguments
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -383,12 +389,45 @@ def test_each_lower_grade_says_why() -> None:
     assert "n" in isolation_of(Findings(None, "g", "n", "l")).reason
 
 
-def test_a_machine_that_holds_nothing_opens_nothing() -> None:
-    async def run() -> None:
-        with pytest.raises(Refused, match="cannot hold foreign code"):
-            await ClosedSandbox(Isolation(Grade.D, "why")).open(worker_spec(None))
+def test_an_environment_is_built_in_the_box_and_seen_by_the_next(sandbox: ProcessSandbox, tmp_path: Path) -> None:
+    """Also where a box has a user of its own, and the wheels and what was built lie in folders closed to others."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    wheels, work = closed / "wheels", closed / "build"
+    work.mkdir(mode=0o700)
+    wheel = make(wheels, "tiny", {"tiny.py": "VALUE = 42\n"})
+    wheel.chmod(0o644)
+    digest = blake3(wheel.read_bytes()).hexdigest()
+    program = builder_argv(1 << 20, 100, (wheel.name, digest, str(wheel)))
 
-    asyncio.run(run())
+    async def build() -> object:
+        spec = replace(worker_spec(work, "build"), argv=program, read_only=(*runtime_paths(), str(wheels)))
+        box = await sandbox.open(spec)
+        try:
+            async with MessageStream(box, step="test") as messages:
+                return decode_union(await messages.receive() or b"", BuilderAnswer, step="test")
+        finally:
+            await box.close()
+
+    def value() -> int:
+        import tiny  # type: ignore[import-not-found]  # where this runs it is there
+
+        return int(tiny.VALUE)
+
+    async def use(peer: Peer) -> None:
+        assert await peer.call(value) == 42
+
+    answer = asyncio.run(build())
+    work.chmod(0o755)
+
+    assert isinstance(answer, Built) and answer.files == 4
+    with_peer(
+        sandbox,
+        None,
+        use,
+        read_only=(*runtime_paths(), str(work)),
+        environment={**runtime_environment(), ENVIRONMENT_VARIABLE: str(work)},
+    )
 
 
 # --- the owner first -------------------------------------------------------------------------------------------------

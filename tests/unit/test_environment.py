@@ -21,6 +21,7 @@ from croft.compute.environment import (
 )
 from croft.compute.environment_messages import Built, GetWheel, NotBuilt, WheelEnd, WheelMissing, WheelPart
 from croft.compute.messages import OpenCommand, Opened, OpenTasks, Preparing
+from croft.compute.worker_messages import RunCommand
 from croft.errors import PeerMisbehaved, Refused, TooLarge
 from croft.wire.codec import Message, decode, encode
 
@@ -36,7 +37,9 @@ MESSAGES: dict[str, Message] = {
     "environment": ENVIRONMENT,
     "open tasks": OpenTasks("3.12", 0, "job", environment=ENVIRONMENT, sources=["aa"]),
     "open command": OpenCommand(1.0, environment=ENVIRONMENT),
-    "opened": Opened(2, [], environment=DIGEST),
+    "open webassembly": OpenCommand(1.0, is_wasm=True),
+    "run webassembly": RunCommand(["it.wasm"], {}, is_wasm=True, fuel=1000),
+    "opened": Opened(2, [], environment=DIGEST, is_wasm=True),
     "preparing": Preparing(),
     "get wheel": GetWheel(DIGEST),
     "wheel part": WheelPart(b"data"),

@@ -44,3 +44,25 @@ def test_trust_says_at_which_grade_code_may_run(tmp_path: Path, trust: Trust, gr
         with pytest.raises(Refused) as refused:
             found.check(BOB)
         assert refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("trust", "grade", "is_let_in"),
+    [
+        (Trust.NONE, Grade.A, False),
+        (Trust.LOW, Grade.A, True),
+        (Trust.LOW, Grade.D, False),
+        (Trust.NORMAL, Grade.D, True),
+        (Trust.HIGH, Grade.D, True),
+    ],
+)
+def test_webassembly_needs_a_grade_only_from_those_who_are_trusted_little(
+    tmp_path: Path, trust: Trust, grade: Grade, is_let_in: bool
+) -> None:
+    found = policy(tmp_path, trust, grade, sandbox__required_grade="B", sandbox__own_devices_grade="B")
+
+    if is_let_in:
+        found.check(BOB, is_wasm=True)
+    else:
+        with pytest.raises(Refused):
+            found.check(BOB, is_wasm=True)

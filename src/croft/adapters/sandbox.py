@@ -6,33 +6,16 @@ from croft.adapters.bubblewrap_sandbox import BubblewrapSandbox
 from croft.adapters.isolation_probe import isolation_of, probe
 from croft.adapters.landlock_sandbox import LandlockSandbox
 from croft.adapters.plain_process import PlainProcessSandbox
-from croft.errors import Refused
-from croft.model.isolation import Grade, Isolation
-from croft.ports import Box, BoxSpec, Sandbox
-
-
-class ClosedSandbox:
-    """Opens no box: this machine cannot hold foreign code, and its owner has not allowed to run it unconfined."""
-
-    def __init__(self, isolation: Isolation) -> None:
-        self._isolation = isolation
-
-    def isolation(self) -> Isolation:
-        """Grade D, and why it is no better."""
-        return self._isolation
-
-    async def open(self, spec: BoxSpec) -> Box:
-        """Raises Refused."""
-        raise Refused(
-            f"box {spec.name} is not opened: this machine cannot hold foreign code",
-            remedy=self._isolation.reason,
-        )
+from croft.adapters.wasm_sandbox import WasmSandbox
+from croft.model.isolation import Grade
+from croft.ports import Sandbox
 
 
 def best_sandbox(*, allows_unconfined: bool = False) -> Sandbox:
     """The best sandbox that works here, found by trying; blocks for a few hundredths of a second.
 
-    Where nothing holds foreign code, boxes are ordinary processes if the owner allows that, else none is opened.
+    Where nothing holds foreign native code, boxes are ordinary processes: for any code if the owner allows that, else
+    for WebAssembly alone.
     """
     findings = probe()
     isolation = isolation_of(findings)
@@ -44,4 +27,4 @@ def best_sandbox(*, allows_unconfined: bool = False) -> Sandbox:
         case Grade.D:
             if allows_unconfined:
                 return PlainProcessSandbox(isolation, findings.groups)
-            return ClosedSandbox(isolation)
+            return WasmSandbox(isolation, findings.groups)

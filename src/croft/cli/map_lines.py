@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from croft.cli.output import say, show_error
-from croft.cli.work import CROFT_FAILED, exit_code, name_there, output_file, peer_ids
+from croft.cli.work import CROFT_FAILED, exit_code, name_there, output_file, peer_ids, with_wasm
 from croft.client.command import CommandEvents, run_command
 from croft.client.environments_asked import environment_of
 from croft.compute.environment import Environment
@@ -129,6 +129,7 @@ def map_lines(
     croft map -- wc -l {} ::: *.txt
     croft map -o {.}.png -- convert {} {.}.png ::: *.svg
     find . -name '*.log' | croft map -k -- grep -c ERROR {}
+    croft map -o {.}.small.jpg -- resize.wasm {} {.}.small.jpg ::: *.jpg
 
     Items come after `:::`, else from standard input, one per line. An item that is a file goes along. In the
     command, {} is the item, {.} without its extension, {/} without its folder, {//} its folder, {/.} without both,
@@ -280,7 +281,7 @@ class _MapRun:
         started = time.monotonic()
         try:
             ended: CommandEnded = await run_command(
-                self._socket, opening, CommandEvents(lambda fd, data: line.printed.append((fd, data)))
+                self._socket, with_wasm(opening), CommandEvents(lambda fd, data: line.printed.append((fd, data)))
             )
             line.code = exit_code(ended)
             line.peer_name = ended.peer_name

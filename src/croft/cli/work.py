@@ -23,6 +23,7 @@ from croft.errors import CroftError, Usage
 CROFT_FAILED = 125
 STDIN_NAME = ".croft-stdin"
 SIGNAL_EXIT_BASE = 128
+WASM_SUFFIX = ".wasm"
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -60,6 +61,7 @@ SIGNAL_EXIT_BASE = 128
     metavar="ENV",
     help="Python packages to bring: a lock file, a project's folder, wheels, or a name of what is installed here.",
 )
+@click.option("--fuel", default=0, metavar="N", help="What a WebAssembly program may burn, about one per instruction.")
 @click.option("-I", "--stdin", "with_stdin", is_flag=True, help="The command reads what is piped into this one.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -78,6 +80,7 @@ def run(
     priority: int,
     variables: tuple[str, ...],
     sources: tuple[str, ...],
+    fuel: int,
     with_stdin: bool,
     verbose: bool,
     command: tuple[str, ...],
@@ -90,6 +93,7 @@ def run(
     journalctl | croft run -I -- sort -u
     croft run --stored film.mkv -- sha256sum film.mkv
     croft run --with numpy -i sums.py -- python sums.py
+    croft run -i photo.jpg -o small.jpg -- resize.wasm photo.jpg small.jpg
 
     The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
     """
@@ -113,6 +117,7 @@ def run(
             priority=priority,
             packages=environment_of(Home.find(), sources),
         )
+        opening = with_wasm(opening, fuel)
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:
             if piped is not None:
                 shutil.copyfileobj(sys.stdin.buffer, piped)
@@ -163,6 +168,25 @@ def exit_code(ended: CommandEnded) -> int:
     if ended.exit_code == 0 and ended.missing:
         return 1
     return ended.exit_code
+
+
+def with_wasm(opening: OpenCommandJob, fuel: int = 0) -> OpenCommandJob:
+    """The same, with the WebAssembly program that its first word names, if it names one. Raises Usage."""
+    program = opening.argv[0]
+    if not program.endswith(WASM_SUFFIX):
+        if fuel:
+            raise Usage("only WebAssembly programs burn fuel", remedy="Bound other commands with `--time`.")
+        return opening
+    if opening.packages is not None or opening.needs:
+        raise Usage("a WebAssembly program uses no packages and no devices", remedy="Leave out `--with` and `--need`.")
+    name, inputs = name_there(program), opening.inputs
+    if name not in {there for _, there in inputs}:
+        if not Path(program).is_file():
+            raise Usage(f"there is no file {program}", remedy="Name a WebAssembly program of this machine.")
+        inputs = [*inputs, (str(Path(program).absolute()), name)]
+    return msgspec.structs.replace(
+        opening, argv=[name, *opening.argv[1:]], inputs=inputs, is_wasm=True, fuel=max(0, fuel)
+    )
 
 
 def peer_ids(names: tuple[str, ...]) -> list[str]:

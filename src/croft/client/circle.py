@@ -80,6 +80,11 @@ class HomeMember:
         self.circle = opened.circle
         self._hearing = asyncio.create_task(self._hear(self._connection), name="circle.hear")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the circle lasts: it ends with `close`, and with the daemon."""
+        return self._hearing is not None and not self._hearing.done()
+
     async def connect(self, member: str) -> socket.socket:
         """See `Member`."""
         connection, _ = await self._ask(OpenToMember(self.circle, member))
@@ -95,17 +100,23 @@ class HomeMember:
             if task is not None:
                 task.cancel()
         if self._connection is not None:
-            self._connection.close()
+            # The daemon knows at once; whoever reads here closes it, once it reads no more.
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
             self._connection = None
 
     async def _hear(self, connection: socket.socket) -> None:
-        with contextlib.suppress(ConnectionLost):
+        try:
             while True:
                 message = await _receive(connection)
                 assert isinstance(message, StreamWaits), "nothing else is said while a circle is open"
                 task = asyncio.create_task(self._take(message), name="circle.take")
                 self._taking.add(task)
                 task.add_done_callback(self._taking.discard)
+        except (ConnectionLost, OSError):
+            pass
+        finally:
+            connection.close()
 
     async def _take(self, waits: StreamWaits) -> None:
         with contextlib.suppress(CroftError, ConnectionLost):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import operator
 import os
 import threading
 from collections import deque
@@ -118,7 +119,7 @@ class Grid:
             Unreachable: the daemon is not running, or ends before all of a detached job is on its disk.
             Refused: not as many delegates as are wanted hold the job; then there is no job.
         """
-        calls = zip(*iterables, strict=False)
+        calls = _Zipped(iterables)
         return self.starmap(function, calls, name=name, detach=detach, delegates=delegates, **how)  # type: ignore[call-overload,no-any-return]
 
     @overload
@@ -165,7 +166,9 @@ class Grid:
             )
             job = submit_durable(self._home.work_socket, self.run, options, plain(function), each, chosen)
             return self.job(job)
-        return MapResult(self, self._open_session(options), plain(function), each)
+        size = operator.length_hint(calls, -1)
+        session = self._open_session(options)
+        return MapResult(self, session, plain(function), each, None if size < 0 else size)
 
     def job(self, name: str) -> Job[Any]:
         """A detached job by its id, the beginning of its id, or its name. Raises NotFound."""
@@ -265,9 +268,15 @@ class MapResult(Generic[R]):
     """The results of a map, in the order of its input. Iterate once; leaving early cancels the rest."""
 
     def __init__(
-        self, grid: Grid, session: TaskSession, function: Callable[..., R], calls: Iterator[tuple[Any, ...]]
+        self,
+        grid: Grid,
+        session: TaskSession,
+        function: Callable[..., R],
+        calls: Iterator[tuple[Any, ...]],
+        size: int | None,
     ) -> None:
         self._grid = grid
+        self._size = size
         self._session = session
         self._function = function
         self._calls = calls
@@ -291,6 +300,17 @@ class MapResult(Generic[R]):
     def liars(self) -> dict[str, list[int]]:
         """Peers that were found to lie, with the items whose results from them had come before, unchecked."""
         return dict(self._session.liars)
+
+    def with_progress(self, total: int | None = None) -> Self:
+        """Shows on the terminal how far it is while results are taken: tasks done, how many a second, time left, peers.
+
+        `total`: how many there are, where the input does not tell. Off a terminal nothing is shown.
+        """
+        from croft.client.progress import shown
+
+        total = self._size if total is None else total
+        self._results = shown(self._results, lambda: self._session.done_by, _name(self._function), total)
+        return self
 
     def cancel(self) -> None:
         """Cancels what is not done, here and on the peers."""
@@ -389,6 +409,21 @@ class MapResult(Generic[R]):
         session = self._session
         results_bytes = session.result_bytes * (len(self._ahead) + elsewhere)
         return ahead if session.open_bytes + results_bytes < MAP_AHEAD_BYTES else 0
+
+
+class _Zipped:
+    """Calls out of several inputs, and how many they are if all inputs tell."""
+
+    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
+        self._iterables = iterables
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*self._iterables, strict=False)
+
+    def __length_hint__(self) -> int:
+        sizes = [operator.length_hint(one, -1) for one in self._iterables]
+        known = [size for size in sizes if size >= 0]
+        return min(known) if known and len(known) == len(sizes) else NotImplemented
 
 
 def _value(value: R | concurrent.futures.Future[R]) -> R:

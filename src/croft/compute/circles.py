@@ -142,7 +142,9 @@ class Circles:
                 yield membership
             finally:
                 serving.cancel()
-                await asyncio.gather(serving, return_exceptions=True)
+                (ended,) = await asyncio.gather(serving, return_exceptions=True)
+                if isinstance(ended, Exception):
+                    log.error("the doorway of `%s` ended by a bug", member, exc_info=ended)
 
     def take_roster(self, membership: Membership, roster: CircleRoster) -> None:
         """The consumer says where its members are. Raises PeerMisbehaved."""

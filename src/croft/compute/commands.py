@@ -87,7 +87,7 @@ class CommandSpec:
 
     `stdin`: which of the inputs, by its name there, is the command's standard input; "" for none. `wait_s`: how long to
     wait in line where every peer is full. `needs`: devices, one of each. `priority`: among the same twin's. `packages`:
-    what Python finds there besides.
+    what Python finds there besides. `is_wasm`: it is a WebAssembly program; `fuel`: what it may burn, 0: no limit.
     """
 
     argv: tuple[str, ...]
@@ -106,6 +106,8 @@ class CommandSpec:
     member: str = ""
     stored: tuple[StoredInput, ...] = ()
     packages: Environment | None = None
+    is_wasm: bool = False
+    fuel: int = 0
 
 
 Placed = Callable[[PeerId, Tell], AbstractContextManager[None]]
@@ -206,6 +208,7 @@ class CommandJob:
                     spec.circle,
                     spec.member,
                     spec.packages,
+                    spec.is_wasm,
                 )
                 messages.post(asked)
                 while isinstance(opened := await _receive(messages), Preparing):
@@ -215,13 +218,20 @@ class CommandJob:
                 if spec.circle and not opened.has_streams:
                     raise Refused("it is older than circles", remedy="Upgrade that peer.")
                 check_prepared(spec.packages, opened)
+                if spec.is_wasm and not opened.is_wasm:
+                    raise Refused("its Croft runs no WebAssembly", remedy="Its owner should take a newer one.")
                 self.peer = candidate.peer
                 with self._placed(candidate.peer, messages.post):
                     await self._put_inputs(messages)
                     for stored in spec.stored:
                         await _put_stored(messages, stored, candidate, reads_stored=opened.reads_stored)
                     await on_start(candidate.name)
-                    messages.post(RunCommand(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin))
+                    run = RunCommand(
+                        *(list(spec.argv), dict(spec.environment), spec.time_s_max, spec.stdin),
+                        is_wasm=spec.is_wasm,
+                        fuel=spec.fuel,
+                    )
+                    messages.post(run)
                     exited = await self._follow(messages, on_output)
                     missing = await self._get_outputs(messages)
                 await stream.finish()

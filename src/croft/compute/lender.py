@@ -23,6 +23,7 @@ from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks, Put
 from croft.compute.worker_messages import (
     BUFFERS_MAX,
     FILE_PART_BYTES,
+    WASM_MEMORY_VARIABLE,
     BufferPart,
     CancelChunk,
     CancelCommand,
@@ -58,6 +59,8 @@ JOB_LENGTH_MAX = 64
 NEEDS_MAX = 8
 NEED_LENGTH_MAX = 32
 CPUS_MAX = 4096
+WASM_ENGINE_BYTES = 96 << 20
+"""What the engine takes of a box's memory, beside that of the program."""
 LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with `--time`.")
 COMMAND_MESSAGES = (
     PutFile | PutStored | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd | CircleRoster
@@ -156,10 +159,10 @@ class Lender:
 
     # --- leases ------------------------------------------------------------------------------------------------------
 
-    def _check(self, consumer: Consumer) -> tuple[str, ...]:
+    def _check(self, consumer: Consumer, *, is_wasm: bool = False) -> tuple[str, ...]:
         """The offers under which a consumer's work may run. Raises Refused, Busy."""
         offers = self._offers.standing_for(consumer)
-        self._policy.check(consumer.twin)
+        self._policy.check(consumer.twin, is_wasm=is_wasm)
         if self._admission.is_full:
             raise Busy("too many sessions are open on this peer", remedy="Try again later.")
         return offers
@@ -379,8 +382,10 @@ class Lender:
                 self._command_keys.discard(request.key)
 
     def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
-        offers = self._check(consumer)
+        offers = self._check(consumer, is_wasm=opening.is_wasm)
         _check_words(opening.job, opening.needs)
+        if opening.is_wasm and (opening.circle or opening.environment is not None or opening.needs):
+            raise PeerMisbehaved("a WebAssembly program that asks for what it cannot use", step="opening")
         if opening.circle and not (len(opening.circle) <= CIRCLE_LENGTH_MAX and is_member_name(opening.member)):
             raise PeerMisbehaved("an impossible member of a circle", step="opening")
         self._environments.check(opening.environment)
@@ -452,6 +457,10 @@ class Lender:
                 spec = self._policy.command_box(lease.amounts, opening.cpus, devices, place)
                 if opening.circle:
                     spec = replace(spec, argv=(*spec.argv, "{doorway}"), has_doorway=True)
+                if opening.is_wasm:
+                    memory = max(spec.memory_bytes // 4, spec.memory_bytes - WASM_ENGINE_BYTES)
+                    limit = {WASM_MEMORY_VARIABLE: str(memory)}
+                    spec = replace(spec, is_wasm=True, environment={**spec.environment, **limit})
                 box = await self._live.open(spec)
             try:
                 async with contextlib.AsyncExitStack() as stack:
@@ -481,7 +490,16 @@ class Lender:
         async with MessageStream(box, step="box") as worker:
             await await_ready(worker)
             environment = b"" if opening.environment is None else opening.environment.digest
-            messages.post(Opened(1, [], has_streams=membership is not None, reads_stored=True, environment=environment))
+            messages.post(
+                Opened(
+                    1,
+                    [],
+                    has_streams=membership is not None,
+                    reads_stored=True,
+                    environment=environment,
+                    is_wasm=opening.is_wasm,
+                )
+            )
             down = asyncio.create_task(
                 self._pump_down(command, membership, first, messages, worker), name="command.to_box"
             )

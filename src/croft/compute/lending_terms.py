@@ -34,8 +34,8 @@ class Consumer(Protocol):
 class Policy(Protocol):
     """What the owner of this machine allows, and how boxes are made."""
 
-    def check(self, twin: TwinId) -> None:
-        """Raises Refused if foreign native code of this twin may not run here."""
+    def check(self, twin: TwinId, *, is_wasm: bool = False) -> None:
+        """Raises Refused if foreign native code of this twin may not run here; or, with `is_wasm`, WebAssembly."""
         ...
 
     def python(self) -> str:

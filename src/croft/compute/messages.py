@@ -58,6 +58,8 @@ class OpenCommand(Message, frozen=True, tag=31):
     circle: str = ""
     member: str = ""
     environment: Environment | None = None
+    is_wasm: bool = False
+    """The command is a WebAssembly program, which needs no more than the lowest grade of isolation."""
 
 
 class PutStored(Message, frozen=True, tag=42):
@@ -77,7 +79,8 @@ class Opened(Message, frozen=True, tag=32):
 
     `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `has_streams`:
     the command gets the streams that were asked for. `reads_stored`: it understands `PutStored`. `environment`: the
-    digest of the one that was asked for; empty of a peer that knows nothing of environments.
+    digest of the one that was asked for; empty of a peer that knows nothing of environments. `is_wasm`: it will run a
+    WebAssembly program.
     """
 
     slots: int
@@ -86,6 +89,7 @@ class Opened(Message, frozen=True, tag=32):
     has_streams: bool = False
     reads_stored: bool = False
     environment: bytes = b""
+    is_wasm: bool = False
 
 
 class Declined(Message, frozen=True, tag=33):

@@ -5,6 +5,7 @@ Output is read only as fast as the peer takes it: a command whose output nobody 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,12 +14,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from croft.compute.wasm_runner import VARIABLES
 from croft.compute.worker_files import open_below
 from croft.compute.worker_loop import Loop, PeerLink
 from croft.compute.worker_messages import (
     DOORWAY_VARIABLE,
     OUTPUT_PART_BYTES,
     OWN_PYTHON,
+    WASM_MEMORY_VARIABLE,
     CommandExited,
     Output,
     RunCommand,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 CANNOT_START_CODE = 126
 NOT_FOUND_CODE = 127
+WASM_MEMORY_BYTES = 256 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -68,8 +72,9 @@ class Commands:
         given = subprocess.DEVNULL
         doorway = () if self._doorway is None else (self._doorway,)
         told = {DOORWAY_VARIABLE: str(self._doorway)} if doorway else {}
-        argv = message.argv
-        if argv[:1] == [OWN_PYTHON]:
+        argv, variables, program = message.argv, message.environment, -1
+        is_wasm = WASM_MEMORY_VARIABLE in os.environ or message.is_wasm
+        if argv[:1] == [OWN_PYTHON] and not is_wasm:
             argv = [sys.executable, "-sP", *argv[1:]]
             croft = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             packages = message.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
@@ -79,14 +84,19 @@ class Commands:
                 given = open_below(self._root, message.stdin, os.O_RDONLY)
                 os.unlink(message.stdin, dir_fd=self._root)
                 os.set_blocking(given, True)
+            if is_wasm:
+                program = open_below(self._root, argv[0], os.O_RDONLY)
+                argv = _wasm_argv(message, program)
+                # Where nothing else holds foreign code, a variable such as LD_PRELOAD must not reach a native process.
+                variables = {VARIABLES: json.dumps(dict(message.environment))}
             process = subprocess.Popen(
                 argv,
                 bufsize=0,
                 stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, **message.environment, **told},
-                pass_fds=doorway,
+                env={**os.environ, **variables, **told},
+                pass_fds=(*doorway, *([program] if is_wasm else [])),
                 process_group=0,
                 preexec_fn=_become_command,  # safe: this process has one thread
             )
@@ -96,8 +106,9 @@ class Commands:
             self._link.send(CommandExited(NOT_FOUND_CODE if is_missing else CANNOT_START_CODE, 0, reason))
             return
         finally:
-            if given >= 0:
-                os.close(given)
+            for descriptor in (given, program):
+                if descriptor >= 0:
+                    os.close(descriptor)
         assert process.stdout is not None and process.stderr is not None
         pipes = {process.stdout.fileno(): 1, process.stderr.fileno(): 2}
         running = _Running(process, os.pidfd_open(process.pid), pipes)
@@ -178,6 +189,13 @@ class Commands:
         self._running = None
         code = os.waitstatus_to_exitcode(running.status)
         self._link.send(CommandExited(max(code, 0), max(-code, 0), running.reason))
+
+
+def _wasm_argv(message: RunCommand, program: int) -> list[str]:
+    """The command line that runs a WebAssembly program, whatever the message says that it is."""
+    runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wasm_runner.py")
+    memory_bytes = os.environ.get(WASM_MEMORY_VARIABLE, str(WASM_MEMORY_BYTES))
+    return [sys.executable, "-sEP", runner, str(max(0, message.fuel)), memory_bytes, str(program), *message.argv]
 
 
 def _become_command() -> None:

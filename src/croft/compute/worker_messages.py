@@ -33,6 +33,8 @@ FILE_PART_BYTES = 1 << 20
 FILES_LISTED_MAX = 10_000
 FILE_DEPTH_MAX = 64
 OUTPUT_PART_BYTES = 64 << 10
+WASM_MEMORY_VARIABLE = "CROFT_WASM_MEMORY_BYTES"
+"""Set in a box that runs WebAssembly programs and nothing else: how large the memory of one may be."""
 ENVIRONMENT_VARIABLE = "CROFT_ENVIRONMENT"
 """Names a folder that a box's tasks import from before the interpreter's own packages."""
 TASK_OUTPUT_BYTES_MAX = 4 << 10
@@ -120,12 +122,15 @@ class RunCommand(Message, frozen=True, tag=6):
     """Run a command in /job; its output comes live, then `CommandExited`. One at a time.
 
     `stdin`: a file below /job that it reads as its standard input and that is then gone; "" for an empty one.
+    `is_wasm`: it is a WebAssembly program, a file below /job; `fuel`: what it may burn, 0: as much as it likes.
     """
 
     argv: list[str]
     environment: dict[str, str]
     time_s_max: float = 0.0
     stdin: str = ""
+    is_wasm: bool = False
+    fuel: int = 0
 
 
 class CancelCommand(Message, frozen=True, tag=7):

@@ -280,6 +280,8 @@ def command_spec(opening: OpenCommandJob, stored: Sequence[StoredInput] = ()) ->
         member=opening.member,
         stored=tuple(stored),
         packages=opening.packages,
+        is_wasm=opening.is_wasm,
+        fuel=opening.fuel,
     )
 
 

@@ -75,7 +75,7 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     `stdin`: the name there of the input that is its standard input; "" for none. `wait_s`: how long to wait in line
     where every peer is full. `needs`: devices, one of each. `priority`: before which of one's own it waits.
     `stored`: (name of a stored file or folder, name there).
-    `packages`: what Python finds there besides.
+    `packages`: what Python finds there besides. `is_wasm`, `fuel`: a WebAssembly program, and what it may burn.
     """
 
     argv: list[str]
@@ -99,6 +99,10 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     packages: Environment | None = None
     python: str = ""
     """Major.minor that the peer's interpreter must have; "" for any."""
+    is_wasm: bool = False
+    fuel: int = 0
+    label: str = ""
+    """What to call the job; "": as the command."""
 
 
 class OpenForward(Message, frozen=True, tag=55):

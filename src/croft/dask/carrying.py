@@ -121,7 +121,7 @@ def _raised(value: Any, depth: int) -> Any:
     if kind is CarriedFrame:
         try:
             return _put_together(value)
-        except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        except Exception as error:  # pandas has many ways to say that it was given nonsense
             raise CodecError(f"a worker's frame makes no sense: {error}") from None
     if kind is CarriedError:
         return exception_of(value.remote, "on a worker")

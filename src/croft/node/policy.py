@@ -60,8 +60,11 @@ class OwnersPolicy:
         """Major.minor of the interpreter in the boxes."""
         return PYTHON
 
-    def check(self, twin: TwinId) -> None:
-        """Raises Refused if this machine's isolation is not good enough for this twin's code."""
+    def check(self, twin: TwinId, *, is_wasm: bool = False) -> None:
+        """Raises Refused if this machine's isolation is not good enough for this twin's code.
+
+        WebAssembly holds itself: it runs at any grade, unless the twin is trusted so little that only the best will do.
+        """
         trust = self._trust_of(twin)
         if trust is Trust.NONE:
             raise Refused(
@@ -69,6 +72,8 @@ class OwnersPolicy:
                 remedy="That owner may change it: croft contacts trust YOU normal",
             )
         required, origin = self._required(trust)
+        if is_wasm and trust is not Trust.LOW:
+            required = Grade.D
         isolation = self._isolation()
         if not isolation.grade.holds(required):
             raise Refused(

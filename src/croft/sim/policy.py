@@ -35,7 +35,7 @@ class SimulatedPolicy:
     def python(self) -> str:
         return self.version
 
-    def check(self, twin: TwinId) -> None:
+    def check(self, twin: TwinId, *, is_wasm: bool = False) -> None:
         if self.refusal is not None:
             raise self.refusal
 
