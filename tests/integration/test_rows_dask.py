@@ -78,7 +78,9 @@ def nap(number: int) -> int:
 # --- work ------------------------------------------------------------------------------------------------------------
 
 
-def test_calls_arrays_frames_and_bags_give_what_they_give_here(client: Client, cluster: GridCluster) -> None:
+def test_calls_arrays_frames_and_bags_give_what_they_give_here(
+    client: Client, cluster: GridCluster, grid: croft.Grid
+) -> None:
     x = da.arange(1000, chunks=250)[:, None] * 1000 + da.arange(1000, chunks=250)
     frame = pd.DataFrame({"key": np.arange(1000) % 7, "value": np.arange(1000.0)})
     frames = dd.from_pandas(frame, npartitions=4)
@@ -91,6 +93,7 @@ def test_calls_arrays_frames_and_bags_give_what_they_give_here(client: Client, c
     pd.testing.assert_frame_equal(frames.set_index("value").compute(), frame.set_index("value"))
     assert db.from_sequence(range(100), npartitions=4).map(str).map(len).sum().compute() == 190
     assert "workers=2" in repr(cluster)
+    assert {"Dask worker 0", "Dask worker 1"} <= {job.label for job in grid.jobs() if job.state == "running"}
     assert urllib.request.urlopen(cluster.dashboard_link).status == 200
 
 

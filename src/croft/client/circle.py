@@ -80,6 +80,11 @@ class HomeMember:
         self.circle = opened.circle
         self._hearing = asyncio.create_task(self._hear(self._connection), name="circle.hear")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the circle lasts: it ends with `close`, and with the daemon."""
+        return self._hearing is not None and not self._hearing.done()
+
     async def connect(self, member: str) -> socket.socket:
         """See `Member`."""
         connection, _ = await self._ask(OpenToMember(self.circle, member))

@@ -101,6 +101,8 @@ class OpenCommandJob(Message, frozen=True, tag=54):
     """Major.minor that the peer's interpreter must have; "" for any."""
     is_wasm: bool = False
     fuel: int = 0
+    label: str = ""
+    """What to call the job; "": as the command."""
 
 
 class OpenForward(Message, frozen=True, tag=55):

@@ -85,6 +85,9 @@ class GridWorker(ProcessInterface):  # type: ignore[misc]  # distributed is not 
                 if not self._has_place.is_set():
                     raise
                 why = error.message
+            if not self._grid_cluster.has_circle:
+                log.error("Croft's daemon has ended, and with it this Dask cluster: close it, and make another one.")
+                return
             log.warning("Dask worker %s on %s ended: %s\n%s", self.name, self.peer or "no peer", why, self._said)
             pause_s = PAUSE_FIRST_S if loop.time() - began > STEADY_S else min(2 * pause_s, PAUSE_MAX_S)
             await asyncio.sleep(pause_s)
@@ -159,6 +162,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         self._only, self._never = self._choose(self._grid, names_of(on), names_of(avoid))
         self._members = itertools.count(1)
         self._seat: comm.Seat | None = None
+        self._home: HomeMember | None = None
         self._dashboard_address = dashboard_address
         self._methods = None if trust else dask.config.set({**SAFE_METHODS, **_chosen_by_user()})
         worker = {"cls": GridWorker, "options": {"cluster": self}}
@@ -181,6 +185,11 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
         """Where the daemon takes work."""
         assert self._grid is not None, "it is there until the cluster is closed"
         return self._grid.work_socket
+
+    @property
+    def has_circle(self) -> bool:
+        """Whether its daemon still is the one that it began with."""
+        return self._home is not None and self._home.is_open
 
     @property
     def dashboard_link(self) -> str:
@@ -216,6 +225,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
             member=member,
             packages=self._packages,
             python=PYTHON,
+            label=f"Dask worker {name}",
         )
 
     def _choose(self, grid: Grid, on: Sequence[str], avoid: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -241,6 +251,7 @@ class GridCluster(SpecCluster):  # type: ignore[misc]  # distributed is not type
             except CroftError:
                 self.status = Status.closed
                 raise
+            self._home = home
             self._seat = comm.Seat(home, home.circle, home.name, is_guarded=not self._trust)
             comm.take_seat(self._seat)
             options = {

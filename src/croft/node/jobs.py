@@ -194,7 +194,7 @@ class JobBook:
                 raise Usage("a member of a circle needs a name", remedy="One line, up to 64 characters.")
             placed = partial(self._circles.placed, opening.circle, opening.member)
         number = self._new_id()
-        label = shlex.join(opening.argv)[:LABEL_LENGTH_MAX]
+        label = (opening.label or shlex.join(opening.argv))[:LABEL_LENGTH_MAX]
         self._running[number] = _Running("command", label, self._clock.now(), None)
         return number, CommandJob(number, self._peers, wish(opening, stored), command_spec(opening, stored), placed)
 
