@@ -242,6 +242,8 @@ def test_a_holder_that_has_lost_what_it_says_it_holds_is_found_out_and_made_up_f
 ) -> None:
     """E5: a holder deletes and claims: caught in one round, repaired, its score falls."""
     ada, bob = village[:2]
+    for file in ada.api.files(FilesWanted(name="diary-of-a-summer")):
+        ada.ok("rm", file.name, "--final")  # bob has the only copy of it
     picture = tmp_path / "picture"
     picture.write_bytes(secrets.token_bytes(SHORT_BYTES))
     ada.ok("put", str(picture), "--on", "bob,cyd", "--keep", "copies=2")
@@ -259,3 +261,25 @@ def test_a_holder_that_has_lost_what_it_says_it_holds_is_found_out_and_made_up_f
     assert ada.json("ls", "--at-risk")["files"] == []
     ada.ok("get", "picture", str(tmp_path / "back"))
     assert digest(tmp_path / "back") == digest(picture)
+
+
+def test_earlier_versions_and_states_come_back(village: list[RealPeer], tmp_path: Path) -> None:
+    """E6: three versions, get @2, rollback; a snapshot shows a removed file."""
+    ada, letter = village[0], tmp_path / "letter"
+    for text in ("one", "two", "three"):
+        letter.write_text(text)
+        ada.ok("put", str(letter), "--as", "post/letter", "--on", "cyd,dan", "--keep", "copies=2")
+
+    assert ada.ok("get", "post/letter@2", "-") == "two"
+    assert ada.json("rollback", "post/letter@2")["file"]["versions"][-1]["number"] == 4
+    assert ada.ok("get", "post/letter", "-") == "two"
+    ada.ok("snapshot", "take", "today")
+    ada.ok("rm", "post/letter", "--final")
+    ada.ok("storage", "--collect")
+
+    assert "there is no file" in two_lines(ada.croft("get", "post/letter", "-"))[0]
+    assert ada.ok("get", "post/letter", "-", "--at", "today") == "two"
+    assert [one["name"] for one in ada.json("snapshot", "list")["snapshots"]] == ["today"]
+    ada.ok("snapshot", "rm", "today")
+    assert "there is no snapshot" in two_lines(ada.croft("ls", "--at", "today"))[0]
+    assert "which version" in two_lines(ada.croft("rollback", "post/letter"))[0]

@@ -11,9 +11,10 @@ import pytest
 from croft.errors import CroftError, Refused, Unreachable
 from croft.sim.world import Machine, World
 from croft.storage.holder import LUMP_BYTES
+from croft.storage.merging import conflicting
 from croft.storage.merkle import LEAF_BYTES
 from support.stored import get, held, names, put, rule
-from support.worlds import Play
+from support.worlds import Play, add_device
 
 PATIENCE_S = 120.0
 
@@ -117,7 +118,7 @@ def test_what_is_held_counts_against_the_offer_across_restarts_and_is_freed(play
         storage = owner.parts.storage
         async with storage.putting(only) as putting:
             await storage.commit({b"one": None}, putting)
-        assert await storage.collect() >= LUMP_BYTES
+        assert await owner.parts.upkeep.collect() >= LUMP_BYTES
         assert leased() == [LUMP_BYTES] and await get(owner, "two") == b"lives"
 
     play(story)
@@ -131,7 +132,7 @@ def test_what_is_being_put_is_never_collected(play: Play) -> None:
 
         async def collect() -> None:
             while True:
-                await owner.parts.storage.collect()
+                await owner.parts.upkeep.collect()
 
         collecting = asyncio.create_task(collect(), name="collect")
         await asyncio.gather(*(put(owner, name, data) for name, data in files.items()))
@@ -262,11 +263,11 @@ def test_a_holder_that_deletes_and_claims_to_hold_is_caught_in_one_round_and_mad
         kept.clear()
         claim_to_hold(liar, sizes)
 
-        report = await owner.parts.storage.tend()
+        report = await owner.parts.upkeep.tend()
         assert report.caught == ["peer2: does not have what it says that it holds"]
         assert report.rebuilt and not report.short and not report.unreadable
         assert owner.parts.storage.standing(liar.peer).weight < 0.5
-        again = await owner.parts.storage.tend()
+        again = await owner.parts.upkeep.tend()
         assert not again.rebuilt
         for name in ("peer3", "peer4"):
             await world.crash(name)
@@ -294,13 +295,112 @@ def test_a_rotten_share_is_found_and_replaced_and_a_short_absence_is_waited_for(
         await world.crash(second.name)
         await asyncio.sleep(60)
 
-        report = await owner.parts.storage.tend()
+        report = await owner.parts.upkeep.tend()
         assert not report.rebuilt and set(report.short.values()) == {5}, "it may come back"
         for share, kept in list(held(first, owner).items()):
             for byte in range(0, len(kept), LEAF_BYTES):
                 first.chunks.rot(bytes.fromhex(owner.twin), share, byte)
-        again = await owner.parts.storage.tend()
+        again = await owner.parts.upkeep.tend()
         assert again.rebuilt and not again.caught, "a disk that says what it has lost is no liar's"
         assert await get(owner, "film") == data
+
+    play(story)
+
+
+async def snapshot_names(machine: Machine) -> list[str]:
+    return [name async for name, _ in machine.parts.storage.snapshots()]
+
+
+def test_two_devices_of_one_owner_see_each_others_files_and_conflicts_are_kept(play: Play) -> None:
+    async def story(world: World) -> None:
+        everybody = await world.unite(5)
+        owner = world["peer1"]
+        await put(owner, "letter", b"draft")
+        await add_device(world, "laptop", "peer1")
+        laptop = world["laptop"]
+        await world.until(world.missing_link, within_s=60)
+        assert await get(laptop, "letter") == b"draft"
+        await put(laptop, "list", b"eggs")
+        await asyncio.sleep(5)
+        assert await names(owner) == ["letter", "list"]
+
+        apart = [["peer1", "peer2", "peer3"], ["laptop", "peer4", "peer5"]]
+        world.partition(*apart)
+        await asyncio.sleep(40)
+        await put(owner, "letter", b"from the desk")
+        await put(owner, "only-desk", b"1")
+        await put(laptop, "letter", b"from the train")
+        await put(laptop, "only-laptop", b"2")
+        async with laptop.parts.storage.putting(await laptop.parts.storage.last_rule()) as putting:
+            await laptop.parts.storage.commit({b"list": None}, putting)
+        world.heal()
+        await world.until(lambda: world.disunity(), within_s=PATIENCE_S)
+        for machine in (owner, laptop, owner):
+            await machine.parts.storage.sync()
+
+        for machine in (owner, laptop):
+            assert await names(machine) == ["letter", "only-desk", "only-laptop"]
+            entry = await machine.parts.storage.entry(b"letter")
+            assert len(conflicting(entry)) == 2
+            texts = set()
+            for version in conflicting(entry):
+                assert version.content is not None
+                pieces = machine.parts.storage.read(version.content)
+                texts.add(b"".join([bytes(piece) async for piece in pieces]))
+            assert texts == {b"from the desk", b"from the train"}
+        await put(owner, "letter", b"settled")
+        await asyncio.sleep(5)
+        entry = await laptop.parts.storage.entry(b"letter")
+        assert not conflicting(entry) and await get(laptop, "letter") == b"settled"
+        assert set(everybody) < {machine.name for machine in world.up()}
+
+    play(story)
+
+
+def test_a_snapshot_keeps_what_was_removed_since_and_is_collected_once_it_is_dropped(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner = world["peer1"]
+        storage = owner.parts.storage
+        files = {f"f{number:03}": content(number, 3_000) for number in range(80)}
+        for name, data in files.items():
+            await put(owner, name, data)
+        await storage.take_snapshot("may")
+        async with storage.putting(await storage.last_rule()) as putting:
+            await storage.commit({name.encode(): None for name in files}, putting)
+        await put(owner, "new", b"new")
+        await owner.parts.upkeep.collect()
+
+        assert await names(owner) == ["new"] and await snapshot_names(owner) == ["may"]
+        kept = [entry async for entry in storage.entries(snapshot="may")]
+        assert [entry.name.decode() for entry in kept] == sorted(files)
+        for entry in kept:
+            assert entry.versions[-1].content is not None
+            pieces = storage.read(entry.versions[-1].content)
+            assert b"".join([bytes(piece) async for piece in pieces]) == files[entry.name.decode()]
+        await storage.drop_snapshot("may")
+        assert await owner.parts.upkeep.collect() > sum(map(len, files.values()))
+        assert await get(owner, "new") == b"new"
+
+    play(story)
+
+
+def test_a_machine_with_the_owners_words_alone_finds_all_files_again(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(5)
+        owner = world["peer1"]
+        await put(owner, "film", content(10, 400_000))
+        await put(owner, "note", b"remember")
+        await world.crash("peer1")
+        world.add("phoenix")
+        world["phoenix"].root = owner.root
+        await world.start("phoenix")
+        await world.admit("phoenix", by="peer2")
+        await world.until(lambda: world.missing_link(), within_s=60)
+
+        assert await names(world["phoenix"]) == ["film", "note"]
+        assert await get(world["phoenix"], "film") == content(10, 400_000)
+        await put(world["phoenix"], "after", b"1")
+        assert await names(world["phoenix"]) == ["after", "film", "note"]
 
     play(story)

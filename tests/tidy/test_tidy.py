@@ -51,6 +51,7 @@ CORES = [
     "storage/placement.py",
     "storage/upload.py",
     "storage/download.py",
+    "storage/merging.py",
     "storage/repair.py",
     "wire/frames.py",
     "adapters/arrivals.py",

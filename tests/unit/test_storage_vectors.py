@@ -34,7 +34,7 @@ VERSION = Version(2, b"v" * 32, 1.5, 5, CONTENT, 0o600, 7)
 MESSAGES: dict[str, Message] = {
     "part list": PartList(1, CONTENT.parts),
     "content": CONTENT,
-    "leaf": Leaf(1, [Entry(b"a/b", [VERSION, Version(3, b"w" * 32, 2.5, 0, None)])]),
+    "leaf": Leaf(1, [Entry(b"a/b", [VERSION, Version(3, b"w" * 32, 2.5, 0, None)], 1)]),
     "branch": Branch(1, [CHILD]),
     "root": Root(1, [CHILD]),
     "head": Head(1, b"o" * 32, b"v" * 32, 3, b"p" * 32, [(b"v" * 32, 3)], b"sealed", 1.5),

@@ -30,6 +30,8 @@ COMMANDS = {
     "get": "croft.cli.storage:get",
     "ls": "croft.cli.storage:ls",
     "rm": "croft.cli.storage:rm",
+    "rollback": "croft.cli.storage:rollback",
+    "snapshot": "croft.cli.storage:snapshot",
     "storage": "croft.cli.storage:storage",
     "jobs": "croft.cli.job:jobs",
     "job": "croft.cli.job:job",

@@ -76,9 +76,11 @@ def put(
 @click.command()
 @click.argument("name")
 @click.argument("place", required=False)
+@click.option("--by", "device", default="", metavar="PEER", help="The version that this device put.")
+@click.option("--at", "snapshot", default="", metavar="SNAPSHOT", help="As the files were then: `croft snapshot list`.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def get(name: str, place: str | None, force: bool, as_json: bool) -> None:
+def get(name: str, place: str | None, device: str, snapshot: str, force: bool, as_json: bool) -> None:
     """Get a stored file, or all that is below a name, into PLACE; `-` prints it.
 
     \b
@@ -93,8 +95,9 @@ def get(name: str, place: str | None, force: bool, as_json: bool) -> None:
     files = _stored_files()
     wanted, number = _split_version(name)
     at = name_bytes(wanted)
+    by = files.peer_ids([device])[0] if device else ""
     if place == PIPED:
-        for piece in files.read(OpenGet(at, number=number)):
+        for piece in files.read(OpenGet(at, number=number, device=by, snapshot=snapshot)):
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
@@ -103,7 +106,9 @@ def get(name: str, place: str | None, force: bool, as_json: bool) -> None:
     if os.path.isdir(target) and place is not None:
         target = os.path.join(target, last)
     with _Progress("read") as progress:
-        answer = files.get_to(OpenGet(at, os.fsencode(os.path.abspath(target)), number, force), progress)
+        whole = os.fsencode(os.path.abspath(target))
+        opening = OpenGet(at, whole, number, force, device=by, snapshot=snapshot)
+        answer = files.get_to(opening, progress)
     if as_json:
         print_json("get", answer)
         return
@@ -117,10 +122,11 @@ def get(name: str, place: str | None, force: bool, as_json: bool) -> None:
 @click.argument("name", required=False, default="")
 @click.option("--versions", is_flag=True, help="Every version, also of removed files.")
 @click.option("--at-risk", is_flag=True, help="Only files that lack shares, and how many more holders may be lost.")
+@click.option("--at", "snapshot", default="", metavar="SNAPSHOT", help="As the files were then: `croft snapshot list`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ls(name: str, versions: bool, at_risk: bool, as_json: bool) -> None:
+def ls(name: str, versions: bool, at_risk: bool, snapshot: str, as_json: bool) -> None:
     """Stored files, or those below NAME."""
-    found = _stored_files().ls(name, with_removed=versions, at_risk=at_risk)
+    found = _stored_files().ls(name, with_removed=versions, at_risk=at_risk, snapshot=snapshot)
     if as_json:
         print_json("files", found)
         return
@@ -137,6 +143,11 @@ def ls(name: str, versions: bool, at_risk: bool, as_json: bool) -> None:
             rows.append([show_size(file.size_bytes), newest.layout, str(newest.number), ago(file.at), file.name])
     header = ["SIZE", "KEPT", "VERSION", "STORED", "NAME"]
     print_table([*header[:4], "BY", "NAME"] if versions else header, rows)
+    for file in found:
+        if file.is_conflict:
+            number = file.versions[-1].number
+            by = " and ".join(version.device for version in file.versions if version.number == number)
+            say(f"! {file.name}: version {number} was put by {by} apart; get each with --by, and put what is right.")
 
 
 @click.command()
@@ -158,6 +169,76 @@ def rm(names: tuple[str, ...], recursive: bool, final: bool, as_json: bool) -> N
         return
     what = f"{total.files} files" if total.files != 1 else "1 file"
     done(f"Removed {what}", f"{show_size(total.freed_bytes)} freed at others" if final else "earlier versions stay")
+
+
+@click.command()
+@click.argument("name", metavar="NAME@VERSION")
+@click.option("--by", "device", default="", metavar="PEER", help="The version that this device put.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rollback(name: str, device: str, as_json: bool) -> None:
+    """Make an earlier version of a stored file the newest one again: `croft rollback thesis.pdf@2`."""
+    from croft.client.local_api import LocalApi
+    from croft.client.stored_files import name_bytes
+    from croft.control import schema
+
+    wanted, number = _split_version(name)
+    if not number:
+        raise Usage("which version is it to be?", remedy=f"Say it like {name}@2; see `croft ls --versions {name}`.")
+    api = LocalApi(Home.find().control_socket)
+    by = _stored_files().peer_ids([device])[0] if device else ""
+    file = api.roll_back(
+        schema.RollbackWanted(name=wanted, name_hex=name_bytes(wanted).hex(), number=number, device=by)
+    )
+    if as_json:
+        print_json("file", file)
+    else:
+        done(f"Version {number} is back", f"as version {file.versions[-1].number} of {wanted}")
+
+
+@click.group()
+def snapshot() -> None:
+    """Keep all stored files as they are now, under a name."""
+
+
+@snapshot.command("take")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def take_snapshot(name: str, as_json: bool) -> None:
+    """Keep them as they are now. It costs room only once files change."""
+    from croft.client.local_api import LocalApi
+
+    taken = LocalApi(Home.find().control_socket).take_snapshot(name)
+    if as_json:
+        print_json("snapshots", taken)
+    else:
+        done(f"Snapshot {name}", "see it with `croft ls --at`, read it with `croft get --at`")
+
+
+@snapshot.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_snapshots(as_json: bool) -> None:
+    """All snapshots."""
+    from croft.client.local_api import LocalApi
+
+    found = LocalApi(Home.find().control_socket).snapshots()
+    if as_json:
+        print_json("snapshots", found)
+    else:
+        print_table(["NAME", "TAKEN", "FILES"], [[one.name, ago(one.at), str(one.files)] for one in found])
+
+
+@snapshot.command("rm")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def drop_snapshot(name: str, as_json: bool) -> None:
+    """Forget one. What only it needed is freed by `croft storage --collect`."""
+    from croft.client.local_api import LocalApi
+
+    left = LocalApi(Home.find().control_socket).drop_snapshot(name)
+    if as_json:
+        print_json("snapshots", left)
+    else:
+        done(f"Forgot snapshot {name}")
 
 
 @click.command()

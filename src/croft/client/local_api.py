@@ -214,6 +214,25 @@ class LocalApi:
         """Has holders drop what no stored file needs."""
         return self._ask("POST", "/v1/storage/collections", schema.FilesRemoved, timeout_s=STORAGE_TIMEOUT_S)
 
+    def roll_back(self, wanted: schema.RollbackWanted) -> schema.StoredFile:
+        """Makes an earlier version of a stored file the newest one again. Raises NotFound."""
+        return self._ask("POST", "/v1/storage/rollbacks", schema.StoredFile, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def snapshots(self) -> list[schema.Snapshot]:
+        """Names under which the stored files are kept as they were."""
+        return self._ask("GET", "/v1/storage/snapshots", list[schema.Snapshot], timeout_s=STORAGE_TIMEOUT_S)
+
+    def take_snapshot(self, name: str) -> list[schema.Snapshot]:
+        """Keeps the stored files as they are now under a name. Raises Refused, Usage."""
+        wanted = schema.SnapshotWanted(name=name)
+        return self._ask("POST", "/v1/storage/snapshots", list[schema.Snapshot], wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def drop_snapshot(self, name: str) -> list[schema.Snapshot]:
+        """Forgets a snapshot. Raises NotFound, Usage."""
+        wanted = schema.SnapshotWanted(name=name)
+        path = "/v1/storage/snapshots/dropped"
+        return self._ask("POST", path, list[schema.Snapshot], wanted, timeout_s=STORAGE_TIMEOUT_S)
+
     def recover_files(self) -> schema.Recovered:
         """Takes in what peers hold for this twin, on a machine that is new."""
         return self._ask("POST", "/v1/storage/recoveries", schema.Recovered, timeout_s=STORAGE_TIMEOUT_S)

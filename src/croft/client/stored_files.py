@@ -120,10 +120,13 @@ class StoredFiles:
             raise Usage(f"a stored file cannot be opened as `{mode}`", remedy="Use rb or wb.")
         return io.BufferedReader(_Reading(self, name, number), READ_AHEAD_BYTES)
 
-    def ls(self, name: Name = "", *, with_removed: bool = False, at_risk: bool = False) -> list[schema.StoredFile]:
+    def ls(
+        self, name: Name = "", *, with_removed: bool = False, at_risk: bool = False, snapshot: str = ""
+    ) -> list[schema.StoredFile]:
         """The file of this name, and all below it; all files by default. `at_risk`: only those that lack shares."""
-        at = name_bytes(name) if name else b""
-        return self._api.files(schema.FilesWanted(name_hex=at.hex(), with_removed=with_removed, at_risk=at_risk))
+        at = name_bytes(name).hex() if name else ""
+        wanted = schema.FilesWanted(name_hex=at, with_removed=with_removed, at_risk=at_risk, snapshot=snapshot)
+        return self._api.files(wanted)
 
     def rm(self, name: Name, *, is_folder: bool = False, is_final: bool = False) -> schema.FilesRemoved:
         """Removes a file, or with `is_folder` all below a name. `is_final`: with every version. Raises NotFound."""

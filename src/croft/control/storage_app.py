@@ -20,6 +20,14 @@ class Files(Protocol):
 
     async def collect(self) -> schema.FilesRemoved: ...
 
+    async def roll_back(self, wanted: schema.RollbackWanted) -> schema.StoredFile: ...
+
+    async def snapshots(self) -> list[schema.Snapshot]: ...
+
+    async def take_snapshot(self, wanted: schema.SnapshotWanted) -> list[schema.Snapshot]: ...
+
+    async def drop_snapshot(self, wanted: schema.SnapshotWanted) -> list[schema.Snapshot]: ...
+
     async def check(self) -> schema.StorageState: ...
 
     async def state(self) -> schema.StorageState: ...
@@ -39,6 +47,18 @@ def storage_routes(files: Files) -> list[Route]:
     async def collect(_: Request) -> object:
         return await files.collect()
 
+    async def roll_back(request: Request) -> object:
+        return await files.roll_back(await body(request, schema.RollbackWanted))
+
+    async def snapshots(_: Request) -> object:
+        return await files.snapshots()
+
+    async def take_snapshot(request: Request) -> object:
+        return await files.take_snapshot(await body(request, schema.SnapshotWanted))
+
+    async def drop_snapshot(request: Request) -> object:
+        return await files.drop_snapshot(await body(request, schema.SnapshotWanted))
+
     async def check(_: Request) -> object:
         return await files.check()
 
@@ -50,6 +70,10 @@ def storage_routes(files: Files) -> list[Route]:
 
     return [
         Route("/v1/storage", answer(state), methods=["GET"]),
+        Route("/v1/storage/rollbacks", answer(roll_back), methods=["POST"]),
+        Route("/v1/storage/snapshots", answer(snapshots), methods=["GET"]),
+        Route("/v1/storage/snapshots", answer(take_snapshot), methods=["POST"]),
+        Route("/v1/storage/snapshots/dropped", answer(drop_snapshot), methods=["POST"]),
         Route("/v1/storage/checks", answer(check), methods=["POST"]),
         Route("/v1/storage/files", answer(listed), methods=["POST"]),
         Route("/v1/storage/removals", answer(remove), methods=["POST"]),

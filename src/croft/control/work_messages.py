@@ -184,8 +184,9 @@ class PieceOfFile(Message, frozen=True, tag=171):
 class OpenGet(Message, frozen=True, tag=172):
     """Reads a file, or all files below a name, into `place`; empty: one file, which comes back as `PieceRead`.
 
-    `number`: which version; 0: the newest. `replaces`: files that are there already. `offset`, `size`: of one file that
-    comes back; a size of -1: to its end.
+    `number`: which version; 0: the newest; `device`: put by which device, where several have one number. `snapshot`:
+    as the files were then; empty: as they are. `replaces`: files that are there already. `offset`, `size`: of one file
+    that comes back; a size of -1: to its end.
     """
 
     name: bytes
@@ -194,6 +195,8 @@ class OpenGet(Message, frozen=True, tag=172):
     replaces: bool = False
     offset: int = 0
     size: int = -1
+    device: str = ""
+    snapshot: str = ""
 
 
 FromProgram = (

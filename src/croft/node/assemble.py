@@ -70,6 +70,7 @@ from croft.storage.sealing import derive
 from croft.storage.service import Owner, Storage
 from croft.storage.share_client import Holders
 from croft.storage.tending import Tending
+from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
 
 VERSION = version("croft")
@@ -146,6 +147,7 @@ class Parts:
     lan: LanPresence
     holder: Holder
     storage: Storage
+    upkeep: Upkeep
     wards: Wards
 
     async def load(self) -> None:
@@ -182,6 +184,7 @@ class Parts:
                 ("lan", self.lan.serve),
                 ("holder", self.holder.serve),
                 ("storage", self.storage.serve),
+                ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
@@ -283,11 +286,12 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder, environments
 
 
-def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Wards]:
+def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Upkeep, Wards]:
     """What the owner of this peer stores at others, and whose data it looks after while they are away."""
     network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
     holders = Holders(network.name, network.open_stream)
     secret = derive(plan.root, "root") if plan.root is not None else None
+    network.tell_secret(secret)
     own = plan.own
     tending = Tending(
         network,
@@ -298,8 +302,9 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
         ports.entropy,
         ports.offload,
     )
+    owner = Owner(own.twin, own.peer, own.device, own.certificate, secret)
     storage = Storage(
-        Owner(own.twin, own.peer, own.device, own.certificate, secret),
+        owner,
         network,
         holders,
         tending,
@@ -308,7 +313,8 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
         ports.entropy,
         ports.offload,
     )
-    return storage, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock)
+    return storage, upkeep, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
 def _answer_others(parts: Parts) -> None:

@@ -29,6 +29,7 @@ from croft.node.recovery import Recovery
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import Content, Entry, Version
 from croft.storage.held import encoded
+from croft.storage.merging import conflicting
 from croft.storage.placement import Layout, Rule, parse_layout
 from croft.storage.service import check_name
 
@@ -51,6 +52,7 @@ class StorageDesk:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._storage = parts.storage
+        self._upkeep = parts.upkeep
         self._offload = parts.ports.offload
         self._recovery = Recovery(parts.overlay, parts.address_book, parts.storage, parts.ports.clock)
 
@@ -136,7 +138,9 @@ class StorageDesk:
 
     async def read(self, opening: OpenGet) -> AsyncIterator[bytes | memoryview]:
         """See `croft.control.storage_work.StorageDesk`."""
-        version = _version(await self._storage.entry(opening.name), opening.number)
+        version = _version(
+            await self._storage.entry(opening.name, snapshot=opening.snapshot), opening.number, opening.device
+        )
         content = _content(version, opening.name)
         size = None if opening.size < 0 else opening.size
         async with aclosing(self._storage.read(content, max(0, opening.offset), size)) as pieces:  # type: ignore[type-var]
@@ -196,10 +200,11 @@ class StorageDesk:
     async def _wanted(self, opening: OpenGet) -> list[tuple[bytes, Version]]:
         """Which files, and where each of them goes."""
         try:
-            entry = await self._storage.entry(opening.name)
-            return [(opening.place, _version(entry, opening.number))]
+            entry = await self._storage.entry(opening.name, snapshot=opening.snapshot)
+            return [(opening.place, _version(entry, opening.number, opening.device))]
         except NotFound:
-            below = [entry async for entry in self._storage.entries(opening.name.rstrip(b"/") + b"/")]
+            prefix = opening.name.rstrip(b"/") + b"/"
+            below = [entry async for entry in self._storage.entries(prefix, snapshot=opening.snapshot)]
             if not below or opening.number:
                 raise
         start = len(opening.name.rstrip(b"/")) + 1
@@ -212,9 +217,9 @@ class StorageDesk:
         """Stored files by name."""
         name = _name(wanted.name, wanted.name_hex)
         name_of = self._parts.overlay.name_of
-        short = self._storage.report.short if self._storage.report is not None else {}
+        short = self._upkeep.report.short if self._upkeep.report is not None else {}
         shown: list[schema.StoredFile] = []
-        for entry in await self._matching(name):
+        for entry in await self._matching(name, wanted.snapshot):
             if not wanted.with_removed and entry.versions[-1].content is None:
                 continue
             margin = await self._margin(entry.versions[-1].content, short) if short else None
@@ -230,7 +235,7 @@ class StorageDesk:
 
     async def check(self) -> schema.StorageState:
         """Asks all holders now, and mends what can be mended."""
-        await self._storage.tend()
+        await self._upkeep.tend()
         return await self.state()
 
     async def remove(self, wanted: schema.RemovalWanted) -> schema.FilesRemoved:
@@ -244,7 +249,7 @@ class StorageDesk:
         async with self._storage.putting(await self._storage.last_rule()) as putting:
             change = None if wanted.is_final else Version(0, b"", 0.0, 0, None)
             await self._storage.commit({entry.name: change for entry in entries}, putting)
-        freed = await self._storage.collect() if wanted.is_final else 0
+        freed = await self._upkeep.collect() if wanted.is_final else 0
         return schema.FilesRemoved(files=len(entries), freed_bytes=freed)
 
     async def recover(self) -> schema.Recovered:
@@ -253,7 +258,7 @@ class StorageDesk:
 
     async def collect(self) -> schema.FilesRemoved:
         """Has holders drop what no file needs."""
-        return schema.FilesRemoved(files=0, freed_bytes=await self._storage.collect())
+        return schema.FilesRemoved(files=0, freed_bytes=await self._upkeep.collect())
 
     async def state(self) -> schema.StorageState:
         """How the files stand, and what each holder says."""
@@ -277,7 +282,7 @@ class StorageDesk:
             )
             for place, told in zip(peers, held, strict=True)
         ]
-        report = self._storage.report
+        report = self._upkeep.report
         return schema.StorageState(
             files=count,
             size_bytes=size,
@@ -287,7 +292,7 @@ class StorageDesk:
             stripes=report.stripes if report else 0,
             short=len(report.short) if report else 0,
             unreadable=report.unreadable if report else 0,
-            rebuilt=self._storage.rebuilt,
+            rebuilt=self._upkeep.rebuilt,
             watched=[
                 schema.WatchedData(
                     twin=twin,
@@ -300,13 +305,36 @@ class StorageDesk:
             ],
         )
 
-    async def _matching(self, name: bytes) -> list[Entry]:
-        if not name:
-            return [entry async for entry in self._storage.entries()]
-        below = name if name.endswith(b"/") else name + b"/"
+    async def roll_back(self, wanted: schema.RollbackWanted) -> schema.StoredFile:
+        """Makes an earlier version the newest one again. Raises NotFound."""
+        name = _name(wanted.name, wanted.name_hex)
+        version = _version(await self._storage.entry(name), wanted.number, wanted.device)
+        _content(version, name)
+        async with self._storage.putting(await self._storage.last_rule()) as putting:
+            await self._storage.commit({name: version}, putting)
+        return _shown(await self._storage.entry(name), self._parts.overlay.name_of, None)
+
+    async def take_snapshot(self, wanted: schema.SnapshotWanted) -> list[schema.Snapshot]:
+        """Keeps the files as they are now under a name. Raises Refused, Usage."""
+        await self._storage.take_snapshot(wanted.name)
+        return await self.snapshots()
+
+    async def snapshots(self) -> list[schema.Snapshot]:
+        """All of them, by name."""
         return [
-            entry async for entry in self._storage.entries(name) if entry.name == name or entry.name.startswith(below)
+            schema.Snapshot(name=name, at=version.at, files=version.size)
+            async for name, version in self._storage.snapshots()
         ]
+
+    async def drop_snapshot(self, wanted: schema.SnapshotWanted) -> list[schema.Snapshot]:
+        """Forgets one. Raises NotFound, Usage."""
+        await self._storage.drop_snapshot(wanted.name)
+        return await self.snapshots()
+
+    async def _matching(self, name: bytes, snapshot: str = "") -> list[Entry]:
+        below = name if not name or name.endswith(b"/") else name + b"/"
+        found = [entry async for entry in self._storage.entries(name, snapshot=snapshot)]
+        return [entry for entry in found if entry.name == name or entry.name.startswith(below)]
 
 
 class _PipedSource:
@@ -348,11 +376,10 @@ def _name(name: str, name_hex: str) -> bytes:
         raise Usage("this is no name of a file") from None
 
 
-def _version(entry: Entry, number: int) -> Version:
-    """One version of a file; 0: the newest. Raises NotFound."""
-    if not number:
-        return entry.versions[-1]
-    found = next((version for version in entry.versions if version.number == number), None)
+def _version(entry: Entry, number: int, device: str) -> Version:
+    """One version of a file; 0: the newest; put by a device, if one is named. Raises NotFound."""
+    fit = [one for one in entry.versions if not device or one.device.hex() == device]
+    found = next((version for version in reversed(fit) if number in (0, version.number)), None)
     if found is None:
         shown = entry.name.decode(errors="replace")
         raise NotFound(
@@ -391,6 +418,7 @@ def _shown(entry: Entry, name_of: Callable[[PeerId], str], margin: int | None) -
         at=newest.at,
         is_removed=newest.content is None,
         margin=margin,
+        is_conflict=bool(conflicting(entry)),
         versions=[
             schema.StoredVersion(
                 number=version.number,

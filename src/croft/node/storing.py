@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from croft.errors import CroftError, Refused
 from croft.model.amounts import DISK
 from croft.model.ids import PeerId
 from croft.node.offering import OfferedHere
 from croft.storage.placement import Place
 
 if TYPE_CHECKING:
+    from croft.overlay.link import Link
     from croft.overlay.service import Overlay
     from croft.ports import Stream
 
+log = logging.getLogger(__name__)
+
+CALL_SECRET: Final = "storage.secret"
+SECRET_S_MAX: Final = 5.0
 UNLINKED_S: Final = 0.2
 """A link that is to be made first costs about so much."""
 DEAD_S: Final = 100.0
@@ -45,6 +52,33 @@ class StorageNetwork:
         """This peer, as somebody sees it whose data it looks after."""
         own = self._overlay.own
         return Place(own.peer, own.name, own.twin, max(1, self._offered_here()[own.peer].amounts[DISK]), True)
+
+    def has_other_devices(self) -> bool:
+        """Whether the owner of this peer has others."""
+        return bool(self._own_devices())
+
+    async def secret_of_own_devices(self) -> bytes | None:
+        """The secret of the owner's files, from another device of the owner; None if no such device has it now."""
+        for peer in self._own_devices():
+            try:
+                return await self._overlay.call(peer, CALL_SECRET, b"", deadline_s=SECRET_S_MAX)
+            except CroftError as error:
+                log.info("%s does not tell the secret of the files: %s", self.name(peer), error.message)
+        return None
+
+    def tell_secret(self, secret: bytes | None) -> None:
+        """Answers the owner's other devices, and nobody else, that ask for the secret of the files."""
+
+        async def answer(link: Link, _: bytes) -> bytes:
+            if link.greeted.twin != self._overlay.own.twin or secret is None:
+                raise Refused("this is told to no other device")
+            return secret
+
+        self._overlay.links.on_call(CALL_SECRET, answer)
+
+    def _own_devices(self) -> list[PeerId]:
+        own = self._overlay.own
+        return [m.peer for m in self._overlay.members() if m.twin == own.twin and m.peer != own.peer]
 
     def name(self, peer: PeerId) -> str:
         """What to call a peer."""

@@ -107,10 +107,11 @@ class Version(Message, frozen=True):
 
 
 class Entry(Message, frozen=True):
-    """A name, parts divided by /, and its versions, oldest first."""
+    """A name, parts divided by /, and its versions, oldest first. Versions up to number `dropped` were given up."""
 
     name: bytes
     versions: list[Version]
+    dropped: int = 0
 
 
 class Leaf(Message, frozen=True, tag=1):

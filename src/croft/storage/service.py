@@ -12,9 +12,10 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
+from msgspec.structs import replace as replace_fields
 
 from croft.errors import CroftError, Failed, NotFound, PeerMisbehaved, Refused, Usage
 from croft.identity.keys import SecretKey
@@ -33,53 +34,48 @@ from croft.storage.formats import (
     Part,
     Root,
     Stripe,
-    StripeList,
     Version,
     decode_node,
     decode_stored,
 )
 from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
 from croft.storage.held import whole_at
+from croft.storage.merging import merged, with_version, without_versions
 from croft.storage.messages import (
-    SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
     Done,
-    Dropped,
-    DropShares,
     Heads,
     Listed,
     ListShares,
     PutHead,
     ReadHeads,
-    Watch,
 )
-from croft.storage.permits import LIFETIME_S, Permit, sign_permit
 from croft.storage.placement import Place, Rule, allowed, choose_layout
 from croft.storage.sealing import NONCE_BYTES
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
-from croft.storage.tending import Report, Standing, Tending, Ward
+from croft.storage.tending import Standing, Tending
 from croft.storage.transfer import Network, Receiving
 from croft.storage.upload import margin
-from croft.storage.wards import Watchman
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 HEAD_S_MAX: Final = 10.0
 RULE_SETTING: Final = "storage.rule"
-HIDDEN: Final = b"\0"
-"""With which names begin that are no files; no file's can."""
-NOTES_EVERY_S: Final = 30.0
 LIST_SETTING: Final = "storage.stripes"
 DELEGATES: Final = 3
 """Peers that look after the data while this one is away."""
 SETTLE_S: Final = 2.0
 """Changes in so short a time are told to delegates at once."""
-VERSIONS_MAX: Final = 64
-"""Of one file; older ones are given up."""
+SECRET_SETTING: Final = "storage.secret"
+SYNC_EVERY_S: Final = 2.0
+SYNC_S_MAX: Final = 4.0
+SNAPSHOT_CHARS_MAX: Final = 100
+HIDDEN: Final = b"\0"
+"""What is kept beside the files is called so; no file can be."""
+NOTES_EVERY_S: Final = 30.0
+SNAPSHOTS: Final = HIDDEN + b"snapshots/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,33 +115,28 @@ class Storage:
         self._sending = Buffers()
         self._receiving = Receiving(self._id, network, self._holders, offload, Buffers())
         self._reading = Reading(self._receiving, offload)
-        self._puttings: set[Putting] = set()
-        self._changing = asyncio.Lock()
+        self.puttings: set[Putting] = set()
+        self.changing = asyncio.Lock()
         self._files: FileList | None = None
         self._head: tuple[Head, bytes] | None = None
+        self._vector: dict[bytes, int] = {}
+        self._synced_at = -SYNC_EVERY_S
+        self._key = owner.secret
         self._signed = 0
         self._noted: dict[bytes, bytes] = {}
         self.notes: Callable[[], Mapping[bytes, bytes]] = dict
         """Small things that are kept beside the files, by name: what is to be there at each change."""
-
-        self._listed = asyncio.Event()
-        self._kept_list: Content | None = None
+        self.changed = asyncio.Event()
         self._leaf_stripes: dict[bytes, dict[bytes, Stripe]] = {}
-        self._mending = asyncio.Lock()
-        self.report: Report | None = None
-        self.rebuilt = 0
 
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
         await self._tending.load()
 
     async def serve(self) -> None:
-        """Looks after what is stored, and tells delegates what there is to look after; until cancelled."""
+        """Keeps streams to holders, and notes beside the files; until cancelled."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._tell_delegates(), name="storage.tell")
-                tasks.create_task(self._tend(), name="storage.tend")
-                tasks.create_task(self._keep_notes(), name="storage.notes")
+            await self._keep_notes()
         finally:
             self._holders.close()
 
@@ -160,8 +151,8 @@ class Storage:
             *(self._id, self._holders, self._offload, self._sending, self._entropy),
             *(layout, allowed(places, rule)),
         )
-        self._puttings.add(putting)
-        putting.on_exit = self._puttings.discard
+        self.puttings.add(putting)
+        putting.on_exit = self.puttings.discard
         return putting
 
     async def parts(self, content: Content) -> list[Part]:
@@ -209,23 +200,32 @@ class Storage:
         except (CroftError, TimeoutError):
             return None
 
+    @property
+    def found(self) -> dict[bytes, list[PeerId]]:
+        """Where shares were found that were not where they had been put."""
+        return self._receiving.found
+
+    def blame(self, faults: Sequence[str]) -> None:
+        """Remembers what holders were caught at."""
+        self._receiving.note(faults)
+
     def faults(self) -> list[str]:
         """What holders were caught at since this peer started."""
         return list(self._receiving.faults)
 
     # --- the list of files -------------------------------------------------------------------------------------------
 
-    async def entries(self, prefix: bytes = b"") -> AsyncIterator[Entry]:
-        """The files whose name begins so, in order of their names."""
-        files = await self._list()
+    async def entries(self, prefix: bytes = b"", *, snapshot: str = "") -> AsyncIterator[Entry]:
+        """The files whose name begins so, in order of their names; as they are, or as they were. Raises NotFound."""
+        files = await self._as_of(snapshot)
         async for entry in files.entries(self._load, prefix):
-            if not entry.name.startswith(HIDDEN):
+            if entry.versions and not entry.name.startswith(HIDDEN):
                 yield entry
 
-    async def entry(self, name: bytes) -> Entry:
+    async def entry(self, name: bytes, *, snapshot: str = "") -> Entry:
         """One file. Raises NotFound."""
-        found = await (await self._list()).find(self._load, name)
-        if found is None:
+        found = await (await self._as_of(snapshot)).find(self._load, name)
+        if found is None or not found.versions:
             shown = name.decode(errors="replace")
             raise NotFound(f"there is no file `{shown}`", remedy="See which there are: `croft ls`.")
         return found
@@ -238,15 +238,27 @@ class Storage:
         """
         for name in changes:
             check_name(name)
-        async with self._changing:
+        await self._change(changes, putting)
+
+    async def _change(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
+        await self._refresh()
+        async with self.changing:
             files = await self._list()
             entries: dict[bytes, Entry | None] = {}
+            device, now = bytes.fromhex(self._owner.peer), self._clock.now()
             for name, version in changes.items():
-                entries[name] = None if version is None else await self._with_version(files, name, version)
+                known = await files.find(self._load, name)
+                if version is not None:
+                    entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
+                else:
+                    has_others = len(self._vector) > 1 or self._network.has_other_devices()
+                    entries[name] = without_versions(known) if known is not None and has_others else None
             notes = await self._changed_notes()
             entries.update(await self._note_entries(notes, putting))
             await self._commit(files, entries, putting)
             self._noted.update(notes)
+
+    # --- small things beside the files -------------------------------------------------------------------------------
 
     async def _keep_notes(self) -> None:
         while True:
@@ -270,50 +282,8 @@ class Storage:
     async def note(self, name: bytes) -> bytes | None:
         """What is kept beside the files under a name. Raises Unreachable, Failed."""
         entry = await (await self._list()).find(self._load, HIDDEN + name)
-        content = entry.versions[-1].content if entry is not None else None
+        content = entry.versions[-1].content if entry is not None and entry.versions else None
         return None if content is None else await self._reading.whole(content)
-
-    async def recover(self) -> int:
-        """On a new device of an owner whose others are gone: takes in the newest list of files that a peer holds.
-
-        Returns how many files it names. Raises:
-            NotFound: no peer that is up holds a list. Refused: there are files here already, or the key is not.
-        """
-        async with self._changing:
-            secret = self._secret()
-            if (await self._list()).leaves:
-                raise Refused("this device has files already", remedy="Recover on a fresh one.")
-            heads = await self._heads_at_holders()
-            if not heads:
-                raise NotFound(
-                    "no peer that is up holds a list of your files",
-                    remedy="Peers that do may be off: see `croft peers`, and try again: `croft recovery files`.",
-                )
-            head, record = max(heads, key=lambda one: (sum(number for _, number in one[0].vector), one[0].at))
-            files = await FileList.open(secret, list(open_root(secret, head.sealed).top), self._load)
-            row = (head.device, head.sequence, record)
-            await self._database.run(
-                lambda db: db.execute("INSERT OR REPLACE INTO storage_head VALUES (?, ?, ?)", row).rowcount
-            )
-            self._files, self._head = files, (head, record)
-            self._listed.set()
-        count = 0
-        async for entry in self.entries():
-            count += entry.versions[-1].content is not None
-        return count
-
-    async def _heads_at_holders(self) -> list[tuple[Head, bytes]]:
-        async def ask(peer: PeerId) -> list[tuple[Head, bytes]]:
-            try:
-                async with asyncio.timeout(HEAD_S_MAX):
-                    records = (await self._holders[peer].ask(ReadHeads(), Heads)).records
-                return [(open_head(record), record) for record in records]
-            except (CroftError, PeerMisbehaved, TimeoutError) as error:
-                log.info("%s shows no head of ours: %s", self._network.name(peer), error)
-                return []
-
-        found = [one for some in await asyncio.gather(*map(ask, self._network.alive())) for one in some]
-        return [one for one in found if one[0].owner == self._id]
 
     async def _note_entries(self, notes: Mapping[bytes, bytes], putting: Putting) -> dict[bytes, Entry]:
         device, now = bytes.fromhex(self._owner.peer), self._clock.now()
@@ -325,20 +295,148 @@ class Storage:
             for name, one in pending.items()
         }
 
-    async def _with_version(self, files: FileList, name: bytes, version: Version) -> Entry:
-        known = await files.find(self._load, name)
-        versions = known.versions if known is not None else []
-        number = max((one.number for one in versions), default=0) + 1
-        numbered = Version(
-            number,
-            bytes.fromhex(self._owner.peer),
-            self._clock.now(),
-            version.size,
-            version.content,
-            version.mode,
-            version.mtime_ns,
-        )
-        return Entry(name, [*versions, numbered][-VERSIONS_MAX:])
+    # --- earlier states of the list ----------------------------------------------------------------------------------
+
+    async def take_snapshot(self, name: str) -> None:
+        """Keeps the list as it is now under a name. Raises Refused if there is a snapshot of this name."""
+        if name in [known async for known, _ in self.snapshots()]:
+            raise Refused(f"there is a snapshot `{name}` already", remedy="Give it another name.")
+        async with self.putting(await self.last_rule()) as putting:
+            files = await self._as_of("")
+            pending = await putting.add(BytesSource(encode(Root(FORMAT, files.top))))
+            await putting.finish()
+            version = Version(0, b"", 0.0, files.count, pending.content)
+            await self._change({_snapshot(name): version}, putting)
+
+    async def snapshots(self) -> AsyncIterator[tuple[str, Version]]:
+        """Their names, and when each was taken."""
+        files = await self._as_of("")
+        async for entry in files.entries(self._load, SNAPSHOTS):
+            if entry.versions:
+                yield entry.name.removeprefix(SNAPSHOTS).decode(), entry.versions[-1]
+
+    async def drop_snapshot(self, name: str) -> None:
+        """Forgets one; what only it needed is collected later. Raises NotFound."""
+        await self._open_snapshot(name)
+        async with self.putting(await self.last_rule()) as putting:
+            await self._change({_snapshot(name): None}, putting)
+
+    async def _as_of(self, snapshot: str) -> FileList:
+        await self._refresh()
+        return await self._open_snapshot(snapshot) if snapshot else await self._list()
+
+    async def _open_snapshot(self, name: str) -> FileList:
+        found = await (await self._list()).find(self._load, _snapshot(name))
+        content = found.versions[-1].content if found is not None and found.versions else None
+        if content is None:
+            raise NotFound(f"there is no snapshot `{name}`", remedy="See which there are: `croft snapshot list`.")
+        return await self._open_root(content)
+
+    async def _open_root(self, content: Content) -> FileList:
+        root = decode_stored(await self._reading.whole(content), Root)
+        return await FileList.open(await self._secret(), root.top, self._load)
+
+    # --- other devices of the owner ----------------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """Takes in what other devices of the owner changed, as far as peers that are up know it. Raises CroftError."""
+        async with self.changing:
+            await self._sync()
+
+    async def recover(self) -> int:
+        """On a new device of an owner whose others are gone: takes in the lists of files that peers hold.
+
+        Returns how many files there are. Raises:
+            NotFound: no peer that is up holds a list. Refused: there are files here already, or the key is not.
+        """
+        await self._list()
+        if self._head is not None:
+            raise Refused("this device has files already", remedy="Recover on a fresh one.")
+        await self.sync()
+        if not (await self._list()).leaves:
+            raise NotFound(
+                "no peer that is up holds a list of your files",
+                remedy="Peers that do may be off: see `croft peers`, and try again: `croft recovery files`.",
+            )
+        self.changed.set()
+        return len([entry async for entry in self.entries() if entry.versions[-1].content is not None])
+
+    async def _refresh(self) -> None:
+        """Syncs if there may be something to take in and the last time is a while ago; bears with failures."""
+        await self._list()
+        now = asyncio.get_running_loop().time()
+        if now - self._synced_at < SYNC_EVERY_S or (self._head is not None and not self._network.has_other_devices()):
+            return
+        try:
+            await self.sync()
+        except CroftError as error:
+            log.info("what other devices changed is not known yet: %s", error.message)
+
+    async def _sync(self) -> None:
+        files = await self._list()
+        for head, record in await self._newest_heads():
+            if head.sequence <= self._vector.get(head.device, 0):
+                continue
+            secret = await self._secret()
+            other = await FileList.open(secret, open_root(secret, head.sealed).top, self._load)
+            vector = dict(head.vector)
+            if all(vector.get(device, 0) >= count for device, count in self._vector.items()):
+                self._files = files = other
+                self._vector = vector
+                await self._keep(head, record)
+                continue
+            changes = await self._differences(files, other)
+            for device, count in vector.items():
+                self._vector[device] = max(count, self._vector.get(device, 0))
+            async with self.putting(await self.last_rule()) as putting:
+                await self._commit(files, changes, putting)
+            files = await self._list()
+            await self._keep(head, record)
+        self._synced_at = asyncio.get_running_loop().time()
+
+    async def _newest_heads(self) -> list[tuple[Head, bytes]]:
+        """The newest head of each of the owner's devices that some peer keeps."""
+
+        async def ask(peer: PeerId) -> list[bytes]:
+            try:
+                async with asyncio.timeout(SYNC_S_MAX):
+                    return (await self._holders[peer].ask(ReadHeads(), Heads)).records
+            except (CroftError, TimeoutError):
+                return []
+
+        newest: dict[bytes, tuple[Head, bytes]] = {}
+        for records in await asyncio.gather(*map(ask, self._network.alive())):
+            for record in records:
+                try:
+                    head = open_head(record)
+                except (CroftError, PeerMisbehaved) as problem:
+                    log.warning("a head of the file list is not believed: %s", problem)
+                    continue
+                known = newest.get(head.device)
+                if head.owner == self._id and (known is None or known[0].sequence < head.sequence):
+                    newest[head.device] = head, record
+        return [newest[device] for device in sorted(newest)]
+
+    async def _differences(self, mine: FileList, theirs: FileList) -> dict[bytes, Entry | None]:
+        """What is to change in this list so that it takes in another one."""
+        known = {leaf.digest for leaf in mine.leaves}
+        changes: dict[bytes, Entry | None] = {}
+        for leaf in theirs.leaves:
+            if leaf.digest in known:
+                continue
+            for entry in await theirs.entries_of(self._load, leaf):
+                here = await mine.find(self._load, entry.name)
+                both = merged(here, entry)
+                if both != here:
+                    changes[entry.name] = both
+        return changes
+
+    async def _keep(self, head: Head, record: bytes) -> None:
+        row = (head.device, head.sequence, record)
+        sql = "INSERT OR REPLACE INTO storage_head VALUES (?, ?, ?)"
+        await self._database.run(lambda db: db.execute(sql, row).rowcount)
+        if head.device.hex() == self._owner.peer:
+            self._head = head, record
 
     async def _commit(self, files: FileList, entries: Mapping[bytes, Entry | None], putting: Putting) -> None:
         nodes: dict[bytes, bytes] = {}
@@ -351,7 +449,7 @@ class Storage:
             return made
 
         changed = await files.updated(entries, self._load, store)
-        record, head = self._sign(changed.top)
+        record, head = self._sign(changed.top, await self._secret())
         await self._tell(record, putting)
         row = (head.device, head.sequence, record)
         rule = (RULE_SETTING, msgspec.json.encode(putting.rule))
@@ -362,20 +460,17 @@ class Storage:
             db.executemany("INSERT OR REPLACE INTO storage_node VALUES (?, ?)", list(nodes.items()))
 
         await self._database.run(write)
-        self._files, self._head = changed, (head, record)
-        self._listed.set()
+        self._files, self._head, self._vector = changed, (head, record), dict(head.vector)
+        self.changed.set()
 
-    def _sign(self, top: Sequence[Child]) -> tuple[bytes, Head]:
+    def _sign(self, top: Sequence[Child], secret: bytes) -> tuple[bytes, Head]:
         owner = self._owner
-        before, record = self._head or (None, b"")
-        # A head that holders may have seen is never signed again with something else in it.
-        self._signed = sequence = max(self._signed, before.sequence if before is not None else 0) + 1
-        vector = dict(before.vector) if before is not None else {}
-        if before is not None and before.device.hex() != owner.peer:
-            record = b""  # of another device of the owner's: this one has signed nothing yet
+        _, record = self._head or (None, b"")
         device = bytes.fromhex(owner.peer)
-        vector[device] = sequence
-        sealed = seal_root(self._secret(), Root(FORMAT, list(top)), self._entropy.token(NONCE_BYTES))
+        # A head that holders may have seen is never signed again with something else in it.
+        self._signed = sequence = max(self._signed, self._vector.get(device, 0)) + 1
+        vector = {**self._vector, device: sequence}
+        sealed = seal_root(secret, Root(FORMAT, list(top)), self._entropy.token(NONCE_BYTES))
         head = Head(
             *(FORMAT, self._id, device, sequence, digest(record) if record else b""),
             *(sorted(vector.items()), sealed, self._clock.now()),
@@ -406,158 +501,73 @@ class Storage:
                 remedy="Try again when more peers are up.",
             )
 
-    # --- what nobody needs any more ----------------------------------------------------------------------------------
+    # --- what upkeep needs to know -----------------------------------------------------------------------------------
 
-    async def collect(self) -> int:
-        """Has holders drop what no file and no version needs; returns how many bytes. Raises CroftError: then nothing
-        is dropped that was not known to be needless."""
-        async with self._mending, self._changing:
-            live = {share for stripe in (await self._stripes()).values() for share in stripe.shares}
-            kept = await self._known_list()
-            parts = await self._reading.parts(kept) if kept is not None else []
-            live.update(share for part in [*parts, *(kept.parts if kept else [])] for share in part.stripe.shares)
-            freed = 0
-            for peer in self._network.alive():
-                try:
-                    freed += await self._collect_at(peer, live)
-                except CroftError as error:
-                    log.info("nothing is collected at %s: %s", self._network.name(peer), error.message)
-            return freed
-
-    async def _stripes(self) -> dict[bytes, Stripe]:
+    async def stripes(self) -> dict[bytes, Stripe]:
         """Every stripe that some file, some version or the list of files needs, by id. Raises CroftError."""
-        files = await self._list()
+        known, self._leaf_stripes = self._leaf_stripes, {}
+        return await self._stripes_of(await self._list(), known)
+
+    async def _stripes_of(
+        self, files: FileList, known: Mapping[bytes, dict[bytes, Stripe]] | None = None
+    ) -> dict[bytes, Stripe]:
         stripes: dict[bytes, Stripe] = {}
 
         async def add(content: Content, to: dict[bytes, Stripe]) -> None:
             deep = await self._reading.parts(content) if content.depth else []
             to.update((part.stripe.id, part.stripe) for part in [*content.parts, *deep])
 
-        known, self._leaf_stripes = self._leaf_stripes, {}
         for node in files.nodes:
             await add(node.content, stripes)
         for leaf in files.leaves:
-            found = known.get(leaf.digest)
+            found = (known or {}).get(leaf.digest)
             if found is None:
                 found = {}
                 for entry in await files.entries_of(self._load, leaf):
                     for version in entry.versions:
                         if version.content is not None:
                             await add(version.content, found)
+                            if entry.name.startswith(SNAPSHOTS):
+                                found.update(await self._stripes_of(await self._open_root(version.content)))
             self._leaf_stripes[leaf.digest] = found
             stripes.update(found)
         return stripes
 
-    async def _collect_at(self, peer: PeerId, live: set[bytes]) -> int:
-        client, after, freed = self._holders[peer], b"", 0
-        while True:
-            listed = await client.ask(ListShares(after), Listed)
-            flying = {share for putting in self._puttings for share in putting.shares()}
-            needless = [share for share, _ in listed.shares if share not in live and share not in flying]
-            for at in range(0, len(needless), SHARES_ASKED_MAX):
-                dropped = await client.ask(DropShares(needless[at : at + SHARES_ASKED_MAX]), Dropped)
-                freed += dropped.freed_bytes
-            if len(listed.shares) < SHARES_LISTED_MAX:
-                return freed
-            after = listed.shares[-1][0]
-
-    # --- looking after it --------------------------------------------------------------------------------------------
-
-    async def tend(self) -> Report:
-        """Looks at every stripe now, and mends what can be mended. Raises CroftError."""
-        async with self._mending:
-            stripes = list((await self._stripes()).values())
-            ward = Ward(self._id, stripes, await self.last_rule())
-            report = await self._tending.round(ward, self._receiving.found)
-            self._receiving.note(report.caught)
-            self.report = report
-            self.rebuilt += report.rebuilt
-            return report
-
-    async def _tend(self) -> None:
-        watch = Watchman(self._network)
-        while True:
-            await watch.something_to_do()
-            if self._owner.secret is None:
-                continue
-            try:
-                await self.tend()
-            except CroftError as error:
-                log.info("stored data is not looked after now: %s", error.message)
-
-    async def _tell_delegates(self) -> None:
-        """After a change, tells peers that are to look after the data while this one is away what there is now."""
-        while True:
-            await self._listed.wait()
-            await asyncio.sleep(SETTLE_S)
-            self._listed.clear()
-            try:
-                await self._tell_delegates_now()
-            except CroftError as error:
-                log.info("no delegate knows of the last change yet: %s", error.message)
-
-    async def _tell_delegates_now(self) -> None:
-        rule = await self.last_rule()
-        async with self.putting(rule) as putting:
-            async with self._changing:
-                stripes = list((await self._stripes()).values())
-            pending = await putting.add(BytesSource(encode(StripeList(FORMAT, stripes))))
-            await putting.finish()
-            kept = pending.content
-            row = (LIST_SETTING, encode(kept))
-            sql = "INSERT OR REPLACE INTO setting VALUES (?, ?)"
-            await self._database.run(lambda db: db.execute(sql, row).rowcount)
-            self._kept_list = kept
-        fit = [place for place in allowed(self.places(), rule) if place.is_alive]
-        fit.sort(key=lambda place: (place.domain != self._owner.twin, -place.weight, place.peer))
-        delegates = [place.peer for place in fit[:DELEGATES]]
-        now, owner = self._clock.now(), self._owner
-        device, peers = bytes.fromhex(owner.peer), [bytes.fromhex(peer) for peer in delegates]
-        permit = Permit(self._id, device, peers, [], [], True, now + LIFETIME_S)
-        watch = Watch(
-            int(now * 1000),
-            sign_permit(owner.device, owner.certificate, permit),
-            kept,
-            [bytes.fromhex(peer) for peer in rule.on],
-            [device, *(bytes.fromhex(peer) for peer in rule.never)],
-            [bytes.fromhex(twin) for twin in rule.never_twins],
-        )
-        for peer in delegates:
-            try:
-                await self._holders[peer].ask(watch, Done)
-            except CroftError as error:
-                log.info("%s does not look after stored data: %s", self._network.name(peer), error.message)
-
-    async def _known_list(self) -> Content | None:
-        """The list of stripes that delegates were told of last."""
-        if self._kept_list is None:
-            sql = "SELECT value FROM setting WHERE name = ?"
-            row = await self._database.run(lambda db: db.execute(sql, (LIST_SETTING,)).fetchone())
-            self._kept_list = decode_stored(row[0], Content) if row is not None else None
-        return self._kept_list
-
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _secret(self) -> bytes:
-        if self._owner.secret is None:
+    async def _secret(self) -> bytes:
+        """The secret of the owner's files. Raises Refused if it is not here, and no other device tells it now."""
+        if self._key is None:
+            sql = "SELECT value FROM setting WHERE name = ?"
+            row = await self._database.run(lambda db: db.execute(sql, (SECRET_SETTING,)).fetchone())
+            self._key = row[0] if row is not None else None
+        if self._key is None and (told := await self._network.secret_of_own_devices()) is not None:
+            pair = (SECRET_SETTING, told)
+            sql = "INSERT OR REPLACE INTO setting VALUES (?, ?)"
+            await self._database.run(lambda db: db.execute(sql, pair).rowcount)
+            self._key = told
+        if self._key is None:
             raise Refused(
-                "the key of your files is not on this device", remedy="Use the device on which you made your identity."
+                "the key of your files is not on this device yet",
+                remedy="Start the device on which you made your identity; this one asks it.",
             )
-        return self._owner.secret
+        return self._key
 
     async def _list(self) -> FileList:
         if self._files is not None:
             return self._files
-        secret = self._secret()
-        # What this device signed itself, else what it recovered.
-        sql = "SELECT record FROM storage_head ORDER BY device <> ? LIMIT 1"
-        device = bytes.fromhex(self._owner.peer)
-        row = await self._database.run(lambda db: db.execute(sql, (device,)).fetchone())
+        secret = await self._secret()
+        sql = "SELECT record FROM storage_head"
+        rows = await self._database.run(lambda db: db.execute(sql).fetchall())
+        heads = [(open_head(record), record) for (record,) in rows]
+        own = [pair for pair in heads if pair[0].device.hex() == self._owner.peer]
         top: Iterable[Child] = ()
-        if row is not None:
-            head = open_head(row[0])
-            top = open_root(secret, head.sealed).top
-            self._head = head, row[0]
+        for head, record in [*own, *(pair for pair in heads if pair not in own)]:
+            vector = dict(head.vector)
+            if all(vector.get(device, 0) >= count for device, count in self._vector.items()):
+                top, self._vector = open_root(secret, head.sealed).top, vector
+            if head.device.hex() == self._owner.peer:
+                self._head = head, record
         self._files = await FileList.open(secret, list(top), self._load)
         return self._files
 
@@ -574,6 +584,12 @@ class Storage:
             lambda db: db.execute("INSERT OR REPLACE INTO storage_node VALUES (?, ?)", (key, plain)).rowcount
         )
         return node
+
+
+def _snapshot(name: str) -> bytes:
+    if not name or len(name) > SNAPSHOT_CHARS_MAX or not name.isprintable():
+        raise Usage("a snapshot needs a name", remedy=f"Give it one of up to {SNAPSHOT_CHARS_MAX} letters.")
+    return SNAPSHOTS + name.encode()
 
 
 def check_name(name: bytes) -> None:

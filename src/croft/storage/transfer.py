@@ -42,6 +42,14 @@ class Network(Protocol):
         """This peer, as somebody sees it whose data it looks after."""
         ...
 
+    def has_other_devices(self) -> bool:
+        """Whether the owner of this peer has others."""
+        ...
+
+    async def secret_of_own_devices(self) -> bytes | None:
+        """The secret of the owner's files, from another device of the owner; None if no such device has it now."""
+        ...
+
     def alive(self) -> Sequence[PeerId]:
         """Every other peer that may hold something and seems to live."""
         ...

@@ -1,0 +1,175 @@
+"""Keeps what an owner has stored: looks after it, tells delegates of it, and has holders drop what nothing needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from croft.errors import CroftError
+from croft.model.ids import PeerId
+from croft.ports import Clock, Database
+from croft.storage.contents import BytesSource
+from croft.storage.formats import FORMAT, Content, StripeList, decode_stored
+from croft.storage.messages import (
+    SHARES_ASKED_MAX,
+    SHARES_LISTED_MAX,
+    Done,
+    Dropped,
+    DropShares,
+    Listed,
+    ListShares,
+    Watch,
+)
+from croft.storage.permits import LIFETIME_S, Permit, sign_permit
+from croft.storage.placement import allowed
+from croft.storage.service import Owner, Storage
+from croft.storage.share_client import Holders
+from croft.storage.tending import Report, Tending, Ward
+from croft.storage.transfer import Network
+from croft.storage.wards import Watchman
+from croft.wire.codec import encode
+
+log = logging.getLogger(__name__)
+
+LIST_SETTING: Final = "storage.stripes"
+DELEGATES: Final = 3
+"""Peers that look after the data while this one is away."""
+SETTLE_S: Final = 2.0
+"""Changes in so short a time are told to delegates at once."""
+
+
+class Upkeep:
+    """Of one owner's storage."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        storage: Storage,
+        network: Network,
+        holders: Holders,
+        tending: Tending,
+        database: Database,
+        clock: Clock,
+    ) -> None:
+        self._owner = owner
+        self._id = bytes.fromhex(owner.twin)
+        self._storage = storage
+        self._network = network
+        self._holders = holders
+        self._tending = tending
+        self._database = database
+        self._clock = clock
+        self._kept_list: Content | None = None
+        self._mending = asyncio.Lock()
+        self.report: Report | None = None
+        """What the last look at all holders found."""
+        self.rebuilt = 0
+
+    async def serve(self) -> None:
+        """Looks after what is stored, and tells delegates what there is to look after; until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tell_delegates(), name="storage.tell")
+            tasks.create_task(self._tend(), name="storage.tend")
+
+    # --- what nobody needs any more ----------------------------------------------------------------------------------
+
+    async def collect(self) -> int:
+        """Has holders drop what no file and no version needs; returns how many bytes. Raises CroftError: then nothing
+        is dropped that was not known to be needless."""
+        async with self._mending, self._storage.changing:
+            live = {share for stripe in (await self._storage.stripes()).values() for share in stripe.shares}
+            kept = await self._known_list()
+            parts = await self._storage.parts(kept) if kept is not None else []
+            live.update(share for part in [*parts, *(kept.parts if kept else [])] for share in part.stripe.shares)
+            freed = 0
+            for peer in self._network.alive():
+                try:
+                    freed += await self._collect_at(peer, live)
+                except CroftError as error:
+                    log.info("nothing is collected at %s: %s", self._network.name(peer), error.message)
+            return freed
+
+    async def _collect_at(self, peer: PeerId, live: set[bytes]) -> int:
+        client, after, freed = self._holders[peer], b"", 0
+        while True:
+            listed = await client.ask(ListShares(after), Listed)
+            flying = {share for putting in self._storage.puttings for share in putting.shares()}
+            needless = [share for share, _ in listed.shares if share not in live and share not in flying]
+            for at in range(0, len(needless), SHARES_ASKED_MAX):
+                dropped = await client.ask(DropShares(needless[at : at + SHARES_ASKED_MAX]), Dropped)
+                freed += dropped.freed_bytes
+            if len(listed.shares) < SHARES_LISTED_MAX:
+                return freed
+            after = listed.shares[-1][0]
+
+    async def tend(self) -> Report:
+        """Looks at every stripe now, and mends what can be mended. Raises CroftError."""
+        async with self._mending:
+            stripes = list((await self._storage.stripes()).values())
+            ward = Ward(self._id, stripes, await self._storage.last_rule())
+            report = await self._tending.round(ward, self._storage.found)
+            self._storage.blame(report.caught)
+            self.report = report
+            self.rebuilt += report.rebuilt
+            return report
+
+    async def _tend(self) -> None:
+        watch = Watchman(self._network)
+        while True:
+            await watch.something_to_do()
+            try:
+                await self.tend()
+            except CroftError as error:
+                log.info("stored data is not looked after now: %s", error.message)
+
+    async def _tell_delegates(self) -> None:
+        """After a change, tells peers that are to look after the data while this one is away what there is now."""
+        while True:
+            await self._storage.changed.wait()
+            await asyncio.sleep(SETTLE_S)
+            self._storage.changed.clear()
+            try:
+                await self._tell_delegates_now()
+            except CroftError as error:
+                log.info("no delegate knows of the last change yet: %s", error.message)
+
+    async def _tell_delegates_now(self) -> None:
+        rule = await self._storage.last_rule()
+        async with self._storage.putting(rule) as putting:
+            async with self._storage.changing:
+                stripes = list((await self._storage.stripes()).values())
+            pending = await putting.add(BytesSource(encode(StripeList(FORMAT, stripes))))
+            await putting.finish()
+            kept = pending.content
+            row = (LIST_SETTING, encode(kept))
+            sql = "INSERT OR REPLACE INTO setting VALUES (?, ?)"
+            await self._database.run(lambda db: db.execute(sql, row).rowcount)
+            self._kept_list = kept
+        fit = [place for place in allowed(self._storage.places(), rule) if place.is_alive]
+        fit.sort(key=lambda place: (place.domain != self._owner.twin, -place.weight, place.peer))
+        delegates = [place.peer for place in fit[:DELEGATES]]
+        now, owner = self._clock.now(), self._owner
+        device, peers = bytes.fromhex(owner.peer), [bytes.fromhex(peer) for peer in delegates]
+        permit = Permit(self._id, device, peers, [], [], True, now + LIFETIME_S)
+        watch = Watch(
+            int(now * 1000),
+            sign_permit(owner.device, owner.certificate, permit),
+            kept,
+            [bytes.fromhex(peer) for peer in rule.on],
+            [device, *(bytes.fromhex(peer) for peer in rule.never)],
+            [bytes.fromhex(twin) for twin in rule.never_twins],
+        )
+        for peer in delegates:
+            try:
+                await self._holders[peer].ask(watch, Done)
+            except CroftError as error:
+                log.info("%s does not look after stored data: %s", self._network.name(peer), error.message)
+
+    async def _known_list(self) -> Content | None:
+        """The list of stripes that delegates were told of last."""
+        if self._kept_list is None:
+            sql = "SELECT value FROM setting WHERE name = ?"
+            row = await self._database.run(lambda db: db.execute(sql, (LIST_SETTING,)).fetchone())
+            self._kept_list = decode_stored(row[0], Content) if row is not None else None
+        return self._kept_list
