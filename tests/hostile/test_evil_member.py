@@ -21,7 +21,16 @@ import blake3
 import pytest
 
 from croft.adapters.iroh_connection import STREAMS_MAX
-from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE, OpenCommand, Opened, OpenTasks
+from croft.compute.environment import Environment, Wheel
+from croft.compute.environment_messages import (
+    WHEELS_PURPOSE,
+    GetWheel,
+    WheelAnswer,
+    WheelEnd,
+    WheelMissing,
+    WheelPart,
+)
+from croft.compute.messages import COMMAND_PURPOSE, TASKS_PURPOSE, Declined, OpenCommand, Opened, OpenTasks
 from croft.compute.worker_messages import (
     BufferPart,
     CancelChunk,
@@ -481,6 +490,81 @@ def test_paths_out_of_the_jobs_folder_lead_nowhere(scene: Scene, path: str) -> N
 
     scene.attack(story)
     assert not (scene.ada.files.jobs.parent / "out").exists() and not (scene.ada.files.jobs / "out").exists()
+
+
+WHEEL = Wheel("evil-1.0-py3-none-any.whl", 10, bytes(32))
+
+
+@pytest.mark.parametrize(
+    "wheels",
+    [
+        [],
+        [WHEEL, WHEEL],
+        [Wheel("../evil-1.0-py3-none-any.whl", 10, bytes(32))],
+        [Wheel("evil-1.0-py3-none-any.whl", 1 << 62, bytes(32))],
+        [Wheel("evil-1.0-py3-none-any.whl", 10, bytes(1 << 20))],
+        [Wheel(f"evil{number}-1.0-py3-none-any.whl", 10, bytes(32)) for number in range(2_000)],
+    ],
+    ids=["empty", "twice", "path", "vast", "digest", "many"],
+)
+@pytest.mark.parametrize("purpose", [TASKS_PURPOSE, COMMAND_PURPOSE])
+def test_an_impossible_environment_ends_its_stream(scene: Scene, purpose: str, wheels: list[Wheel]) -> None:
+    environment = Environment("3.11", wheels)
+    opening = (
+        OpenTasks("3.11", environment=environment) if purpose == TASKS_PURPOSE else OpenCommand(environment=environment)
+    )
+
+    async def story(_: EvilMember, greeted: Greeted) -> None:
+        async with MessageStream(await greeted.open(purpose), step="evil") as messages:
+            messages.post(opening)
+            with pytest.raises(ConnectionLost):
+                assert await messages.receive() is None
+                raise ConnectionLost("closed in order")
+
+    scene.attack(story)
+    scene.logged("environment")
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ([WheelPart(b"x" * 11)], "more of evil"),
+        ([WheelPart(b"x" * 10), WheelPart(b"x")], "more of evil"),
+        ([WheelPart(b"")], "more of evil"),
+        ([WheelPart(b"x" * 10), WheelEnd()], "what is not that wheel"),
+        ([WheelEnd()], "what is not that wheel"),
+        ([WheelPart(b"x"), WheelMissing()], "more of evil"),
+        ([GetWheel(bytes(32))], "not a valid message"),
+    ],
+    ids=["long", "longer", "empty", "forged", "nothing", "torn", "backwards"],
+)
+def test_a_wheel_against_the_rules_is_refused_by_name_and_not_kept(
+    scene: Scene, answers: list[Message], reason: str
+) -> None:
+    async def story(_: EvilMember, greeted: Greeted) -> None:
+        async with MessageStream(await greeted.open(TASKS_PURPOSE), step="evil") as messages:
+            messages.post(OpenTasks("3.11", environment=Environment("3.11", [WHEEL])))
+            async with MessageStream(await greeted.lend(), step="evil") as served:
+                assert await served.receive() is not None
+                for answer in answers:
+                    served.post(answer)
+                declined = decode_union(await messages.receive() or b"", Opened | Declined, step="evil")
+                assert isinstance(declined, Declined) and reason in declined.message
+
+    scene.attack(story)
+    scene.logged(reason)
+    assert not [path for path in (scene.ada.files.environments / "wheels").iterdir() if path.name in ("00" * 32,)]
+
+
+@pytest.mark.parametrize("digest", [b"", bytes(32), b"../../keys", b"x" * 100_000])
+def test_a_wheel_that_is_not_here_is_not_found_whatever_it_is_called(scene: Scene, digest: bytes) -> None:
+    async def story(_: EvilMember, greeted: Greeted) -> None:
+        async with MessageStream(await greeted.open(WHEELS_PURPOSE), step="evil") as messages:
+            messages.post(GetWheel(digest))
+            answer = decode_union(await messages.receive() or b"", WheelAnswer, step="evil")
+            assert answer == WheelMissing()
+
+    scene.attack(story)
 
 
 def test_a_flood_of_openings_is_bounded(scene: Scene) -> None:

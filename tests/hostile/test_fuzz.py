@@ -16,6 +16,8 @@ import pytest
 from distributed.protocol import Serialize, dumps
 
 from croft.compute.circle_messages import Connect, FromMember, Listen, OpenMemberStream
+from croft.compute.environment import Environment, Wheel, check_sound, fitting
+from croft.compute.environment_messages import GetWheel, WheelAnswer, WheelEnd, WheelMissing, WheelPart
 from croft.compute.messages import OpenCommand, Opened, OpenTasks, Reply
 from croft.compute.worker_messages import BufferPart, ChunkResults, FromWorker, LoadFunction, RunChunk, ToWorker
 from croft.dask import guard
@@ -76,6 +78,12 @@ def chain_of(data: bytes) -> object:
     return verify_chain(COMMUNITY, [data], TwinId(TWIN.public), NOW)
 
 
+def environment_of(data: bytes) -> object:
+    environment = decode(data, Environment, step="fuzz")
+    check_sound(environment)
+    return fitting(environment, environment.python, {"py3-none-any": 0}, 1 << 40)
+
+
 DOORS: dict[str, tuple[Door, list[bytes]]] = {
     "frames": (framed, [frame(b"payload"), frame(b"") * 3]),
     "greeting": (
@@ -105,6 +113,12 @@ DOORS: dict[str, tuple[Door, list[bytes]]] = {
     ),
     "joined": (lambda data: decode_union(data, FromInviter, step="fuzz"), []),
     "code": (lambda data: parse_code(data.decode("latin-1")), [b"7-abandon-ability"]),
+    "wheel that is asked for": (lambda data: decode(data, GetWheel, step="fuzz"), [encode(GetWheel(b"d" * 32))]),
+    "wheel that comes": (
+        lambda data: decode_union(data, WheelAnswer, step="fuzz"),
+        [encode(WheelPart(b"data")), encode(WheelEnd()), encode(WheelMissing())],
+    ),
+    "environment": (environment_of, [encode(Environment("3.11", [Wheel("a-1.0-py3-none-any.whl", 9, b"d" * 32)]))]),
     "task opening": (lambda data: decode(data, OpenTasks, step="fuzz"), [encode(OpenTasks("3.11", 1))]),
     "command opening": (lambda data: decode(data, OpenCommand, step="fuzz"), [encode(OpenCommand(1.0, 1, 1))]),
     "task answer": (lambda data: decode_union(data, Reply, step="fuzz"), [encode(Opened(1, [b"digest"]))]),

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from croft.compute.environment import Environment, Wheel, check_sound, digest_of, fitting
+from croft.compute.environment import DIGEST_BYTES, Environment, Wheel, check_sound, digest_of, fitting
 from croft.compute.environment_messages import (
     WHEEL_PART_BYTES,
     WHEELS_PURPOSE,
@@ -311,7 +311,7 @@ class Environments:
             await stream.finish()
 
     async def _send(self, digest: bytes, messages: MessageStream) -> None:
-        if not self._cache.has(digest):
+        if len(digest) != DIGEST_BYTES or not self._cache.has(digest):
             await messages.send(WheelMissing())
             return
         offset = 0
