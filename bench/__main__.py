@@ -237,7 +237,8 @@ are those of a process that does nothing else.
 ## Stored files
 
 `python -m bench.storage`: files at five peers, any three of which give them back: six daemons on this machine, every
-share on disk before it is acknowledged. The bulk stream is what goes through between two of these peers in the same run.
+share on disk before it is acknowledged. The bulk stream is what goes through between two of these peers in the same
+run.
 
 {daemon_text(stored)}""",
         encoding="utf-8",
