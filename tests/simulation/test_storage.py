@@ -10,6 +10,8 @@ import pytest
 
 from croft.errors import CroftError, Refused, Unreachable
 from croft.sim.world import Machine, World
+from croft.storage.contents import BytesSource
+from croft.storage.formats import Version
 from croft.storage.holder import LUMP_BYTES
 from croft.storage.merging import conflicting
 from croft.storage.merkle import LEAF_BYTES
@@ -402,5 +404,52 @@ def test_a_machine_with_the_owners_words_alone_finds_all_files_again(play: Play)
         assert await get(world["phoenix"], "film") == content(10, 400_000)
         await put(world["phoenix"], "after", b"1")
         assert await names(world["phoenix"]) == ["after", "film", "note"]
+
+    play(story)
+
+
+def test_one_device_never_collects_what_another_one_is_putting(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner = world["peer1"]
+        await put(owner, "old", content(1, 60_000))
+        await add_device(world, "laptop", "peer1")
+        laptop = world["laptop"]
+        await world.until(world.missing_link, within_s=60)
+        storage = laptop.parts.storage
+        async with storage.putting(rule(world, on=["peer2", "peer3"], keep="copies=2")) as putting:
+            pending = await putting.add(BytesSource(content(2, 300_000)))
+            await putting.finish()
+            for _ in range(3):
+                assert await owner.parts.upkeep.collect() == 0
+            version = Version(0, b"", 0.0, pending.size, pending.content)
+            await storage.commit({b"new": version}, putting)
+        await world.crash("peer4")
+        await world.until(lambda: "" if world.dead_to("peer1") else "not noticed", within_s=60)
+        with pytest.raises(Refused, match="is away"):
+            await owner.parts.upkeep.collect()
+
+        assert await get(owner, "new") == content(2, 300_000)
+
+    play(story)
+
+
+def test_what_was_removed_is_given_up_after_a_month_and_its_room_is_free(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner = world["peer1"]
+        await put(owner, "kept", b"kept")
+        await put(owner, "old", content(3, 500_000))
+        storage = owner.parts.storage
+        async with storage.putting(await storage.last_rule()) as putting:
+            await storage.commit({b"old": Version(0, b"", 0.0, 0, None)}, putting)
+        assert await owner.parts.upkeep.empty_trash() == 0
+        before = sum(len(share) for share in held(world["peer2"], owner).values())
+        owner.clock.skew_s += 31 * 86_400
+
+        assert await owner.parts.upkeep.empty_trash() == 1
+        await owner.parts.upkeep.collect()
+        assert sum(len(share) for share in held(world["peer2"], owner).values()) < before - 400_000
+        assert await get(owner, "kept") == b"kept"
 
     play(story)

@@ -14,7 +14,7 @@ from croft.compute.commands import StoredInput
 from croft.control import schema
 from croft.control.storage_work import Progress
 from croft.control.work_messages import GetDone, OpenGet, OpenPut, PutDone
-from croft.errors import CroftError, NotFound, Usage
+from croft.errors import CroftError, NotFound, Refused, Usage
 from croft.model.ids import PeerId, is_key_id
 from croft.node.file_trees import (
     Attributes,
@@ -249,7 +249,12 @@ class StorageDesk:
         async with self._storage.putting(await self._storage.last_rule()) as putting:
             change = None if wanted.is_final else Version(0, b"", 0.0, 0, None)
             await self._storage.commit({entry.name: change for entry in entries}, putting)
-        freed = await self._upkeep.collect() if wanted.is_final else 0
+        freed = 0
+        if wanted.is_final:
+            try:
+                freed = await self._upkeep.collect()
+            except Refused:
+                pass  # it is collected by itself later
         return schema.FilesRemoved(files=len(entries), freed_bytes=freed)
 
     async def recover(self) -> schema.Recovered:

@@ -251,8 +251,7 @@ class Storage:
                 if version is not None:
                     entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
                 else:
-                    has_others = len(self._vector) > 1 or self._network.has_other_devices()
-                    entries[name] = without_versions(known) if known is not None and has_others else None
+                    entries[name] = without_versions(known) if known and self.has_other_writers() else None
             notes = await self._changed_notes()
             entries.update(await self._note_entries(notes, putting))
             await self._commit(files, entries, putting)
@@ -361,6 +360,10 @@ class Storage:
         self.changed.set()
         return len([entry async for entry in self.entries() if entry.versions[-1].content is not None])
 
+    def has_other_writers(self) -> bool:
+        """Whether other devices change the list too."""
+        return len(self._vector) > 1 or self._network.has_other_devices()
+
     async def _refresh(self) -> None:
         """Syncs if there may be something to take in and the last time is a while ago; bears with failures."""
         await self._list()
@@ -384,6 +387,7 @@ class Storage:
                 self._files = files = other
                 self._vector = vector
                 await self._keep(head, record)
+                self.changed.set()
                 continue
             changes = await self._differences(files, other)
             for device, count in vector.items():

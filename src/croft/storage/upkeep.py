@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Final
 
-from croft.errors import CroftError
+from croft.errors import CroftError, Refused
 from croft.model.ids import PeerId
 from croft.ports import Clock, Database
 from croft.storage.contents import BytesSource
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 LIST_SETTING: Final = "storage.stripes"
 DELEGATES: Final = 3
 """Peers that look after the data while this one is away."""
+GRACE_S: Final = 3_600.0
+TRASH_S: Final = 30 * 86_400.0
 SETTLE_S: Final = 2.0
 """Changes in so short a time are told to delegates at once."""
 
@@ -62,6 +65,7 @@ class Upkeep:
         self._clock = clock
         self._kept_list: Content | None = None
         self._mending = asyncio.Lock()
+        self._needless_since: dict[tuple[PeerId, bytes], float] = {}
         self.report: Report | None = None
         """What the last look at all holders found."""
         self.rebuilt = 0
@@ -75,33 +79,66 @@ class Upkeep:
     # --- what nobody needs any more ----------------------------------------------------------------------------------
 
     async def collect(self) -> int:
-        """Has holders drop what no file and no version needs; returns how many bytes. Raises CroftError: then nothing
-        is dropped that was not known to be needless."""
+        """Has holders drop what no file and no version needs; returns how many bytes.
+
+        Where the owner has other devices, what they are putting is not known here: then every peer must be up, so that
+        no change of theirs is unseen, and what is needless must have been so for GRACE_S.
+
+        Raises CroftError: then nothing is dropped that was not known to be needless.
+        """
+        await self._storage.sync()
         async with self._mending, self._storage.changing:
+            is_shared = self._storage.has_other_writers()
+            if is_shared and (away := [place.name for place in self._storage.places() if not place.is_alive]):
+                raise Refused(
+                    f"{away[0]} is away, and may know of files that another device of yours put",
+                    remedy="It is collected by itself once all peers are here.",
+                )
             live = {share for stripe in (await self._storage.stripes()).values() for share in stripe.shares}
             kept = await self._known_list()
             parts = await self._storage.parts(kept) if kept is not None else []
             live.update(share for part in [*parts, *(kept.parts if kept else [])] for share in part.stripe.shares)
-            freed = 0
+            grace_s, freed = GRACE_S if is_shared else 0.0, 0
+            before, self._needless_since = self._needless_since, {}
             for peer in self._network.alive():
                 try:
-                    freed += await self._collect_at(peer, live)
+                    freed += await self._collect_at(peer, live, before, grace_s)
                 except CroftError as error:
                     log.info("nothing is collected at %s: %s", self._network.name(peer), error.message)
             return freed
 
-    async def _collect_at(self, peer: PeerId, live: set[bytes]) -> int:
+    async def _collect_at(
+        self, peer: PeerId, live: set[bytes], before: Mapping[tuple[PeerId, bytes], float], grace_s: float
+    ) -> int:
         client, after, freed = self._holders[peer], b"", 0
+        now = asyncio.get_running_loop().time()
         while True:
             listed = await client.ask(ListShares(after), Listed)
             flying = {share for putting in self._storage.puttings for share in putting.shares()}
             needless = [share for share, _ in listed.shares if share not in live and share not in flying]
-            for at in range(0, len(needless), SHARES_ASKED_MAX):
-                dropped = await client.ask(DropShares(needless[at : at + SHARES_ASKED_MAX]), Dropped)
+            self._needless_since |= {(peer, share): before.get((peer, share), now) for share in needless}
+            due = [share for share in needless if now - self._needless_since[peer, share] >= grace_s]
+            for at in range(0, len(due), SHARES_ASKED_MAX):
+                dropped = await client.ask(DropShares(due[at : at + SHARES_ASKED_MAX]), Dropped)
                 freed += dropped.freed_bytes
             if len(listed.shares) < SHARES_LISTED_MAX:
                 return freed
             after = listed.shares[-1][0]
+
+    async def empty_trash(self) -> int:
+        """Gives up files that were removed TRASH_S ago, with all versions; returns how many. Raises CroftError."""
+        until = self._clock.now() - TRASH_S
+        old = [
+            entry.name
+            async for entry in self._storage.entries()
+            if entry.versions[-1].content is None and entry.versions[-1].at < until
+        ]
+        if old:
+            async with self._storage.putting(await self._storage.last_rule()) as putting:
+                await self._storage.commit(dict.fromkeys(old), putting)
+        return len(old)
+
+    # --- looking after it --------------------------------------------------------------------------------------------
 
     async def tend(self) -> Report:
         """Looks at every stripe now, and mends what can be mended. Raises CroftError."""
@@ -119,7 +156,10 @@ class Upkeep:
         while True:
             await watch.something_to_do()
             try:
-                await self.tend()
+                report = await self.tend()
+                if report.stripes and not report.unreadable:
+                    await self.empty_trash()
+                    await self.collect()
             except CroftError as error:
                 log.info("stored data is not looked after now: %s", error.message)
 
@@ -136,7 +176,8 @@ class Upkeep:
 
     async def _tell_delegates_now(self) -> None:
         rule = await self._storage.last_rule()
-        async with self._storage.putting(rule) as putting:
+        # Under the lock, so that the new list is not collected before it is known.
+        async with self._mending, self._storage.putting(rule) as putting:
             async with self._storage.changing:
                 stripes = list((await self._storage.stripes()).values())
             pending = await putting.add(BytesSource(encode(StripeList(FORMAT, stripes))))
