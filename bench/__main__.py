@@ -50,6 +50,14 @@ TO_REACH = {
     "put, of dd": "≥ 0.6",
     "1,000,000 shares: start s": "≤ 3 s",
     "1,000,000 shares: resident MB": "≤ 120 MB",
+    "put, of bulk · k/n": "≥ 0.7",
+    "put, owner's CPU s/GiB": "≤ 10 s",
+    "get, of bulk": "≥ 0.8",
+    "get, owner's CPU s/GiB": "≤ 5 s",
+    "first bytes, ms": "≤ 50 ms",
+    "small files put/s": "≥ 2,000",
+    "small files got/s": "≥ 2,000",
+    "get, two holders gone, of get": "≥ 0.7",
     "the relay dies: longest gap of 5, s": "≤ 3 s",
     "port-restricted to port-restricted: direct after `croft up`, s": "≤ 1 s",
     "full cone to symmetric: direct after `croft up`, s": "≤ 1 s",
@@ -148,6 +156,7 @@ def main() -> None:
     paths = run("bench.paths", "--rounds", rounds)
     cluster = run("bench.dask_cluster")
     chunks = run("bench.chunks", "--rounds", rounds)
+    stored = run("bench.storage")
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
     PLACE.write_text(
@@ -224,7 +233,14 @@ cluster.
 `dd conv=fdatasync` there. All that is put is synced before it is acknowledged. Start and memory
 are those of a process that does nothing else.
 
-{daemon_text(chunks)}""",
+{daemon_text(chunks)}
+## Stored files
+
+`python -m bench.storage`: files at five peers, any three of which give them back: six daemons on this machine, every
+share on disk before it is acknowledged. The bulk stream is what goes through between two of these peers in the same
+run.
+
+{daemon_text(stored)}""",
         encoding="utf-8",
     )
     print(f"written: {PLACE}")

@@ -290,3 +290,28 @@ def test_who_does_not_listen_or_talks_nonsense_gets_nothing(play: Play) -> None:
                     await mad.hear()
 
     play(story)
+
+
+def test_who_does_not_read_holds_up_its_own_stream_and_no_other(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        async with program(world) as consumer:
+            one = await consumer.member("one", on="peer2")
+            two = await consumer.member("two", on="peer3")
+            stuck, unread, said = await connected(one, "two"), (await incoming(two))[1], 0
+            with pytest.raises(TimeoutError):
+                while True:
+                    async with asyncio.timeout(60):
+                        await stuck.write(bytes(1 << 20))
+                    said += 1 << 20
+                    assert said < 64 << 20, "what waits on the way is bounded"
+            other = await connected(one, "two")
+            _, served = await incoming(two)
+            await other.write(b"passes")
+            assert await served.read(100) == b"passes"
+
+            read = 0
+            while read < said:
+                read += len(await unread.read(1 << 20))
+
+    play(story)

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 CALL_SECRET: Final = "storage.secret"
 SECRET_S_MAX: Final = 5.0
-UNLINKED_S: Final = 0.2
-"""A link that is to be made first costs about so much."""
+UNLINKED_S: Final = 2.0
+"""A peer to which a link is to be made first is asked after those that are linked: it may just have gone."""
 DEAD_S: Final = 100.0
 
 

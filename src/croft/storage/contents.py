@@ -364,15 +364,18 @@ class Reading:
             if at < end and at + part.size > offset:
                 todo.append((at, number, part))
             at += part.size
+        wanted = 1
         try:
             while todo or ahead:
-                while todo and len(ahead) < AHEAD:
+                # At first one alone, so that it need not share the way with those that follow.
+                while todo and len(ahead) < wanted:
                     at, number, part = todo.popleft()
                     work = self._open(content.key, number, part, is_bulk=is_bulk)
                     ahead.append((at, asyncio.create_task(work, name="part.read")))
                 at, opening = ahead[0]
                 piece = await opening
                 ahead.popleft()
+                wanted = min(AHEAD, 2 * wanted)
                 yield piece[max(0, offset - at) : end - at]
         finally:
             for _, task in ahead:

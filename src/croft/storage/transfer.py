@@ -19,6 +19,9 @@ from croft.storage.stripes import Buffers, is_share, rebuild, share_view
 SLOW_S: Final = 1.5
 """A share that is not here by then gets a rival."""
 LOCATE_S_MAX: Final = 5.0
+LOST_S: Final = 15.0
+"""A peer that was lost is asked last for so long."""
+LOST_COST: Final = 50.0
 FAULTS_KEPT: Final = 100
 BAD_SHARE: Final = "gave a share that is not what its id says"
 
@@ -143,6 +146,7 @@ class Receiving:
         self._buffers = buffers
         self.found: dict[bytes, list[PeerId]] = {}
         """Where shares were found that were not where they had been put."""
+        self._lost_at: dict[PeerId, float] = {}
         self.faults: list[str] = []
         """What holders were caught at, newest last."""
 
@@ -172,7 +176,7 @@ class Receiving:
         # Copies are all the same: any holder will do.
         peers = stripe.holders if stripe.k == 1 else stripe.holders[index : index + 1]
         places = {PeerId(peer.hex()) for peer in peers} | set(self.found.get(share, ()))
-        for peer in sorted(places, key=lambda peer: (self._network.cost(peer), peer))[:2]:
+        for peer in sorted(places, key=lambda peer: (self._cost(peer), peer))[:2]:
             data = bytearray(size)
             request = ReadShare(self._owner, share, start, size, self._permit)
             try:
@@ -218,7 +222,7 @@ class Receiving:
             [PeerId(holder.hex()), *(peer for peer in self.found.get(share, ()) if peer != holder.hex())]
             for share, holder in zip(stripe.shares, stripe.holders, strict=True)
         ]
-        cost = {peer: self._network.cost(peer) for peers in hints for peer in peers}
+        cost = {peer: self._cost(peer) for peers in hints for peer in peers}
         core = download.Download(stripe.k, hints, cost)
         inbox: asyncio.Queue[download.Event] = asyncio.Queue()
         running: set[asyncio.Task[None]] = set()
@@ -270,9 +274,17 @@ class Receiving:
         except CroftError as error:
             if isinstance(error, Failed):
                 self._caught(peer, error.message)
+            elif isinstance(error, Unreachable):
+                self._lost_at[peer] = asyncio.get_running_loop().time()
             inbox.put_nowait(download.NotArrived(index, peer, f"{self._network.name(peer)}: {error.message}"))
         else:
             inbox.put_nowait(download.Arrived(index))
+
+    def _cost(self, peer: PeerId) -> float:
+        """Of asking a peer; one that was just lost comes last, whatever others still say of it."""
+        lost_at = self._lost_at.get(peer, -LOST_S)
+        is_lost = asyncio.get_running_loop().time() - lost_at < LOST_S
+        return self._network.cost(peer) + LOST_COST * is_lost
 
     async def _locate(self, stripe: Stripe, inbox: asyncio.Queue[download.Event]) -> None:
         inbox.put_nowait(download.Located(await self.locate(stripe.shares)))
