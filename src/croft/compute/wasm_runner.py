@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 VARIABLES = "CROFT_WASM_VARIABLES"
-"""Holds the program's environment as JSON: none of it is ever that of this process."""
+"""Holds the program's environment as JSON: none of it is ever that of this process. As in `worker_messages`."""
 TRAPPED_CODE = 134
 CANNOT_START_CODE = 126
 MODULE_BYTES_MAX = 256 << 20

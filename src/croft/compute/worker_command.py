@@ -5,7 +5,6 @@ Output is read only as fast as the peer takes it: a command whose output nobody 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from croft.compute.wasm_runner import VARIABLES
 from croft.compute.worker_files import open_below
 from croft.compute.worker_loop import Loop, PeerLink
 from croft.compute.worker_messages import (
@@ -22,6 +20,7 @@ from croft.compute.worker_messages import (
     OUTPUT_PART_BYTES,
     OWN_PYTHON,
     WASM_MEMORY_VARIABLE,
+    WASM_VARIABLES,
     CommandExited,
     Output,
     RunCommand,
@@ -88,7 +87,9 @@ class Commands:
                 program = open_below(self._root, argv[0], os.O_RDONLY)
                 argv = _wasm_argv(message, program)
                 # Where nothing else holds foreign code, a variable such as LD_PRELOAD must not reach a native process.
-                variables = {VARIABLES: json.dumps(dict(message.environment))}
+                import json  # boxes of other commands start faster without it
+
+                variables = {WASM_VARIABLES: json.dumps(dict(message.environment))}
             process = subprocess.Popen(
                 argv,
                 bufsize=0,

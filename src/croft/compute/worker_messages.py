@@ -35,6 +35,8 @@ FILE_DEPTH_MAX = 64
 OUTPUT_PART_BYTES = 64 << 10
 WASM_MEMORY_VARIABLE = "CROFT_WASM_MEMORY_BYTES"
 """Set in a box that runs WebAssembly programs and nothing else: how large the memory of one may be."""
+WASM_VARIABLES = "CROFT_WASM_VARIABLES"
+"""Holds a WebAssembly program's environment as JSON, for `croft.compute.wasm_runner`."""
 ENVIRONMENT_VARIABLE = "CROFT_ENVIRONMENT"
 """Names a folder that a box's tasks import from before the interpreter's own packages."""
 TASK_OUTPUT_BYTES_MAX = 4 << 10
