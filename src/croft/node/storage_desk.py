@@ -27,11 +27,10 @@ from croft.node.file_trees import (
 )
 from croft.node.recovery import Recovery
 from croft.storage.contents import BytesSource, Pending, Putting
-from croft.storage.formats import Content, Entry, Version
+from croft.storage.formats import Content, Entry, Version, check_name
 from croft.storage.held import encoded
 from croft.storage.merging import conflicting
 from croft.storage.placement import Layout, Rule, parse_layout
-from croft.storage.service import check_name
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from blake3 import blake3
 
-from croft.errors import Failed, PeerMisbehaved
+from croft.errors import Failed, PeerMisbehaved, Usage
 from croft.storage.erasure import SHARES_MAX
 from croft.storage.merkle import HASH_BYTES
 from croft.storage.sealing import KEY_BYTES, SEGMENT_BYTES, TAG_BYTES, sealed_bytes_max
@@ -223,6 +223,12 @@ def _is_sound(part: Part) -> bool:
         and part.offset >= 0
         and part.offset + part.length <= part.stripe.size
     )
+
+
+def check_name(name: bytes) -> None:
+    """Raises Usage for what cannot be the name of a file."""
+    if not name or len(name) > NAME_BYTES_MAX or b"\0" in name:
+        raise Usage(f"a file cannot be called {name[:60]!r}", remedy=f"Names have 1 to {NAME_BYTES_MAX} bytes.")
 
 
 def newer(format: int) -> Failed:

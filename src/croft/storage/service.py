@@ -25,7 +25,6 @@ from croft.storage.contents import BytesSource, Putting, Reading
 from croft.storage.file_list import FileList
 from croft.storage.formats import (
     FORMAT,
-    NAME_BYTES_MAX,
     Child,
     Content,
     Entry,
@@ -35,6 +34,7 @@ from croft.storage.formats import (
     Root,
     Stripe,
     Version,
+    check_name,
     decode_node,
     decode_stored,
 )
@@ -594,9 +594,3 @@ def _snapshot(name: str) -> bytes:
     if not name or len(name) > SNAPSHOT_CHARS_MAX or not name.isprintable():
         raise Usage("a snapshot needs a name", remedy=f"Give it one of up to {SNAPSHOT_CHARS_MAX} letters.")
     return SNAPSHOTS + name.encode()
-
-
-def check_name(name: bytes) -> None:
-    """Raises Usage for what cannot be the name of a file."""
-    if not name or len(name) > NAME_BYTES_MAX or b"\0" in name:
-        raise Usage(f"a file cannot be called {name[:60]!r}", remedy=f"Names have 1 to {NAME_BYTES_MAX} bytes.")
