@@ -272,7 +272,7 @@ class StorageDesk:
                 count, size = count + 1, size + entry.versions[-1].size
         network = self._parts.overlay
         peers = list(self._storage.places())
-        held = await asyncio.gather(*(self._storage.held_at(place.peer, STATE_S_MAX) for place in peers))
+        held = await asyncio.gather(*(self._upkeep.held_at(place.peer, STATE_S_MAX) for place in peers))
         holders = [
             schema.HolderState(
                 peer=place.peer,

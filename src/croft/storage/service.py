@@ -42,11 +42,8 @@ from croft.storage.heads import digest, open_head, open_root, seal_root, sign_he
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_version, without_versions
 from croft.storage.messages import (
-    SHARES_LISTED_MAX,
     Done,
     Heads,
-    Listed,
-    ListShares,
     PutHead,
     ReadHeads,
 )
@@ -75,6 +72,7 @@ SNAPSHOT_CHARS_MAX: Final = 100
 HIDDEN: Final = b"\0"
 """What is kept beside the files is called so; no file can be."""
 NOTES_EVERY_S: Final = 30.0
+NODES_KEPT: Final = 16
 SNAPSHOTS: Final = HIDDEN + b"snapshots/"
 
 
@@ -123,6 +121,7 @@ class Storage:
         self._synced_at = -SYNC_EVERY_S
         self._key = owner.secret
         self._signed = 0
+        self._nodes: dict[bytes, Node] = {}
         self._noted: dict[bytes, bytes] = {}
         self.notes: Callable[[], Mapping[bytes, bytes]] = dict
         """Small things that are kept beside the files, by name: what is to be there at each change."""
@@ -186,20 +185,6 @@ class Storage:
         """How a peer did when it was asked for proof."""
         return self._tending.standing.get(peer, Standing())
 
-    async def held_at(self, peer: PeerId, timeout_s: float) -> tuple[int, int, int] | None:
-        """How many shares a peer holds for this owner, the bytes they take, and the room there is; None: no answer."""
-        count, after = 0, b""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    listed = await self._holders[peer].ask(ListShares(after), Listed)
-                    count += len(listed.shares)
-                    if len(listed.shares) < SHARES_LISTED_MAX:
-                        return count, listed.held_bytes, listed.room_bytes
-                    after = listed.shares[-1][0]
-        except (CroftError, TimeoutError):
-            return None
-
     @property
     def found(self) -> dict[bytes, list[PeerId]]:
         """Where shares were found that were not where they had been put."""
@@ -246,7 +231,7 @@ class Storage:
             files = await self._list()
             entries: dict[bytes, Entry | None] = {}
             device, now = bytes.fromhex(self._owner.peer), self._clock.now()
-            for name, version in changes.items():
+            for name, version in sorted(changes.items(), key=lambda change: change[0]):
                 known = await files.find(self._load, name)
                 if version is not None:
                     entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
@@ -359,6 +344,10 @@ class Storage:
             )
         self.changed.set()
         return len([entry async for entry in self.entries() if entry.versions[-1].content is not None])
+
+    async def node_keys(self) -> set[bytes]:
+        """Of the contents in which the list lies now."""
+        return {node.content.key for node in (await self._list()).nodes}
 
     def has_other_writers(self) -> bool:
         """Whether other devices change the list too."""
@@ -576,17 +565,19 @@ class Storage:
         return self._files
 
     async def _load(self, child: Child) -> Node:
-        """A node, from this disk if it is here, else from its holders."""
+        """A node, from this disk if it is here, else from its holders; the last ones are remembered."""
         key = child.content.key
+        if (known := self._nodes.get(key)) is not None:
+            return known
         sql = "SELECT plain FROM storage_node WHERE content = ?"
         row = await self._database.run(lambda db: db.execute(sql, (key,)).fetchone())
-        if row is not None:
-            return decode_node(row[0])
-        plain = await self._reading.whole(child.content)
-        node = decode_node(plain)
-        await self._database.run(
-            lambda db: db.execute("INSERT OR REPLACE INTO storage_node VALUES (?, ?)", (key, plain)).rowcount
-        )
+        plain = await self._reading.whole(child.content) if row is None else row[0]
+        node = self._nodes[key] = decode_node(plain)
+        if len(self._nodes) > NODES_KEPT:
+            del self._nodes[next(iter(self._nodes))]
+        if row is None:
+            pair, sql = (key, plain), "INSERT OR REPLACE INTO storage_node VALUES (?, ?)"
+            await self._database.run(lambda db: db.execute(sql, pair).rowcount)
         return node
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Mapping
 from typing import Final
 
@@ -94,6 +95,7 @@ class Upkeep:
                     f"{away[0]} is away, and may know of files that another device of yours put",
                     remedy="It is collected by itself once all peers are here.",
                 )
+            await self._forget_nodes(await self._storage.node_keys())
             live = {share for stripe in (await self._storage.stripes()).values() for share in stripe.shares}
             kept = await self._known_list()
             parts = await self._storage.parts(kept) if kept is not None else []
@@ -106,6 +108,15 @@ class Upkeep:
                 except CroftError as error:
                     log.info("nothing is collected at %s: %s", self._network.name(peer), error.message)
             return freed
+
+    async def _forget_nodes(self, needed: set[bytes]) -> None:
+        """Nodes of the list that were superseded need not be on this disk."""
+
+        def forget(db: sqlite3.Connection) -> None:
+            old = [(key,) for (key,) in db.execute("SELECT content FROM storage_node") if key not in needed]
+            db.executemany("DELETE FROM storage_node WHERE content = ?", old)
+
+        await self._database.run(forget)
 
     async def _collect_at(
         self, peer: PeerId, live: set[bytes], before: Mapping[tuple[PeerId, bytes], float], grace_s: float
@@ -124,6 +135,20 @@ class Upkeep:
             if len(listed.shares) < SHARES_LISTED_MAX:
                 return freed
             after = listed.shares[-1][0]
+
+    async def held_at(self, peer: PeerId, timeout_s: float) -> tuple[int, int, int] | None:
+        """How many shares a peer holds for this owner, the bytes they take, and the room there is; None: no answer."""
+        count, after = 0, b""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    listed = await self._holders[peer].ask(ListShares(after), Listed)
+                    count += len(listed.shares)
+                    if len(listed.shares) < SHARES_LISTED_MAX:
+                        return count, listed.held_bytes, listed.room_bytes
+                    after = listed.shares[-1][0]
+        except (CroftError, TimeoutError):
+            return None
 
     async def empty_trash(self) -> int:
         """Gives up files that were removed TRASH_S ago, with all versions; returns how many. Raises CroftError."""
