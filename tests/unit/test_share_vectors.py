@@ -7,8 +7,9 @@ import pathlib
 
 import pytest
 
-from croft.storage.formats import Content, Stripe, StripeList
+from croft.storage.formats import Content, Stripe, StripeList, Version
 from croft.storage.heads import SignedHead
+from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState, SignedLink
 from croft.storage.messages import (
     Answer,
     Declined,
@@ -18,11 +19,14 @@ from croft.storage.messages import (
     FindShares,
     Found,
     Heads,
+    LinkRead,
     Listed,
     ListShares,
     PutHead,
+    PutLink,
     PutShare,
     ReadHeads,
+    ReadLink,
     ReadShare,
     Request,
     ShareFollows,
@@ -42,18 +46,25 @@ MESSAGES: dict[str, Message] = {
     "put head": PutHead(b"record"),
     "read heads": ReadHeads(),
     "watch": Watch(7, b"permit", Content(1, 0, b"k" * 32, 0, []), [b"p" * 32], [b"q" * 32], [b"t" * 32]),
+    "put link": PutLink(b"record"),
+    "read link": ReadLink(OWNER, b"i" * 16),
     "done": Done(),
     "share follows": ShareFollows(1000, [b"h" * 32]),
     "found": Found([1000, -1]),
     "listed": Listed([(SHARE, 1000)], 4096, 1 << 30),
     "dropped": Dropped(4096),
     "heads": Heads([b"record"]),
+    "link read": LinkRead(b"record"),
     "declined": Declined("full", "full: all taken", "Try later."),
 }
 SIGNED: dict[str, Message] = {
     "signed head": SignedHead(b"certificate", b"record"),
     "signed permit": SignedPermit(b"certificate", b"record"),
     "permit": Permit(OWNER, b"d" * 32, [b"p" * 32], [b"t" * 32], [b"c" * 32], True, 1.5),
+    "link": Link(1, OWNER, b"i" * 16, b"k" * 32, b"film", [b"p" * 32]),
+    "link state": LinkState(OWNER, b"d" * 32, b"i" * 16, 7, b"permit", b"sealed"),
+    "signed link": SignedLink(b"certificate", b"record"),
+    "linked files": LinkedFiles(1, [LinkedFile(b"", Version(1, b"d" * 32, 1.5, 0, None))]),
     "stripe list": StripeList(1, [Stripe(1, 100, [SHARE], [b"h" * 32])]),
 }
 

@@ -69,6 +69,7 @@ from croft.storage.messages import SHARES_PURPOSE
 from croft.storage.sealing import derive
 from croft.storage.service import Owner, Storage
 from croft.storage.share_client import Holders
+from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
@@ -148,6 +149,7 @@ class Parts:
     holder: Holder
     storage: Storage
     upkeep: Upkeep
+    sharing: Sharing
     wards: Wards
 
     async def load(self) -> None:
@@ -286,7 +288,7 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder, environments
 
 
-def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Upkeep, Wards]:
+def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Upkeep, Sharing, Wards]:
     """What the owner of this peer stores at others, and whose data it looks after while they are away."""
     network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
     holders = Holders(network.name, network.open_stream)
@@ -314,7 +316,18 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
         ports.offload,
     )
     upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock)
-    return storage, upkeep, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    sharing = Sharing(
+        owner,
+        storage,
+        network,
+        holders,
+        ports.database,
+        ports.clock,
+        ports.entropy,
+        ports.offload,
+    )
+    upkeep.refresh_links = sharing.refresh
+    return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
 def _answer_others(parts: Parts) -> None:

@@ -90,7 +90,20 @@ class Watch(Message, frozen=True, tag=8):
     never_twins: list[bytes]
 
 
-Request = PutShare | ReadShare | FindShares | ListShares | DropShares | PutHead | ReadHeads | Watch
+class PutLink(Message, frozen=True, tag=9):
+    """What a link of the asker's leads to: `croft.storage.links`; answered by `Done` once it is on disk."""
+
+    record: bytes
+
+
+class ReadLink(Message, frozen=True, tag=10):
+    """Asks what a link leads to; only whom it names may know. Answered by `LinkRead`."""
+
+    owner: bytes
+    id: bytes
+
+
+Request = PutShare | ReadShare | FindShares | ListShares | DropShares | PutHead | ReadHeads | Watch | PutLink | ReadLink
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
@@ -143,7 +156,13 @@ class Declined(Message, frozen=True, tag=26):
     remedy: str = ""
 
 
-Answer = Done | ShareFollows | Found | Listed | Dropped | Heads | Declined
+class LinkRead(Message, frozen=True, tag=27):
+    """The state of a link, as it was signed."""
+
+    record: bytes
+
+
+Answer = Done | ShareFollows | Found | Listed | Dropped | Heads | Declined | LinkRead
 
 
 def check_watch(watch: Watch) -> None:

@@ -225,6 +225,10 @@ class Storage:
             check_name(name)
         await self._change(changes, putting)
 
+    async def keep(self, name: bytes, version: Version, putting: Putting) -> None:
+        """Keeps something beside the files under a name that no file can have. Raises as `commit`."""
+        await self._change({name: version}, putting)
+
     async def _change(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
         await self._refresh()
         async with self.changing:

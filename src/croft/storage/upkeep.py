@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from croft.errors import CroftError, Refused
@@ -67,6 +67,7 @@ class Upkeep:
         self._kept_list: Content | None = None
         self._mending = asyncio.Lock()
         self._needless_since: dict[tuple[PeerId, bytes], float] = {}
+        self.refresh_links: Callable[[], Awaitable[None]] = _nothing
         self.report: Report | None = None
         """What the last look at all holders found."""
         self.rebuilt = 0
@@ -195,6 +196,7 @@ class Upkeep:
             await asyncio.sleep(SETTLE_S)
             self._storage.changed.clear()
             try:
+                await self.refresh_links()
                 await self._tell_delegates_now()
             except CroftError as error:
                 log.info("no delegate knows of the last change yet: %s", error.message)
@@ -239,3 +241,7 @@ class Upkeep:
             row = await self._database.run(lambda db: db.execute(sql, (LIST_SETTING,)).fetchone())
             self._kept_list = decode_stored(row[0], Content) if row is not None else None
         return self._kept_list
+
+
+async def _nothing() -> None:
+    """There are no links."""

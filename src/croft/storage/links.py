@@ -1,0 +1,133 @@
+"""Read links: by which an owner lets people or communities read a file, or all below a name, as it changes.
+
+What a link leads to lies at holders, sealed under the link's key and signed by the owner's device; whoever may read it
+there gets with it a permit to read the shares. A link that is revoked leads to nothing any more: what its reader had
+the key of stays readable to that reader, every later version has a key of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from croft.errors import PeerMisbehaved, Refused, Usage
+from croft.identity.certificates import open_certificate
+from croft.identity.keys import SecretKey
+from croft.storage.formats import FORMAT, PEER_BYTES, Content, Version, decode_stored
+from croft.storage.sealing import NONCE_BYTES, derive
+from croft.wire.codec import Message, decode, encode
+from croft.wire.envelope import open_signed, sign
+
+LINK_KIND: Final = "storage.link"
+LINK_PREFIX: Final = "croft:file:"
+LINK_BYTES_MAX: Final = 48 << 10
+ID_BYTES: Final = 16
+KEY_BYTES: Final = 32
+PEERS_MAX: Final = 16
+STEP: Final = "link"
+
+
+class Link(Message, frozen=True):
+    """What is passed on. `peers`: where it was put, a hint."""
+
+    format: int
+    owner: bytes
+    id: bytes
+    key: bytes
+    name: bytes
+    peers: list[bytes]
+
+
+class LinkedFile(Message, frozen=True):
+    """A file behind a link; `name` is below the link's own, empty if the link is to this very file."""
+
+    name: bytes
+    version: Version
+
+
+class LinkedFiles(Message, frozen=True):
+    """What the content behind a link holds."""
+
+    format: int
+    files: list[LinkedFile]
+
+
+class LinkState(Message, frozen=True):
+    """What a link leads to: `sealed` is a `Content` under the link's key; empty: nothing, it was revoked."""
+
+    owner: bytes
+    device: bytes
+    id: bytes
+    sequence: int
+    permit: bytes
+    sealed: bytes
+
+
+class SignedLink(Message, frozen=True):
+    """The state of a link, signed by a device, and the owner's certificate of it."""
+
+    certificate: bytes
+    record: bytes
+
+
+def sign_link(device: SecretKey, certificate: bytes, state: LinkState) -> bytes:
+    """The bytes of a link's state, as holders keep them."""
+    return encode(SignedLink(certificate, sign(device.signer, LINK_KIND, state)))
+
+
+def open_link_state(data: bytes) -> LinkState:
+    """The state, whose every signature holds. Raises PeerMisbehaved."""
+    if len(data) > LINK_BYTES_MAX:
+        raise PeerMisbehaved(f"a link of {len(data)} bytes", step=STEP)
+    signed = decode(data, SignedLink, step=STEP)
+    certified = open_certificate(signed.certificate, step=STEP)
+    signer, state = open_signed(signed.record, LINK_KIND, LinkState, step=STEP)
+    if (signer, state.device.hex(), state.owner.hex()) != (certified.peer, certified.peer, certified.twin):
+        raise PeerMisbehaved("a link that was not signed by a device of its owner", step=STEP)
+    if len(state.id) != ID_BYTES or not 0 < state.sequence < 1 << 53:
+        raise PeerMisbehaved("a link whose numbers do not fit", step=STEP)
+    return state
+
+
+def seal_target(key: bytes, content: Content, nonce: bytes) -> bytes:
+    """What a link leads to, for whoever has its key. `nonce`: random."""
+    return nonce + AESGCM(derive(key, "link")).encrypt(nonce, encode(content), None)
+
+
+def open_target(key: bytes, state: LinkState) -> Content:
+    """What a link leads to. Raises Refused once it was revoked, Usage for what does not open."""
+    if not state.sealed:
+        raise Refused("this link was revoked by its owner", remedy="Ask its owner for a new one.")
+    try:
+        plain = AESGCM(derive(key, "link")).decrypt(state.sealed[:NONCE_BYTES], state.sealed[NONCE_BYTES:], None)
+    except (InvalidTag, ValueError):
+        raise bad_link() from None
+    return decode_stored(plain, Content)
+
+
+def write_link(link: Link) -> str:
+    """The line that is passed on."""
+    return LINK_PREFIX + base64.urlsafe_b64encode(encode(link)).decode().rstrip("=")
+
+
+def read_link(line: str) -> Link:
+    """What a line says. Raises Usage for one that was mangled."""
+    text = line.strip().removeprefix(LINK_PREFIX)
+    try:
+        link = decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), Link, step=STEP)
+    except (PeerMisbehaved, binascii.Error, ValueError):
+        raise bad_link() from None
+    sizes = (len(link.owner), len(link.id), len(link.key))
+    is_sound = len(link.peers) <= PEERS_MAX and all(len(peer) == PEER_BYTES for peer in link.peers)
+    if link.format != FORMAT or sizes != (PEER_BYTES, ID_BYTES, KEY_BYTES) or not is_sound:
+        raise bad_link()
+    return link
+
+
+def bad_link() -> Usage:
+    """What to say of a line that is no link."""
+    return Usage("this link is damaged, or no link", remedy="Copy all of it, in one line.")
