@@ -283,3 +283,36 @@ def test_earlier_versions_and_states_come_back(village: list[RealPeer], tmp_path
     ada.ok("snapshot", "rm", "today")
     assert "there is no snapshot" in two_lines(ada.croft("ls", "--at", "today"))[0]
     assert "which version" in two_lines(ada.croft("rollback", "post/letter"))[0]
+
+
+def test_a_link_is_of_use_to_whom_it_names_until_it_is_revoked(village: list[RealPeer], tmp_path: Path) -> None:
+    """E7: the named reader reads, also what changes later; others are refused; after revocation nothing new is read."""
+    ada, bob, cyd = village[:3]
+    page = tmp_path / "page"
+    page.write_text("first")
+    ada.ok("put", str(page), "--as", "site/page", "--keep", "copies=2")
+    line = ada.ok("link", "make", "site", "--to", "bob", "--for", "1h").strip()
+
+    bob.ok("get", line, str(tmp_path / "site"))
+    assert (tmp_path / "site/page").read_text() == "first"
+    error, hint = two_lines(cyd.croft("get", line, str(tmp_path / "stolen")))
+    assert "lets you not" in error and "owner" in hint and not (tmp_path / "stolen").exists()
+    assert "no link" in two_lines(bob.croft("get", line[:-7], str(tmp_path / "cut")))[0]
+    page.write_text("second")
+    ada.ok("put", str(page), "--as", "site/page", "--keep", "copies=2")
+    (tmp_path / "later").mkdir()
+    until(lambda: read_again(bob, line, tmp_path / "later") == "second", "the link leads to the new version")
+
+    (link,) = ada.json("link", "list")["links"]
+    assert link["to"] == ["bob"] and not link["is_revoked"]
+    ada.ok("link", "revoke", link["link"][:8])
+    page.write_text("third")
+    ada.ok("put", str(page), "--as", "site/page", "--keep", "copies=2")
+    error, _ = two_lines(bob.croft("get", line, str(tmp_path / "third")))
+    assert "revoked" in error
+
+
+def read_again(reader: RealPeer, line: str, place: Path) -> str:
+    """What the one page behind a link says now."""
+    reader.ok("get", line, str(place / secrets.token_hex(4)))
+    return max((path for path in place.rglob("page")), key=lambda path: path.stat().st_ctime_ns).read_text()

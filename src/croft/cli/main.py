@@ -30,6 +30,7 @@ COMMANDS = {
     "get": "croft.cli.storage:get",
     "ls": "croft.cli.storage:ls",
     "rm": "croft.cli.storage:rm",
+    "link": "croft.cli.storage:link",
     "rollback": "croft.cli.storage:rollback",
     "snapshot": "croft.cli.storage:snapshot",
     "storage": "croft.cli.storage:storage",

@@ -11,8 +11,9 @@ import click
 
 from croft.cli.output import ago, done, print_json, print_table, say, style
 from croft.control.home import Home
-from croft.control.quantities import show_duration, show_size
+from croft.control.quantities import duration_s, show_duration, show_size
 from croft.errors import Usage
+from croft.model.ids import SHORT_LENGTH
 
 if TYPE_CHECKING:
     from croft.client.stored_files import StoredFiles
@@ -95,13 +96,18 @@ def get(name: str, place: str | None, device: str, snapshot: str, force: bool, a
     files = _stored_files()
     wanted, number = _split_version(name)
     at = name_bytes(wanted)
+    shown = at
+    if wanted.startswith("croft:file:"):
+        from croft.storage.links import read_link
+
+        shown = read_link(wanted).name
     by = files.peer_ids([device])[0] if device else ""
     if place == PIPED:
         for piece in files.read(OpenGet(at, number=number, device=by, snapshot=snapshot)):
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
-    last = os.fsdecode(at).rsplit("/", 1)[-1]
+    last = os.fsdecode(shown).rsplit("/", 1)[-1]
     target = place or last
     if os.path.isdir(target) and place is not None:
         target = os.path.join(target, last)
@@ -193,6 +199,67 @@ def rollback(name: str, device: str, as_json: bool) -> None:
         print_json("file", file)
     else:
         done(f"Version {number} is back", f"as version {file.versions[-1].number} of {wanted}")
+
+
+@click.group()
+def link() -> None:
+    """Let others read stored files, for as long as you like."""
+
+
+@link.command("make")
+@click.argument("name")
+@click.option("--to", multiple=True, required=True, metavar="WHO", help="A person or a community; may be given again.")
+@click.option("--for", "lasts", default="30d", show_default=True, metavar="TIME", help="How long it is good.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def make_link(name: str, to: tuple[str, ...], lasts: str, as_json: bool) -> None:
+    """A line by which WHO reads NAME, or all below it, as it changes: `croft get LINE`. It is of use to nobody else."""
+    from croft.client.local_api import LocalApi
+    from croft.client.stored_files import name_bytes
+    from croft.control import schema
+
+    wanted = schema.LinkWanted(name=name, name_hex=name_bytes(name).hex(), to=list(to), for_s=duration_s(lasts))
+    made = LocalApi(Home.find().control_socket).make_link(wanted)
+    if as_json:
+        print_json("link", made)
+    else:
+        click.echo(made.line)
+
+
+@link.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_links(as_json: bool) -> None:
+    """Links made on this device."""
+    from croft.client.local_api import LocalApi
+
+    found = LocalApi(Home.find().control_socket).links()
+    if as_json:
+        print_json("links", found)
+        return
+    now = time.time()
+    rows = [
+        [
+            one.link[:SHORT_LENGTH],
+            "revoked" if one.is_revoked else "expired" if one.expires_at < now else show_duration(one.expires_at - now),
+            ", ".join(one.to),
+            one.name,
+        ]
+        for one in found
+    ]
+    print_table(["LINK", "GOOD FOR", "TO", "NAME"], rows)
+
+
+@link.command("revoke")
+@click.argument("name", metavar="LINK")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def revoke_link(name: str, as_json: bool) -> None:
+    """Have a link lead to nothing. What was read by it is out; later versions stay unreadable."""
+    from croft.client.local_api import LocalApi
+
+    revoked = LocalApi(Home.find().control_socket).revoke_link(name)
+    if as_json:
+        print_json("link", revoked)
+    else:
+        done("Revoked", f"{revoked.name}, which was for {', '.join(revoked.to)}")
 
 
 @click.group()

@@ -237,6 +237,19 @@ class LocalApi:
         """Takes in what peers hold for this twin, on a machine that is new."""
         return self._ask("POST", "/v1/storage/recoveries", schema.Recovered, timeout_s=STORAGE_TIMEOUT_S)
 
+    def links(self) -> list[schema.FileLink]:
+        """Links to stored files that were made here."""
+        return self._ask("GET", "/v1/storage/links", list[schema.FileLink], timeout_s=STORAGE_TIMEOUT_S)
+
+    def make_link(self, wanted: schema.LinkWanted) -> schema.FileLink:
+        """Lets others read stored files. Raises NotFound, Usage."""
+        return self._ask("POST", "/v1/storage/links", schema.FileLink, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def revoke_link(self, link: str) -> schema.FileLink:
+        """Has a link lead to nothing any more. Raises NotFound, Unreachable."""
+        wanted = schema.LinkNamed(link=link)
+        return self._ask("POST", "/v1/storage/links/revoked", schema.FileLink, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
     def check_storage(self) -> schema.StorageState:
         """Asks all holders of stored files now, has them prove what they say, and makes lost shares again."""
         return self._ask("POST", "/v1/storage/checks", schema.StorageState, timeout_s=STORAGE_TIMEOUT_S)

@@ -9,11 +9,14 @@ import enum
 
 import msgspec
 
+from croft.control.storage_schema import FileLink as FileLink
 from croft.control.storage_schema import FilesPut as FilesPut
 from croft.control.storage_schema import FilesRead as FilesRead
 from croft.control.storage_schema import FilesRemoved as FilesRemoved
 from croft.control.storage_schema import FilesWanted as FilesWanted
 from croft.control.storage_schema import HolderState as HolderState
+from croft.control.storage_schema import LinkNamed as LinkNamed
+from croft.control.storage_schema import LinkWanted as LinkWanted
 from croft.control.storage_schema import Recovered as Recovered
 from croft.control.storage_schema import RemovalWanted as RemovalWanted
 from croft.control.storage_schema import RollbackWanted as RollbackWanted

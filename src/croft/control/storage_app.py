@@ -28,6 +28,12 @@ class Files(Protocol):
 
     async def drop_snapshot(self, wanted: schema.SnapshotWanted) -> list[schema.Snapshot]: ...
 
+    async def links(self) -> list[schema.FileLink]: ...
+
+    async def make_link(self, wanted: schema.LinkWanted) -> schema.FileLink: ...
+
+    async def revoke_link(self, wanted: schema.LinkNamed) -> schema.FileLink: ...
+
     async def check(self) -> schema.StorageState: ...
 
     async def state(self) -> schema.StorageState: ...
@@ -59,6 +65,15 @@ def storage_routes(files: Files) -> list[Route]:
     async def drop_snapshot(request: Request) -> object:
         return await files.drop_snapshot(await body(request, schema.SnapshotWanted))
 
+    async def links(_: Request) -> object:
+        return await files.links()
+
+    async def make_link(request: Request) -> object:
+        return await files.make_link(await body(request, schema.LinkWanted))
+
+    async def revoke_link(request: Request) -> object:
+        return await files.revoke_link(await body(request, schema.LinkNamed))
+
     async def check(_: Request) -> object:
         return await files.check()
 
@@ -74,6 +89,9 @@ def storage_routes(files: Files) -> list[Route]:
         Route("/v1/storage/snapshots", answer(snapshots), methods=["GET"]),
         Route("/v1/storage/snapshots", answer(take_snapshot), methods=["POST"]),
         Route("/v1/storage/snapshots/dropped", answer(drop_snapshot), methods=["POST"]),
+        Route("/v1/storage/links", answer(links), methods=["GET"]),
+        Route("/v1/storage/links", answer(make_link), methods=["POST"]),
+        Route("/v1/storage/links/revoked", answer(revoke_link), methods=["POST"]),
         Route("/v1/storage/checks", answer(check), methods=["POST"]),
         Route("/v1/storage/files", answer(listed), methods=["POST"]),
         Route("/v1/storage/removals", answer(remove), methods=["POST"]),

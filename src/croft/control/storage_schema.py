@@ -163,3 +163,29 @@ class StorageState(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int
     rebuilt: int
     watched: list[WatchedData]
+
+
+class LinkWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Lets people or communities, by their names, read a file, or all below a name, for some time."""
+
+    name: str
+    to: list[str]
+    for_s: float
+    name_hex: str = ""
+
+
+class FileLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A link to stored files. `line` is what is passed on; `to`: who may use it."""
+
+    link: str
+    name: str
+    to: list[str]
+    expires_at: float
+    is_revoked: bool
+    line: str
+
+
+class LinkNamed(msgspec.Struct, frozen=True, kw_only=True):
+    """A link, by how its id begins."""
+
+    link: str

@@ -138,7 +138,8 @@ def _clear_away(home: Home) -> None:
 
 async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int | None) -> bool:
     peer = LocalPeer(parts, home, config)
-    desk, people, storage = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers), StorageDesk(parts)
+    desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
+    storage = StorageDesk(parts, peer.peers, people.contacts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)

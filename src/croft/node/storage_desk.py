@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from croft.compute.commands import StoredInput
 from croft.control import schema
+from croft.control.naming import find_person
 from croft.control.storage_work import Progress
 from croft.control.work_messages import GetDone, OpenGet, OpenPut, PutDone
 from croft.errors import CroftError, NotFound, Refused, Usage
-from croft.model.ids import PeerId, is_key_id
+from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
 from croft.node.file_trees import (
     Attributes,
     FileSource,
@@ -29,11 +30,13 @@ from croft.node.recovery import Recovery
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import Content, Entry, Version, check_name
 from croft.storage.held import encoded
+from croft.storage.links import LINK_PREFIX, read_link
 from croft.storage.merging import conflicting
 from croft.storage.placement import Layout, Rule, parse_layout
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
+    from croft.storage.sharing import OwnLink
 
 SMALL_BYTES: Final = 64 << 10
 SMALL_AT_ONCE: Final = 64
@@ -48,7 +51,14 @@ PIPED_MODE: Final = 0o644
 class StorageDesk:
     """Fulfils `croft.control.storage_work.StorageDesk` and `croft.control.storage_app.Files`."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        peers: Callable[[], list[schema.Peer]],
+        contacts: Callable[[], list[schema.Contact]],
+    ) -> None:
+        self._peers = peers
+        self._contacts = contacts
         self._parts = parts
         self._storage = parts.storage
         self._upkeep = parts.upkeep
@@ -160,7 +170,16 @@ class StorageDesk:
 
     async def get(self, opening: OpenGet, progress: Progress) -> GetDone:
         """See `croft.control.storage_work.StorageDesk`."""
-        wanted = await self._wanted(opening)
+        read = self._storage.read
+        if is_link(opening.name):
+            files_there, reading = await self._parts.sharing.open(read_link(opening.name.decode()))
+            read = reading.read
+            wanted = [
+                (place_below(opening.place, file.name) if file.name else opening.place, file.version)
+                for file in files_there
+            ]
+        else:
+            wanted = await self._wanted(opening)
         faults_before = len(self._storage.faults())
         done, files, total = 0, 0, sum(version.size for _, version in wanted)
         # Files of one pack come together, so that it is fetched once.
@@ -173,7 +192,7 @@ class StorageDesk:
                 content = _content(version, place)
                 target = FileTarget(place, replaces=opening.replaces)
                 try:
-                    async for piece in self._storage.read(content, is_bulk=len(wanted) > 1):
+                    async for piece in read(content, is_bulk=len(wanted) > 1):
                         if len(piece) < SMALL_BYTES:
                             target.write(piece)
                         else:
@@ -335,6 +354,45 @@ class StorageDesk:
         await self._storage.drop_snapshot(wanted.name)
         return await self.snapshots()
 
+    async def links(self) -> list[schema.FileLink]:
+        """Those made here."""
+        return [self._shown_link(link) for link in await self._parts.sharing.links()]
+
+    async def make_link(self, wanted: schema.LinkWanted) -> schema.FileLink:
+        """Lets others read files. Raises NotFound, Usage."""
+        if not wanted.to or len(wanted.to) > PEERS_MAX or not wanted.for_s > 0:
+            raise Usage("a link is for somebody, and for some time", remedy="Say it like --to bob --for 30d.")
+        communities = {one.name: one.community for one in self._parts.overlay.communities()}
+        named = [communities[who] for who in wanted.to if who in communities]
+        people = [find_person(self._contacts(), self._peers(), who) for who in wanted.to if who not in communities]
+        link = await self._parts.sharing.make(
+            _name(wanted.name, wanted.name_hex),
+            [bytes.fromhex(twin) for twin in people],
+            [bytes.fromhex(community) for community in named],
+            self._parts.ports.clock.now() + wanted.for_s,
+        )
+        return self._shown_link(link)
+
+    async def revoke_link(self, wanted: schema.LinkNamed) -> schema.FileLink:
+        """Has a link lead to nothing any more. Raises NotFound, Unreachable."""
+        return self._shown_link(await self._parts.sharing.revoke(wanted.link))
+
+    def _shown_link(self, link: OwnLink) -> schema.FileLink:
+        names = {one.community: one.name for one in self._parts.overlay.communities()}
+        devices = {member.twin: member.name for member in self._parts.overlay.members()}
+        contacts = self._parts.plan.contacts
+        people = [TwinId(twin.hex()) for twin in link.twins]
+        to = [contacts.get(twin).petname or devices.get(twin, twin[:10]) for twin in people]
+        to += [names.get(CommunityId(one.hex()), one.hex()[:10]) for one in link.communities]
+        return schema.FileLink(
+            link=link.id.hex(),
+            name=link.name.decode(errors="replace"),
+            to=to,
+            expires_at=link.expires_at,
+            is_revoked=link.is_revoked,
+            line=link.line(bytes.fromhex(self._parts.overlay.own.twin)),
+        )
+
     async def _matching(self, name: bytes, snapshot: str = "") -> list[Entry]:
         below = name if not name or name.endswith(b"/") else name + b"/"
         found = [entry async for entry in self._storage.entries(name, snapshot=snapshot)]
@@ -361,6 +419,11 @@ class _PipedSource:
             into[at : at + len(part)] = part
             at += len(part)
         return at
+
+
+def is_link(name: bytes) -> bool:
+    """Whether a name is a link to a file of somebody."""
+    return name.startswith(LINK_PREFIX.encode())
 
 
 def _found(files: Iterable[tuple[bytes, bytes]]) -> list[LocalFile]:
