@@ -12,49 +12,68 @@ import click
 
 from croft.errors import CroftError, Usage
 
-COMMANDS = {
-    "up": "croft.cli.peer:up",
-    "down": "croft.cli.peer:down",
-    "status": "croft.cli.peer:status",
-    "peers": "croft.cli.peer:peers",
-    "init": "croft.cli.peer:init",
-    "find": "croft.cli.find:find",
-    "provide": "croft.cli.find:provide",
-    "net": "croft.cli.network:net",
-    "offer": "croft.cli.offer:offer",
-    "invite": "croft.cli.invitation:invite",
-    "join": "croft.cli.invitation:join",
-    "run": "croft.cli.work:run",
-    "map": "croft.cli.map_lines:map_lines",
-    "put": "croft.cli.storage:put",
-    "get": "croft.cli.storage:get",
-    "ls": "croft.cli.storage:ls",
-    "rm": "croft.cli.storage:rm",
-    "link": "croft.cli.storage:link",
-    "rollback": "croft.cli.storage:rollback",
-    "snapshot": "croft.cli.storage:snapshot",
-    "storage": "croft.cli.storage:storage",
-    "jobs": "croft.cli.job:jobs",
-    "job": "croft.cli.job:job",
-    "pause": "croft.cli.lending:pause",
-    "resume": "croft.cli.lending:resume",
-    "leases": "croft.cli.lending:leases",
-    "limit": "croft.cli.limit:limit",
-    "device": "croft.cli.device:device",
-    "recovery": "croft.cli.recovery:recovery",
-    "recover": "croft.cli.recovery:recover",
-    "contacts": "croft.cli.contacts:contacts",
-    "expose": "croft.cli.tunnel:expose",
-    "tunnel": "croft.cli.tunnel:tunnel",
-    "ssh": "croft.cli.tunnel:ssh",
-    "config": "croft.cli.settings:config",
-    "service": "croft.cli.service:service",
-    "completion": "croft.cli.completion:completion",
-    "demo": "croft.cli.demo:demo",
-    "sim": "croft.cli.sim:sim",
+SECTIONS = {
+    "This machine": {
+        "up": "croft.cli.peer:up",
+        "down": "croft.cli.peer:down",
+        "status": "croft.cli.peer:status",
+        "init": "croft.cli.peer:init",
+        "config": "croft.cli.settings:config",
+        "service": "croft.cli.service:service",
+    },
+    "Who is here": {
+        "invite": "croft.cli.invitation:invite",
+        "join": "croft.cli.invitation:join",
+        "peers": "croft.cli.peer:peers",
+        "find": "croft.cli.find:find",
+        "provide": "croft.cli.find:provide",
+        "net": "croft.cli.network:net",
+        "limit": "croft.cli.limit:limit",
+    },
+    "Work": {
+        "run": "croft.cli.work:run",
+        "map": "croft.cli.map_lines:map_lines",
+        "jobs": "croft.cli.job:jobs",
+        "job": "croft.cli.job:job",
+    },
+    "Files": {
+        "put": "croft.cli.storage:put",
+        "get": "croft.cli.storage:get",
+        "ls": "croft.cli.storage:ls",
+        "rm": "croft.cli.storage:rm",
+        "link": "croft.cli.storage:link",
+        "rollback": "croft.cli.storage:rollback",
+        "snapshot": "croft.cli.storage:snapshot",
+        "storage": "croft.cli.storage:storage",
+    },
+    "Lending": {
+        "offer": "croft.cli.offer:offer",
+        "leases": "croft.cli.lending:leases",
+        "pause": "croft.cli.lending:pause",
+        "resume": "croft.cli.lending:resume",
+    },
+    "Services": {
+        "expose": "croft.cli.tunnel:expose",
+        "tunnel": "croft.cli.tunnel:tunnel",
+        "ssh": "croft.cli.tunnel:ssh",
+    },
+    "People and devices": {
+        "contacts": "croft.cli.contacts:contacts",
+        "device": "croft.cli.device:device",
+        "recovery": "croft.cli.recovery:recovery",
+        "recover": "croft.cli.recovery:recover",
+    },
+    "To try": {
+        "demo": "croft.cli.demo:demo",
+        "sim": "croft.cli.sim:sim",
+        "completion": "croft.cli.completion:completion",
+    },
 }
+COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
+NAME_COLUMNS = max(map(len, COMMANDS))
 
 INTERRUPTED = 130
+BRIEF_COLUMNS_MAX = 200
 
 
 class LazyGroup(click.Group):
@@ -74,6 +93,18 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """What each is for, by what people want to do."""
+        room = formatter.width - NAME_COLUMNS - 4
+        for title, section in SECTIONS.items():
+            rows = []
+            for name in section:
+                command = self.get_command(ctx, name)
+                assert command is not None, "what is listed is there"
+                rows.append((name.ljust(NAME_COLUMNS), _brief(command.get_short_help_str(BRIEF_COLUMNS_MAX), room)))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -87,6 +118,14 @@ class LazyGroup(click.Group):
                 remedy=f"Did you mean `croft {near[0]}`?" if near else "See `croft --help`.",
             )
         return super().resolve_command(ctx, args)
+
+
+def _brief(text: str, room: int) -> str:
+    """As much of a sentence as fits and makes sense by itself."""
+    text = text.removesuffix(".")
+    while len(text) > room and (ends := [at for mark in (": ", "; ", ", ", " (") if (at := text.rfind(mark)) > 0]):
+        text = text[: max(ends)]
+    return text
 
 
 @click.group(
