@@ -13,6 +13,7 @@ class SocketStream:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._is_finished = False
 
     async def read(self, size_bytes_max: int) -> bytes:
         """Some bytes; `b""` at the end."""
@@ -31,11 +32,15 @@ class SocketStream:
 
     async def finish(self) -> None:
         """Half-closes: the other side reads the end."""
+        self._is_finished = True
         try:
             self._writer.write_eof()
         except OSError as error:
             raise ConnectionLost(f"the local connection ended: {error.strerror}") from None
 
     def abort(self) -> None:
-        """Drops both directions. Idempotent."""
-        self._writer.transport.abort()
+        """Drops both directions. Idempotent. What was written to a stream that is over both ways still arrives."""
+        if self._is_finished and self._reader.at_eof():
+            self._writer.close()
+        else:
+            self._writer.transport.abort()
