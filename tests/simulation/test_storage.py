@@ -17,6 +17,7 @@ from croft.storage.holder import LUMP_BYTES
 from croft.storage.links import read_link, write_link
 from croft.storage.merging import conflicting
 from croft.storage.merkle import LEAF_BYTES
+from croft.storage.service import HIDDEN
 from support.stored import get, held, names, put, rule
 from support.worlds import Play, add_device
 
@@ -498,5 +499,23 @@ def test_whom_a_link_names_reads_what_it_leads_to_until_it_is_revoked(play: Play
             await read_by_link(reader, line)
         await owner.parts.upkeep.collect()
         assert await get(owner, "album/two") == b"secret"
+
+    play(story)
+
+
+def test_each_change_of_a_note_beside_the_files_has_a_number_of_its_own(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner, told = world["peer1"], [b"first"]
+        storage = owner.parts.storage
+        storage.notes = lambda: {b"profile": told[-1]}
+        for number, note in enumerate([b"first", b"second", b"third"]):
+            told.append(note)
+            await put(owner, f"f{number}", b"data")
+            assert await storage.note(b"profile") == note
+
+        entry = await storage.entry(HIDDEN + b"profile")
+        assert [version.number for version in entry.versions] == [1, 2, 3], "or an older list would bring one back"
+        assert await names(owner) == ["f0", "f1", "f2"]
 
     play(story)

@@ -8,8 +8,7 @@ import pathlib
 import pytest
 
 from croft.storage.formats import Content, Stripe, StripeList, Version
-from croft.storage.heads import SignedHead
-from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState, SignedLink
+from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState
 from croft.storage.messages import (
     Answer,
     Declined,
@@ -32,7 +31,8 @@ from croft.storage.messages import (
     ShareFollows,
     Watch,
 )
-from croft.storage.permits import Permit, SignedPermit
+from croft.storage.permits import Permit
+from croft.storage.signed import SignedByDevice
 from croft.wire.codec import Message, decode, decode_union, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "shares.json"
@@ -58,12 +58,12 @@ MESSAGES: dict[str, Message] = {
     "declined": Declined("full", "full: all taken", "Try later."),
 }
 SIGNED: dict[str, Message] = {
-    "signed head": SignedHead(b"certificate", b"record"),
-    "signed permit": SignedPermit(b"certificate", b"record"),
+    "signed head": SignedByDevice(b"certificate", b"record"),
+    "signed permit": SignedByDevice(b"certificate", b"record"),
     "permit": Permit(OWNER, b"d" * 32, [b"p" * 32], [b"t" * 32], [b"c" * 32], True, 1.5),
     "link": Link(1, OWNER, b"i" * 16, b"k" * 32, b"film", [b"p" * 32]),
     "link state": LinkState(OWNER, b"d" * 32, b"i" * 16, 7, b"permit", b"sealed"),
-    "signed link": SignedLink(b"certificate", b"record"),
+    "signed link": SignedByDevice(b"certificate", b"record"),
     "linked files": LinkedFiles(1, [LinkedFile(b"", Version(1, b"d" * 32, 1.5, 0, None))]),
     "stripe list": StripeList(1, [Stripe(1, 100, [SHARE], [b"h" * 32])]),
 }

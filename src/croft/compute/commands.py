@@ -250,14 +250,8 @@ class CommandJob:
         for source, name in self._spec.inputs:
             await _send_file(messages, source, name)
         for source, _ in self._spec.inputs:
-            reply = await _receive(messages)
-            match reply:
-                case FilePut():
-                    pass
-                case FileFailed(path, reason):
-                    raise Failed(f"the peer cannot take {source} as {path}: {reason}")
-                case _:
-                    raise PeerMisbehaved(f"{type(reply).__name__} while files were sent", step=STEP)
+            if (failed := await _answer_to_file(messages)) is not None:
+                raise Failed(f"the peer cannot take {source} as {failed.path}: {failed.reason}")
 
     async def _get_outputs(self, messages: MessageStream) -> list[str]:
         """Fetches the files that were named, and all that are in folders that were; returns what went wrong."""
@@ -314,31 +308,33 @@ async def _send_file(messages: MessageStream, source: Path, name: str) -> None:
         file.close()
 
 
+async def _answer_to_file(messages: MessageStream) -> FileFailed | None:
+    """Whether a file is there: None, or why not."""
+    match await _receive(messages):
+        case FilePut():
+            return None
+        case FileFailed() as failed:
+            return failed
+        case other:
+            raise PeerMisbehaved(f"{type(other).__name__} while files were sent", step=STEP)
+
+
 async def _put_stored(
     messages: MessageStream, stored: StoredInput, candidate: Candidate, *, reads_stored: bool
 ) -> None:
     """Has the peer read it where it lies, else sends it."""
     if reads_stored and candidate.peer in stored.at:
         messages.post(PutStored(stored.path, stored.content))
-        match await _receive(messages):
-            case FilePut():
-                return
-            case FileFailed(_, reason):
-                log.info("%s does not hold %s any more: %s", candidate.name, stored.path, reason)
-            case other:
-                raise PeerMisbehaved(f"{type(other).__name__} in answer to a stored file", step=STEP)
+        if (failed := await _answer_to_file(messages)) is None:
+            return
+        log.info("%s does not hold %s any more: %s", candidate.name, stored.path, failed.reason)
     messages.post(PutFile(stored.path))
     async for piece in stored.read():
         for at in range(0, len(piece), FILE_PART_BYTES):
             await messages.send(FileBytes(bytes(piece[at : at + FILE_PART_BYTES])))
     await messages.send(FileEnd())
-    match await _receive(messages):
-        case FilePut():
-            pass
-        case FileFailed(path, reason):
-            raise Failed(f"{candidate.name} cannot take the stored file as {path}: {reason}")
-        case other:
-            raise PeerMisbehaved(f"{type(other).__name__} while files were sent", step=STEP)
+    if (failed := await _answer_to_file(messages)) is not None:
+        raise Failed(f"{candidate.name} cannot take the stored file as {failed.path}: {failed.reason}")
 
 
 async def _list_folder(messages: MessageStream, name: str) -> list[str] | FileFailed:

@@ -29,10 +29,10 @@ from croft.node.file_trees import (
 from croft.node.recovery import Recovery
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import Content, Entry, Version, check_name
-from croft.storage.held import encoded
 from croft.storage.links import LINK_PREFIX, read_link
 from croft.storage.merging import conflicting
 from croft.storage.placement import Layout, Rule, parse_layout
+from croft.wire.codec import encode
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
@@ -163,7 +163,7 @@ class StorageDesk:
             content = _content(version, place)
             at = await self._storage.whole_at(content)
             read = partial(self._storage.read, content)
-            inputs.append(StoredInput(os.fsdecode(place), content.size, encoded(content), at, read))
+            inputs.append(StoredInput(os.fsdecode(place), content.size, encode(content), at, read))
         if len(inputs) > INPUTS_MAX:
             raise Usage(f"{name.decode(errors='replace')} holds {len(inputs)} files", remedy=f"At most {INPUTS_MAX}.")
         return inputs

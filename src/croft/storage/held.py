@@ -14,7 +14,6 @@ from croft.ports import ChunkStore, Offload
 from croft.storage.contents import Reading
 from croft.storage.formats import Content, Part, Stripe, check_content, decode_stored
 from croft.storage.stripes import Buffers, rebuild
-from croft.wire.codec import encode
 
 
 class HeldFiles:
@@ -83,11 +82,6 @@ class _Held:
 
     async def part(self, stripe: Stripe, offset: int, length: int) -> bytes | None:
         return None  # a pack is read whole: it is here
-
-
-def encoded(content: Content) -> bytes:
-    """A content as it is named to whoever holds its shares."""
-    return encode(content)
 
 
 def whole_at(parts: Sequence[Part]) -> frozenset[PeerId]:

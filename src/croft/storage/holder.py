@@ -51,7 +51,7 @@ from croft.storage.messages import (
     Watch,
     check_watch,
 )
-from croft.storage.permits import check_permit
+from croft.storage.permits import Bearer, check_permit
 from croft.storage.share_stream import STEP, Room, receive_raw
 from croft.wire import frames
 from croft.wire.codec import decode_union, encode
@@ -76,23 +76,10 @@ PROVED_KEPT: Final = 256
 OPEN_AGAIN_S: Final = 0.1
 
 
-class Consumer(Protocol):
-    """Who asks; what the hello proved."""
-
-    @property
-    def peer(self) -> PeerId: ...
-
-    @property
-    def twin(self) -> TwinId: ...
-
-    @property
-    def communities(self) -> frozenset[CommunityId]: ...
-
-
 class Offers(Protocol):
     """What the owner of this machine offers to whom."""
 
-    def standing_for(self, consumer: Consumer) -> tuple[str, ...]:
+    def standing_for(self, consumer: Bearer) -> tuple[str, ...]:
         """The offers that stand for somebody at this moment. Raises Refused that says why none does."""
         ...
 
@@ -186,7 +173,7 @@ class Holder:
         """A lease whose owner holds nothing here any more is over."""
         self._leases.ended(lease)
 
-    async def serve_shares(self, consumer: Consumer, stream: Stream) -> None:
+    async def serve_shares(self, consumer: Bearer, stream: Stream) -> None:
         """Serves one `shares/1` stream until the other side ends it. Raises ConnectionLost, PeerMisbehaved."""
         replies: asyncio.Queue[asyncio.Task[_Reply] | None] = asyncio.Queue(REQUESTS_MAX)
         writing = asyncio.create_task(_write_all(stream, replies), name="shares.write")
@@ -206,7 +193,7 @@ class Holder:
                     task.cancel()
                     task.add_done_callback(_forget)
 
-    async def _begin(self, consumer: Consumer, request: Request, stream: Stream) -> Coroutine[Any, Any, _Reply]:
+    async def _begin(self, consumer: Bearer, request: Request, stream: Stream) -> Coroutine[Any, Any, _Reply]:
         """Reads what belongs to a request; the work that answers it."""
         match request:
             case PutShare():
@@ -234,7 +221,7 @@ class Holder:
 
     # --- shares ------------------------------------------------------------------------------------------------------
 
-    async def _take(self, consumer: Consumer, request: PutShare, stream: Stream) -> Coroutine[Any, Any, _Reply]:
+    async def _take(self, consumer: Bearer, request: PutShare, stream: Stream) -> Coroutine[Any, Any, _Reply]:
         if not 0 < request.size <= SHARE_BYTES_MAX or len(request.share) != merkle.HASH_BYTES:
             raise PeerMisbehaved(f"a share of {request.size} bytes", step=STEP)
         try:
@@ -281,7 +268,7 @@ class Holder:
             account.room.give(len(data))
         return _Reply(Done())
 
-    async def _read(self, consumer: Consumer, request: ReadShare) -> _Reply:
+    async def _read(self, consumer: Bearer, request: ReadShare) -> _Reply:
         owner = self._owner(consumer, request.owner, request.permit)
         account = self._account(owner.twin)
         (size,) = await self._chunks.sizes(request.owner, [request.share])
@@ -322,13 +309,13 @@ class Holder:
                 self._leaves.popitem(last=False)
         return leaves
 
-    async def _find(self, consumer: Consumer, request: FindShares) -> _Reply:
+    async def _find(self, consumer: Bearer, request: FindShares) -> _Reply:
         self._owner(consumer, request.owner, request.permit)
         _check_shares(request.shares)
         sizes = await self._chunks.sizes(request.owner, request.shares)
         return _Reply(Found([-1 if size is None else size for size in sizes]))
 
-    async def _list(self, consumer: Consumer, request: ListShares) -> _Reply:
+    async def _list(self, consumer: Bearer, request: ListShares) -> _Reply:
         owner = bytes.fromhex(consumer.twin)
         shares = await self._chunks.keys(owner, request.after, SHARES_LISTED_MAX)
         try:
@@ -337,7 +324,7 @@ class Holder:
             room = 0
         return _Reply(Listed(shares, await self._chunks.held_bytes(owner), room))
 
-    async def _drop(self, consumer: Consumer, request: DropShares) -> _Reply:
+    async def _drop(self, consumer: Bearer, request: DropShares) -> _Reply:
         _check_shares(request.shares)
         owner = bytes.fromhex(consumer.twin)
         account = self._account(consumer.twin)
@@ -351,7 +338,7 @@ class Holder:
 
     # --- heads -------------------------------------------------------------------------------------------------------
 
-    async def _put_head(self, consumer: Consumer, request: PutHead) -> _Reply:
+    async def _put_head(self, consumer: Bearer, request: PutHead) -> _Reply:
         head = open_head(request.record)
         if head.owner.hex() != consumer.twin:
             raise Refused("a head is put by a device of its owner")
@@ -371,14 +358,14 @@ class Holder:
         await self._database.run(write)
         return _Reply(Done())
 
-    async def _heads(self, consumer: Consumer) -> _Reply:
+    async def _heads(self, consumer: Bearer) -> _Reply:
         owner = bytes.fromhex(consumer.twin)
         sql = "SELECT record FROM held_head WHERE owner = ? ORDER BY device"
         rows = await self._database.run(lambda db: db.execute(sql, (owner,)).fetchall())
         # An answer has its limit; owners with so many devices are asked for none that matter less.
         return _Reply(Heads([record for (record,) in rows][: DEVICES_MAX // 8]))
 
-    async def _watch(self, consumer: Consumer, request: Watch) -> _Reply:
+    async def _watch(self, consumer: Bearer, request: Watch) -> _Reply:
         check_watch(request)
         self._offers.standing_for(consumer)
         row = (bytes.fromhex(consumer.twin), bytes.fromhex(consumer.peer), request.sequence, encode(request))
@@ -399,7 +386,7 @@ class Holder:
 
     # --- links -------------------------------------------------------------------------------------------------------
 
-    async def _put_link(self, consumer: Consumer, request: PutLink) -> _Reply:
+    async def _put_link(self, consumer: Bearer, request: PutLink) -> _Reply:
         state = open_link_state(request.record)
         if state.owner.hex() != consumer.twin:
             raise Refused("a link is put by a device of its owner")
@@ -419,7 +406,7 @@ class Holder:
         await self._database.run(write)
         return _Reply(Done())
 
-    async def _read_link(self, consumer: Consumer, request: ReadLink) -> _Reply:
+    async def _read_link(self, consumer: Bearer, request: ReadLink) -> _Reply:
         pair = (request.owner, request.id)
         sql = "SELECT record FROM held_link WHERE owner = ? AND id = ?"
         row = await self._database.run(lambda db: db.execute(sql, pair).fetchone())
@@ -431,7 +418,7 @@ class Holder:
 
     # --- whose shares, and room for them -----------------------------------------------------------------------------
 
-    def _owner(self, consumer: Consumer, owner: bytes, permit: bytes, *, puts: bool = False) -> Consumer:
+    def _owner(self, consumer: Bearer, owner: bytes, permit: bytes, *, puts: bool = False) -> Bearer:
         """Whose shares are meant. Raises Refused unless whoever asks has a right to them."""
         if len(owner) != OWNER_BYTES:
             raise PeerMisbehaved("an owner that is no key", step=STEP)
@@ -460,7 +447,7 @@ class Holder:
                 return
             account.lease = self._leases.resize(lease, wants, (), is_taken=True)
 
-    async def _reserve(self, owner: Consumer, account: _Account, size: int) -> None:
+    async def _reserve(self, owner: Bearer, account: _Account, size: int) -> None:
         """Room for so much more, which counts as coming from now on. Raises Refused, Full, Failed."""
         offers = self._offers.standing_for(owner)
         async with account.lock:
@@ -469,7 +456,7 @@ class Holder:
                 account.lease = await self._grow(owner, account, wanted, offers)
             account.coming += size
 
-    async def _grow(self, owner: Consumer, account: _Account, wanted: int, offers: tuple[str, ...]) -> Lease:
+    async def _grow(self, owner: Bearer, account: _Account, wanted: int, offers: tuple[str, ...]) -> Lease:
         async def hold(size: int) -> Lease:
             wants = Amounts.of({DISK: size})
             if account.lease is not None:

@@ -15,12 +15,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from croft.errors import PeerMisbehaved, Refused, Usage
-from croft.identity.certificates import open_certificate
 from croft.identity.keys import SecretKey
 from croft.storage.formats import FORMAT, PEER_BYTES, Content, Version, decode_stored
 from croft.storage.sealing import NONCE_BYTES, derive
+from croft.storage.signed import open_by_device, sign_by_device
 from croft.wire.codec import Message, decode, encode
-from croft.wire.envelope import open_signed, sign
 
 LINK_KIND: Final = "storage.link"
 LINK_PREFIX: Final = "croft:file:"
@@ -67,27 +66,14 @@ class LinkState(Message, frozen=True):
     sealed: bytes
 
 
-class SignedLink(Message, frozen=True):
-    """The state of a link, signed by a device, and the owner's certificate of it."""
-
-    certificate: bytes
-    record: bytes
-
-
 def sign_link(device: SecretKey, certificate: bytes, state: LinkState) -> bytes:
     """The bytes of a link's state, as holders keep them."""
-    return encode(SignedLink(certificate, sign(device.signer, LINK_KIND, state)))
+    return sign_by_device(device, certificate, LINK_KIND, state)
 
 
 def open_link_state(data: bytes) -> LinkState:
     """The state, whose every signature holds. Raises PeerMisbehaved."""
-    if len(data) > LINK_BYTES_MAX:
-        raise PeerMisbehaved(f"a link of {len(data)} bytes", step=STEP)
-    signed = decode(data, SignedLink, step=STEP)
-    certified = open_certificate(signed.certificate, step=STEP)
-    signer, state = open_signed(signed.record, LINK_KIND, LinkState, step=STEP)
-    if (signer, state.device.hex(), state.owner.hex()) != (certified.peer, certified.peer, certified.twin):
-        raise PeerMisbehaved("a link that was not signed by a device of its owner", step=STEP)
+    state = open_by_device(data, LINK_KIND, LinkState, bytes_max=LINK_BYTES_MAX, what="a link", step=STEP)
     if len(state.id) != ID_BYTES or not 0 < state.sequence < 1 << 53:
         raise PeerMisbehaved("a link whose numbers do not fit", step=STEP)
     return state

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from croft.errors import PeerMisbehaved, Refused
-from croft.identity.certificates import open_certificate
+from croft.errors import Refused
 from croft.identity.keys import SecretKey
 from croft.model.ids import CommunityId, PeerId, TwinId
-from croft.wire.codec import Message, decode, encode
-from croft.wire.envelope import open_signed, sign
+from croft.storage.signed import SignedByDevice, open_by_device, sign_by_device
+from croft.wire.codec import Message, decode
+from croft.wire.envelope import open_signed
 
 PERMIT_KIND: Final = "storage.permit"
 PERMIT_BYTES_MAX: Final = 16 << 10
@@ -33,15 +33,8 @@ class Permit(Message, frozen=True):
     expires_at: float
 
 
-class SignedPermit(Message, frozen=True):
-    """A permit, signed by the device, and the owner's certificate of that device."""
-
-    certificate: bytes
-    record: bytes
-
-
 class Bearer(Protocol):
-    """Who shows a permit; what the hello proved."""
+    """Who asks, and may show a permit; what the hello proved."""
 
     @property
     def peer(self) -> PeerId: ...
@@ -55,12 +48,12 @@ class Bearer(Protocol):
 
 def sign_permit(device: SecretKey, certificate: bytes, permit: Permit) -> bytes:
     """The bytes of a permit, as its bearer shows them."""
-    return encode(SignedPermit(certificate, sign(device.signer, PERMIT_KIND, permit)))
+    return sign_by_device(device, certificate, PERMIT_KIND, permit)
 
 
 def bearers(data: bytes) -> list[PeerId]:
     """The peers that a permit names, in its order. Raises PeerMisbehaved for what is no permit."""
-    signed = decode(data, SignedPermit, step=STEP)
+    signed = decode(data, SignedByDevice, step=STEP)
     return [PeerId(peer.hex()) for peer in open_signed(signed.record, PERMIT_KIND, Permit, step=STEP)[1].peers]
 
 
@@ -68,13 +61,7 @@ def check_permit(data: bytes, owner: bytes, bearer: Bearer, now: float, *, puts:
     """Raises Refused unless the owner lets the bearer do this; PeerMisbehaved for what is no permit."""
     if not data:
         raise Refused("only their owner, and whom the owner lets, may have these shares")
-    if len(data) > PERMIT_BYTES_MAX:
-        raise PeerMisbehaved(f"a permit of {len(data)} bytes", step=STEP)
-    signed = decode(data, SignedPermit, step=STEP)
-    certified = open_certificate(signed.certificate, step=STEP)
-    signer, permit = open_signed(signed.record, PERMIT_KIND, Permit, step=STEP)
-    if (signer, permit.device.hex(), permit.owner.hex()) != (certified.peer, certified.peer, certified.twin):
-        raise PeerMisbehaved("a permit that was not signed by a device of the owner", step=STEP)
+    permit = open_by_device(data, PERMIT_KIND, Permit, bytes_max=PERMIT_BYTES_MAX, what="a permit", step=STEP)
     if permit.owner != owner:
         raise Refused("this permit is for the shares of somebody else")
     if permit.expires_at < now:

@@ -60,11 +60,6 @@ log = logging.getLogger(__name__)
 
 HEAD_S_MAX: Final = 10.0
 RULE_SETTING: Final = "storage.rule"
-LIST_SETTING: Final = "storage.stripes"
-DELEGATES: Final = 3
-"""Peers that look after the data while this one is away."""
-SETTLE_S: Final = 2.0
-"""Changes in so short a time are told to delegates at once."""
 SECRET_SETTING: Final = "storage.secret"
 SYNC_EVERY_S: Final = 2.0
 SYNC_S_MAX: Final = 4.0
@@ -235,14 +230,14 @@ class Storage:
             files = await self._list()
             entries: dict[bytes, Entry | None] = {}
             device, now = bytes.fromhex(self._owner.peer), self._clock.now()
+            notes = await self._changed_notes()
+            changes = {**changes, **await self._put_notes(notes, putting)}
             for name, version in sorted(changes.items(), key=lambda change: change[0]):
                 known = await files.find(self._load, name)
                 if version is not None:
                     entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
                 else:
                     entries[name] = without_versions(known) if known and self.has_other_writers() else None
-            notes = await self._changed_notes()
-            entries.update(await self._note_entries(notes, putting))
             await self._commit(files, entries, putting)
             self._noted.update(notes)
 
@@ -273,15 +268,11 @@ class Storage:
         content = entry.versions[-1].content if entry is not None and entry.versions else None
         return None if content is None else await self._reading.whole(content)
 
-    async def _note_entries(self, notes: Mapping[bytes, bytes], putting: Putting) -> dict[bytes, Entry]:
-        device, now = bytes.fromhex(self._owner.peer), self._clock.now()
-        pending = {name: await putting.add(BytesSource(data)) for name, data in notes.items()}
+    async def _put_notes(self, notes: Mapping[bytes, bytes], putting: Putting) -> dict[bytes, Version]:
+        pending = {HIDDEN + name: await putting.add(BytesSource(data)) for name, data in notes.items()}
         if pending:
             await putting.finish()
-        return {
-            HIDDEN + name: Entry(HIDDEN + name, [Version(1, device, now, one.size, one.content)])
-            for name, one in pending.items()
-        }
+        return {name: Version(0, b"", 0.0, one.size, one.content) for name, one in pending.items()}
 
     # --- earlier states of the list ----------------------------------------------------------------------------------
 
