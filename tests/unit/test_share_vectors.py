@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 
+from croft.identity.signed import SignedByDevice
 from croft.storage.formats import Content, Stripe, StripeList, Version
 from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState
 from croft.storage.messages import (
@@ -32,7 +33,6 @@ from croft.storage.messages import (
     Watch,
 )
 from croft.storage.permits import Permit
-from croft.storage.signed import SignedByDevice
 from croft.wire.codec import Message, decode, decode_union, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "shares.json"

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from croft.errors import PeerMisbehaved
 from croft.identity.keys import SecretKey
+from croft.identity.signed import open_by_device, sign_by_device
 from croft.storage.formats import Head, Root, decode_stored
 from croft.storage.sealing import NONCE_BYTES, TAG_BYTES, damaged, derive
-from croft.storage.signed import open_by_device, sign_by_device
 from croft.wire.codec import encode
 
 HEAD_KIND: Final = "storage.head"

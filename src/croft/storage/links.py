@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from croft.errors import PeerMisbehaved, Refused, Usage
 from croft.identity.keys import SecretKey
+from croft.identity.signed import open_by_device, sign_by_device
 from croft.storage.formats import FORMAT, PEER_BYTES, Content, Version, decode_stored
 from croft.storage.sealing import NONCE_BYTES, derive
-from croft.storage.signed import open_by_device, sign_by_device
 from croft.wire.codec import Message, decode, encode
 
 LINK_KIND: Final = "storage.link"

@@ -7,8 +7,8 @@ from typing import Final, Protocol
 
 from croft.errors import Refused
 from croft.identity.keys import SecretKey
+from croft.identity.signed import SignedByDevice, open_by_device, sign_by_device
 from croft.model.ids import CommunityId, PeerId, TwinId
-from croft.storage.signed import SignedByDevice, open_by_device, sign_by_device
 from croft.wire.codec import Message, decode
 from croft.wire.envelope import open_signed
 
