@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from croft.client.backups import Backups
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
 from croft.client.stored_files import StoredFiles
@@ -51,6 +52,7 @@ class Grid:
         self._environment = tuple(environment)
         self.api = LocalApi(self._home.control_socket)
         self.storage = StoredFiles(self._home, self.api)
+        self.backup = Backups(self._home, self.api)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="croft", daemon=True)
         self._thread.start()

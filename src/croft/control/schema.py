@@ -9,6 +9,16 @@ import enum
 
 import msgspec
 
+from croft.control.backup_schema import Backup as Backup
+from croft.control.backup_schema import BackupNamed as BackupNamed
+from croft.control.backup_schema import BackupPruned as BackupPruned
+from croft.control.backup_schema import BackupRemoved as BackupRemoved
+from croft.control.backup_schema import BackupReport as BackupReport
+from croft.control.backup_schema import BackupRestored as BackupRestored
+from croft.control.backup_schema import BackupSnapshot as BackupSnapshot
+from croft.control.backup_schema import BackupVerified as BackupVerified
+from croft.control.backup_schema import BackupWanted as BackupWanted
+from croft.control.backup_schema import RetentionPolicy as RetentionPolicy
 from croft.control.storage_schema import FileLink as FileLink
 from croft.control.storage_schema import FilesPut as FilesPut
 from croft.control.storage_schema import FilesRead as FilesRead

@@ -15,7 +15,7 @@ from croft.compute.commands import CommandJob, CommandSpec, StoredInput
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
-from croft.control import durable_work, storage_work, tunnels
+from croft.control import backup_work, durable_work, storage_work, tunnels
 from croft.control.circles import CircleDesk
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -27,6 +27,9 @@ from croft.control.work_messages import (
     FromProgram,
     JobFailed,
     JobOpened,
+    OpenBackupRestore,
+    OpenBackupRun,
+    OpenBackupVerify,
     OpenCircle,
     OpenCommandJob,
     OpenForward,
@@ -72,12 +75,18 @@ class WorkServer:
     """Serves the work socket."""
 
     def __init__(
-        self, jobs: JobFactory, desk: tunnels.Desk, circles: Circles, storage: storage_work.StorageDesk
+        self,
+        jobs: JobFactory,
+        desk: tunnels.Desk,
+        circles: Circles,
+        storage: storage_work.StorageDesk,
+        backups: backup_work.BackupDesk,
     ) -> None:
         self._circles = CircleDesk(circles)
         self._jobs = jobs
         self._desk = desk
         self._storage = storage
+        self._backups = backups
 
     async def serve(self, path: Path) -> None:
         """Accepts programs until cancelled; then their jobs are cancelled too."""
@@ -122,6 +131,8 @@ class WorkServer:
                         await storage_work.serve_put(self._storage, opening, messages)
                     case OpenGet():
                         await storage_work.serve_get(self._storage, opening, messages)
+                    case OpenBackupRun() | OpenBackupRestore() | OpenBackupVerify():
+                        await backup_work.serve_backup(self._backups, opening, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case OpenCircle():

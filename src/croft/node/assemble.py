@@ -28,6 +28,7 @@ from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.lease import Lease
+from croft.node.backups import Backups
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -102,7 +103,7 @@ class Plan:
     `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
     keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_week`
     counts from Monday, local midnight; `offer` is what the settings lend, `rules` when not, and
-    `lent_cpus_max` of how many processors at most.
+    `lent_cpus_max` of how many processors at most. `own_folders`: where the peer itself keeps what it has.
     """
 
     own: Own
@@ -119,6 +120,7 @@ class Plan:
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
     lent_cpus_max: float | None = None
+    own_folders: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    backups: Backups
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -188,6 +191,7 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("backups", self.backups.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -237,6 +241,12 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     devices = Devices(overlay, plan.twin_key, ports.clock)
+    storage, upkeep, sharing, wards = _storage(plan, ports, overlay, offering)
+    backups = Backups(
+        *(storage, overlay, plan.contacts.friends, health),
+        *(ports.database, ports.clock, ports.entropy, ports.offload),
+        never=plan.own_folders,
+    )
     parts = Parts(
         plan,
         ports,
@@ -254,7 +264,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        *_storage(plan, ports, overlay, offering),
+        *(storage, upkeep, sharing, wards, backups),
     )
     _answer_others(parts)
     return parts

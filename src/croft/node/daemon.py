@@ -43,6 +43,7 @@ from croft.ledger.own_offers import SETTINGS, OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY, Amounts
 from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
+from croft.node.backup_desk import BackupDesk
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
 from croft.node.network import NetworkDesk
@@ -140,6 +141,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     peer = LocalPeer(parts, home, config)
     desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
     storage = StorageDesk(parts, peer.peers, people.contacts)
+    backups = BackupDesk(parts, peer.peers)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -155,6 +157,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 OfferDesk(parts, peer.peers, people.contacts),
                 SearchDesk(parts, peer.peers),
                 storage,
+                backups,
             ),
             log_config=None,
             lifespan="off",
@@ -162,7 +165,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk, parts.circles, storage)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [
@@ -202,6 +205,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         minute_of_week=minute_of_week,
         relay_port=config["relay.port"],
         delegates_wanted=config["jobs.delegates"],
+        own_folders=(os.fsencode(home.state),),
     )
 
 
