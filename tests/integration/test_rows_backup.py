@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -80,7 +81,7 @@ def test_e13_a_machine_that_is_lost_is_restored_from_words_as_it_was(tmp_path: P
         back.ok("backup", "restore", "home@1", "--into", str(tmp_path / "old"))
         assert state_of(tmp_path / "old" / "home") == before
         assert "another device" in two_lines(back.croft("backup", "run", "home"))[0]
-        back.ok("backup", "add", str(tmp_path / "new" / "home"))
+        back.ok("backup", "add", str(tmp_path / "new" / "home"), "--to", "bob,cyd,dan")
         back.ok("backup", "run", "home")
         assert [one["name"] for one in back.json("backup", "list")["backups"]] == ["home", "ada:home"]
         back.ok("backup", "rm", "ada:home")
@@ -168,7 +169,7 @@ def test_e13_a_daemon_that_is_killed_loses_no_snapshot_and_goes_on(village: list
         for path in films.glob("folder*/*"):
             path.write_bytes(random.randbytes(300_000))
         running = ada.begin("backup", "run", "films")
-        until(lambda: is_busy(ada, running), "it runs")
+        until(partial(is_busy, ada, running), "it runs")
         time.sleep(moment_s)  # any moment will do: this is when the power goes
         ada.kill()
         running.communicate()
