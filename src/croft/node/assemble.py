@@ -28,6 +28,7 @@ from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.lease import Lease
+from croft.node.capabilities import Capabilities
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -59,6 +60,7 @@ from croft.ports import (
     LocalServices,
     Offload,
     OwnersMachine,
+    OwnersPrograms,
     RelayHost,
     Sandbox,
     Transport,
@@ -73,6 +75,10 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.call_client import CallClient
+from croft.twins.call_messages import CALLS_PURPOSE
+from croft.twins.call_server import CallServer
+from croft.twins.capability_book import CapabilityBook
 
 VERSION = version("croft")
 
@@ -93,6 +99,7 @@ class Ports:
     chunks: ChunkStore
     offload: Offload
     environments: Cache
+    programs: OwnersPrograms
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,10 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    capability_book: CapabilityBook
+    capabilities: Capabilities
+    call_server: CallServer
+    calls: CallClient
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -163,6 +174,7 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
+        await self.capability_book.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -188,6 +200,9 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("capabilities", self.capabilities.serve),
+                ("capability processes", self.capability_book.serve),
+                ("calls", self.calls.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -255,6 +270,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
         *_storage(plan, ports, overlay, offering),
+        *_capabilities(plan, ports, overlay),
     )
     _answer_others(parts)
     return parts
@@ -330,6 +346,18 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
+def _capabilities(
+    plan: Plan, ports: Ports, overlay: Overlay
+) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient]:
+    """What the owner lets others call, and what others let the owner call."""
+    contacts = plan.contacts
+    book = CapabilityBook(
+        *(ports.database, ports.clock, ports.programs, plan.own.twin), lambda twin: twin in contacts.friends()
+    )
+    capabilities = Capabilities(overlay, book, contacts, ports.clock)
+    return book, capabilities, CallServer(book), CallClient(capabilities, overlay)
+
+
 def _answer_others(parts: Parts) -> None:
     """Says who serves what other peers ask for."""
     links = parts.overlay.links
@@ -345,4 +373,5 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
+    links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
     parts.holder.on_watch = parts.wards.told
