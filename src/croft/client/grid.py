@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
+from croft.client.messages import Messages
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
@@ -51,6 +52,7 @@ class Grid:
         self._environment = tuple(environment)
         self.api = LocalApi(self._home.control_socket)
         self.storage = StoredFiles(self._home, self.api)
+        self.messages = Messages(self.api)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="croft", daemon=True)
         self._thread.start()

@@ -28,6 +28,7 @@ from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.lease import Lease
+from croft.node.cards import Cards, LetterNetwork
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -73,6 +74,8 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.letters import Author
+from croft.twins.post import Post
 
 VERSION = version("croft")
 
@@ -151,6 +154,8 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    cards: Cards
+    post: Post
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -163,6 +168,8 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
+        await self.cards.load()
+        await self.post.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -188,6 +195,8 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("cards", self.cards.serve),
+                ("letters", self.post.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -255,6 +264,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
         *_storage(plan, ports, overlay, offering),
+        *_post(plan, ports, overlay),
     )
     _answer_others(parts)
     return parts
@@ -328,6 +338,14 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     )
     upkeep.refresh_links = sharing.refresh
     return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+
+
+def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
+    """What the twin says of itself, and the letters of its owner."""
+    own = plan.own
+    cards = Cards(overlay, ports.database, ports.clock)
+    author = Author(own.device, own.certificate, bytes.fromhex(own.twin))
+    return cards, Post(author, LetterNetwork(overlay, cards), ports.database, ports.clock, ports.entropy)
 
 
 def _answer_others(parts: Parts) -> None:
