@@ -170,10 +170,10 @@ def _show(value: Any, file: BinaryIO | None, as_json: bool, *, is_many: bool) ->
     if isinstance(value, bytes) and not as_json:
         if sys.stdout.isatty():
             raise Usage(f"the result is {len(value)} bytes", remedy="Write them to a file: `-o FILE`.")
-        click.get_binary_stream("stdout").write(value)
+        sys.stdout.buffer.write(value)
         return
     is_text = isinstance(value, str | Path) and not as_json
-    text = str(value) if is_text else msgspec.json.encode(value, enc_hook=str).decode()
+    text = str(value) if is_text else bytes(msgspec.json.encode(value, enc_hook=str)).decode()
     if file is not None:
         file.write(f"{text}\n".encode())
     else:

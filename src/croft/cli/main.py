@@ -63,6 +63,8 @@ SECTIONS = {
     },
     "People and devices": {
         "contacts": "croft.cli.contacts:contacts",
+        "message": "croft.cli.message:message",
+        "twin": "croft.cli.message:twin",
         "device": "croft.cli.device:device",
         "recovery": "croft.cli.recovery:recovery",
         "recover": "croft.cli.recovery:recover",

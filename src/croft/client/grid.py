@@ -18,6 +18,7 @@ from croft.client.capabilities import Calls, Twin
 from croft.client.capability import Known
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
+from croft.client.messages import Messages
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
@@ -54,6 +55,7 @@ class Grid:
         self.api = LocalApi(self._home.control_socket)
         self.storage = StoredFiles(self._home, self.api)
         self._calls = Calls(self._home.work_socket, self.api, self.run)
+        self.messages = Messages(self.api)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="croft", daemon=True)
         self._thread.start()

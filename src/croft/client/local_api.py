@@ -114,6 +114,30 @@ class LocalApi:
         """Forgets what is noted of a person. Raises NotFound, Usage."""
         return self._ask("DELETE", f"/v1/contacts/{quote(who, safe='')}", schema.Contact)
 
+    def send(self, wanted: schema.MessageWanted) -> list[schema.Message]:
+        """Writes to people or into a room. Raises Usage, NotFound, Refused, Busy."""
+        return self._ask("POST", "/v1/messages", list[schema.Message], wanted)
+
+    def messages(self, wanted: schema.MessagesWanted) -> list[schema.Message]:
+        """Messages, oldest first. Raises NotFound, Usage."""
+        return self._ask("POST", "/v1/messages/found", list[schema.Message], wanted)
+
+    def rooms(self) -> list[schema.Room]:
+        """Rooms in which something was written."""
+        return self._ask("GET", "/v1/rooms", list[schema.Room])
+
+    def twins(self) -> list[schema.Twin]:
+        """The owner of this peer, then everybody known."""
+        return self._ask("GET", "/v1/twins", list[schema.Twin])
+
+    def twin(self, who: str) -> schema.Twin:
+        """Somebody, as they say themselves and are known here. Raises NotFound, Usage."""
+        return self._ask("GET", f"/v1/twins/{quote(who, safe='')}", schema.Twin)
+
+    def say(self, wanted: schema.TwinWanted) -> schema.Twin:
+        """What others are told of the owner. Raises Usage, NotFound."""
+        return self._ask("POST", "/v1/twins", schema.Twin, wanted)
+
     def set_limit(self, wanted: schema.LimitWanted) -> schema.Limit:
         """Sets one more rate limit. Raises Usage, NotFound, Busy."""
         return self._ask("POST", "/v1/limits", schema.Limit, wanted)

@@ -29,6 +29,7 @@ from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.lease import Lease
 from croft.node.capabilities import Capabilities
+from croft.node.cards import Cards, LetterNetwork
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -79,6 +80,8 @@ from croft.twins.call_client import CallClient
 from croft.twins.call_messages import CALLS_PURPOSE
 from croft.twins.call_server import CallServer
 from croft.twins.capability_book import CapabilityBook
+from croft.twins.letters import Author
+from croft.twins.post import Post
 
 VERSION = version("croft")
 
@@ -162,6 +165,8 @@ class Parts:
     capabilities: Capabilities
     call_server: CallServer
     calls: CallClient
+    cards: Cards
+    post: Post
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -175,6 +180,8 @@ class Parts:
         await self.lending.load()
         await self.storage.load()
         await self.capability_book.load()
+        await self.cards.load()
+        await self.post.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -203,6 +210,8 @@ class Parts:
                 ("capabilities", self.capabilities.serve),
                 ("capability processes", self.capability_book.serve),
                 ("calls", self.calls.serve),
+                ("cards", self.cards.serve),
+                ("letters", self.post.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -271,6 +280,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         holder,
         *_storage(plan, ports, overlay, offering),
         *_capabilities(plan, ports, overlay),
+        *_post(plan, ports, overlay),
     )
     _answer_others(parts)
     return parts
@@ -356,6 +366,14 @@ def _capabilities(
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
     return book, capabilities, CallServer(book), CallClient(capabilities, overlay)
+
+
+def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
+    """What the twin says of itself, and the letters of its owner."""
+    own = plan.own
+    cards = Cards(overlay, ports.database, ports.clock)
+    author = Author(own.device, own.certificate, bytes.fromhex(own.twin))
+    return cards, Post(author, LetterNetwork(overlay, cards), ports.database, ports.clock, ports.entropy)
 
 
 def _answer_others(parts: Parts) -> None:

@@ -47,6 +47,7 @@ from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.node.capability_desk import CapabilityDesk
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
+from croft.node.message_desk import MessageDesk
 from croft.node.network import NetworkDesk
 from croft.node.offer_desk import OfferDesk
 from croft.node.peer import LocalPeer
@@ -160,6 +161,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 SearchDesk(parts, peer.peers),
                 storage,
                 capabilities,
+                MessageDesk(parts, peer.peers, people.contacts),
             ),
             log_config=None,
             lifespan="off",

@@ -70,8 +70,8 @@ class Terms(Message, frozen=True):
     name: str
     signature: bytes
     text: str = ""
-    examples: Sequence[str] = ()
-    needs: Sequence[str] = ()
+    examples: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     price: float = 0.0
     is_idempotent: bool = False
     time_s_max: float = 600.0
@@ -92,7 +92,7 @@ class CapabilityContent(Message, frozen=True):
     terms: Terms
     sequence: int
     expires_at: float
-    to: Sequence[str] = ()
+    to: tuple[str, ...] = ()
     is_withdrawn: bool = False
 
 
@@ -186,7 +186,7 @@ def make_capability(
         terms,
         sequence,
         now + LIFETIME_S,
-        list(to)[:TWINS_MAX],
+        tuple(to)[:TWINS_MAX],
         is_withdrawn,
     )
     return sign(publisher.device.signer, CAPABILITY_KIND, content)

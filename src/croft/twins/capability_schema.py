@@ -23,7 +23,9 @@ from croft.errors import PeerMisbehaved
 SCHEMA_BYTES_MAX: Final = 16 << 10
 DEPTH_MAX: Final = 16
 PARTS_MAX: Final = 1_000
-STEPS_MAX: Final = 5_000_000
+STEPS_MAX: Final = 20_000
+"""Of one check; and for values of many parts so many more:"""
+STEPS_PER_PART_MAX: Final = 32
 VALUE_DEPTH_MAX: Final = 200
 SHOWN_CHARS_MAX: Final = 60
 STEP: Final = "capability schema"
@@ -47,6 +49,8 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "array": (list, tuple, set, frozenset),
     "object": (dict,),
 }
+
+_PLAIN: Final[Mapping[object, type]] = {"integer": int, "number": float, "boolean": bool, "string": str}
 
 
 class Mismatch(Exception):
@@ -97,16 +101,19 @@ class Checker:
         self._schema = schema
         definitions = schema.get("$defs")
         self._definitions: Schema = definitions if isinstance(definitions, dict) else {}
-        self._steps = 0
+        self._steps, self._steps_max = 0, STEPS_MAX
+        self._value: object = None
 
     def check(self, value: object, schema: Schema | None = None) -> None:
         """Raises Mismatch unless `value` fits, by default the whole schema, else a part of it."""
-        self._steps = 0
+        self._steps, self._steps_max, self._value = 0, STEPS_MAX, value
         self._check(value, self._schema if schema is None else schema, 0)
 
     def _check(self, value: Any, schema: Any, depth: int) -> None:
         self._steps += 1
-        if self._steps > STEPS_MAX or depth > VALUE_DEPTH_MAX:
+        if self._steps > self._steps_max:
+            self._steps_max = max(STEPS_MAX, STEPS_PER_PART_MAX * _parts_of(self._value))
+        if self._steps > self._steps_max or depth > VALUE_DEPTH_MAX:
             raise Mismatch("", "takes too long to check, or nests too deeply")
         schema = self.resolved(schema)
         if not isinstance(schema, dict):
@@ -177,6 +184,9 @@ class Checker:
         first = schema.get("prefixItems")
         first = first if isinstance(first, list) else []
         rest = schema.get("items", {})
+        plain = _PLAIN.get(rest.get("type")) if isinstance(rest, dict) and len(rest) == 1 else None
+        if plain is not None and not first and all(type(item) is plain for item in value):
+            return  # what holds millions of numbers is checked at once
         for at, item in enumerate(value):
             part = first[at] if at < len(first) else rest
             if part == {}:
@@ -269,6 +279,18 @@ def read_text(text: str, schema: Any, checker: Checker) -> object:
         if wanted is None:
             return text
         raise Mismatch("", f"is {_shown(text)}, must be {describe(schema)}") from None
+
+
+def _parts_of(value: object) -> int:
+    parts, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        parts += 1
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple | set | frozenset):
+            waiting += one
+    return parts
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
