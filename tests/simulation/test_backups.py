@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from croft.control import schema
+from croft.control import backup_schema
 from croft.errors import Busy, Failed, NotFound, Refused
 from croft.sim.world import World
 from croft.storage.backup_formats import Definition, StoreName
@@ -260,7 +260,7 @@ def test_two_devices_have_backups_of_one_name_and_each_restores_both(play: Play,
         assert state_of(here / "one/tree") == state_of(tree)
         assert state_of(here / "two/tree") == state_of(other)
         with pytest.raises(Refused, match="up and may be running"):
-            await desk(owner).remove(schema.BackupNamed(name="laptop:tree"))
+            await desk(owner).remove(backup_schema.BackupNamed(name="laptop:tree"))
         with pytest.raises(Busy):
             await add(owner, "tree", tree)
         with pytest.raises(NotFound):

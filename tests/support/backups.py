@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from croft.control import schema
+from croft.control import backup_schema
 from croft.control.work_messages import OpenBackupRestore, OpenBackupVerify
 from croft.node.backup_desk import BackupDesk
 from croft.sim.world import Machine, World
@@ -28,40 +28,40 @@ async def add(
     keep: str = "",
     exclude: tuple[str, ...] = (),
     **policy: int,
-) -> schema.Backup:
-    """Defines a backup; `policy` as of `schema.RetentionPolicy`."""
-    wanted = schema.BackupWanted(
+) -> backup_schema.Backup:
+    """Defines a backup; `policy` as of `backup_schema.RetentionPolicy`."""
+    wanted = backup_schema.BackupWanted(
         name=name,
         paths_hex=[os.fsencode(path).hex() for path in paths],
         every_s=every_s,
         keep=keep,
         exclude=list(exclude),
-        policy=schema.RetentionPolicy(**policy),
+        policy=backup_schema.RetentionPolicy(**policy),
     )
     return await desk(machine).add(wanted)
 
 
-async def run(machine: Machine, name: str) -> schema.BackupReport:
+async def run(machine: Machine, name: str) -> backup_schema.BackupReport:
     """Runs it now."""
     return await desk(machine).run(name, _nobody)
 
 
 async def restore(
     machine: Machine, name: str, into: Path, number: int = 0, inside: str = "", *, replaces: bool = False
-) -> schema.BackupRestored:
+) -> backup_schema.BackupRestored:
     """Writes a snapshot into a folder."""
     opening = OpenBackupRestore(name, os.fsencode(into), number, os.fsencode(inside), replaces)
     return await desk(machine).restore(opening, _nobody)
 
 
-async def verify(machine: Machine, name: str, *, reads: bool = True) -> schema.BackupVerified:
+async def verify(machine: Machine, name: str, *, reads: bool = True) -> backup_schema.BackupVerified:
     """Whether everything is there."""
     return await desk(machine).verify(OpenBackupVerify(name, reads), _nobody)
 
 
-async def prune(machine: Machine, name: str) -> schema.BackupPruned:
+async def prune(machine: Machine, name: str) -> backup_schema.BackupPruned:
     """Forgets and frees."""
-    return await desk(machine).prune(schema.BackupNamed(name=name))
+    return await desk(machine).prune(backup_schema.BackupNamed(name=name))
 
 
 @dataclass

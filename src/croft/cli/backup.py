@@ -16,7 +16,7 @@ from croft.errors import Failed, Usage
 
 if TYPE_CHECKING:
     from croft.client.backups import Backups
-    from croft.control import schema
+    from croft.control import backup_schema
 
 NAMED_MAX = 10
 
@@ -71,7 +71,7 @@ def add(
 
     Without any of the --keep-… options of snapshots, all of them are kept.
     """
-    from croft.control import schema
+    from croft.control import backup_schema
 
     made = _backups().add(
         *paths,
@@ -80,7 +80,7 @@ def add(
         keep=keep,
         every_s=duration_s(every) if every else 0.0,
         exclude=exclude,
-        policy=schema.RetentionPolicy(
+        policy=backup_schema.RetentionPolicy(
             last=keep_last,
             hourly=keep_hourly,
             daily=keep_daily,
@@ -260,7 +260,7 @@ def _list(as_json: bool) -> None:
     print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST", "TROUBLE"], rows)
 
 
-def _next(one: schema.Backup) -> str:
+def _next(one: backup_schema.Backup) -> str:
     if not one.is_own:
         return f"at {one.device}"
     if one.next_at is None:
@@ -283,7 +283,7 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
-def _lacks(one: schema.BackupSnapshot) -> str:
+def _lacks(one: backup_schema.BackupSnapshot) -> str:
     said = [f"{one.unreadable} unreadable"] if one.unreadable else []
     said += [f"{one.torn} torn"] if one.torn else []
     return ", ".join(said) or "–"

@@ -13,7 +13,7 @@ import msgspec
 from croft.client.local_api import LocalApi
 from croft.client.stored_files import ENDED
 from croft.client.work_connection import WorkConnection
-from croft.control import schema
+from croft.control import backup_schema
 from croft.control.home import Home
 from croft.control.work_messages import (
     BackupDone,
@@ -27,7 +27,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 Path = str | bytes | os.PathLike[str]
 OnProgress = Callable[[StorageProgress], None]
-EVERYTHING = schema.RetentionPolicy()
+EVERYTHING = backup_schema.RetentionPolicy()
 
 
 class Backups:
@@ -48,8 +48,8 @@ class Backups:
         keep: str = "",
         every_s: float = 0.0,
         exclude: Sequence[str] = (),
-        policy: schema.RetentionPolicy = EVERYTHING,
-    ) -> schema.Backup:
+        policy: backup_schema.RetentionPolicy = EVERYTHING,
+    ) -> backup_schema.Backup:
         """Defines a backup of files and folders of this machine.
 
         Args:
@@ -64,7 +64,7 @@ class Backups:
             Usage: a path is not there. Busy: there is one of this name. NotFound: nobody is called so.
         """
         whole = [os.path.abspath(os.fsencode(path)) for path in paths]
-        wanted = schema.BackupWanted(
+        wanted = backup_schema.BackupWanted(
             name=name or (os.fsdecode(os.path.basename(whole[0])) if whole else ""),
             paths_hex=[path.hex() for path in whole],
             to=list(to),
@@ -75,15 +75,15 @@ class Backups:
         )
         return self._api.add_backup(wanted)
 
-    def list(self) -> list[schema.Backup]:
+    def list(self) -> list[backup_schema.Backup]:
         """Every backup of the owner, those of this device first."""
         return self._api.backups()
 
-    def run(self, name: str, *, progress: OnProgress = lambda _: None) -> schema.BackupReport:
+    def run(self, name: str, *, progress: OnProgress = lambda _: None) -> backup_schema.BackupReport:
         """Runs one to its end; if it runs already, waits for that. Raises CroftError if it fails."""
-        return self._work(OpenBackupRun(name), schema.BackupReport, progress)
+        return self._work(OpenBackupRun(name), backup_schema.BackupReport, progress)
 
-    def snapshots(self, name: str) -> Sequence[schema.BackupSnapshot]:
+    def snapshots(self, name: str) -> Sequence[backup_schema.BackupSnapshot]:
         """What runs found, oldest first. Raises NotFound."""
         return self._api.backup_snapshots(name)
 
@@ -96,7 +96,7 @@ class Backups:
         inside: str | bytes = b"",
         replaces: bool = False,
         progress: OnProgress = lambda _: None,
-    ) -> schema.BackupRestored:
+    ) -> backup_schema.BackupRestored:
         """Writes a snapshot into a folder.
 
         Args:
@@ -109,17 +109,19 @@ class Backups:
         """
         place = os.path.abspath(os.fsencode(into))
         opening = OpenBackupRestore(name, place, snapshot, os.fsencode(inside), replaces)
-        return self._work(opening, schema.BackupRestored, progress)
+        return self._work(opening, backup_schema.BackupRestored, progress)
 
-    def verify(self, name: str, *, reads: bool = False, progress: OnProgress = lambda _: None) -> schema.BackupVerified:
+    def verify(
+        self, name: str, *, reads: bool = False, progress: OnProgress = lambda _: None
+    ) -> backup_schema.BackupVerified:
         """Asks all holders whether everything is there, and how many of them may be lost; `reads`: reads all of it."""
-        return self._work(OpenBackupVerify(name, reads), schema.BackupVerified, progress)
+        return self._work(OpenBackupVerify(name, reads), backup_schema.BackupVerified, progress)
 
-    def prune(self, name: str) -> schema.BackupPruned:
+    def prune(self, name: str) -> backup_schema.BackupPruned:
         """Forgets the snapshots that the policy lets go, and frees what only they needed. Raises NotFound, Busy."""
         return self._api.prune_backup(name)
 
-    def rm(self, name: str) -> schema.BackupRemoved:
+    def rm(self, name: str) -> backup_schema.BackupRemoved:
         """Drops a backup, with all its snapshots. Raises NotFound, Busy, Refused."""
         return self._api.remove_backup(name)
 
@@ -155,39 +157,39 @@ class AsyncBackups:
         keep: str = "",
         every_s: float = 0.0,
         exclude: Sequence[str] = (),
-        policy: schema.RetentionPolicy = EVERYTHING,
-    ) -> schema.Backup:
+        policy: backup_schema.RetentionPolicy = EVERYTHING,
+    ) -> backup_schema.Backup:
         """See `Backups.add`."""
         add = partial(self._backups.add, *paths, name=name, to=to, keep=keep)
         return await asyncio.to_thread(add, every_s=every_s, exclude=exclude, policy=policy)
 
-    async def list(self) -> Sequence[schema.Backup]:
+    async def list(self) -> Sequence[backup_schema.Backup]:
         """See `Backups.list`."""
         return await asyncio.to_thread(self._backups.list)
 
-    async def run(self, name: str) -> schema.BackupReport:
+    async def run(self, name: str) -> backup_schema.BackupReport:
         """See `Backups.run`."""
         return await asyncio.to_thread(self._backups.run, name)
 
-    async def snapshots(self, name: str) -> Sequence[schema.BackupSnapshot]:
+    async def snapshots(self, name: str) -> Sequence[backup_schema.BackupSnapshot]:
         """See `Backups.snapshots`."""
         return await asyncio.to_thread(self._backups.snapshots, name)
 
     async def restore(
         self, name: str, into: Path, *, snapshot: int = 0, inside: str | bytes = b"", replaces: bool = False
-    ) -> schema.BackupRestored:
+    ) -> backup_schema.BackupRestored:
         """See `Backups.restore`."""
         restore = partial(self._backups.restore, name, into, snapshot=snapshot)
         return await asyncio.to_thread(restore, inside=inside, replaces=replaces)
 
-    async def verify(self, name: str, *, reads: bool = False) -> schema.BackupVerified:
+    async def verify(self, name: str, *, reads: bool = False) -> backup_schema.BackupVerified:
         """See `Backups.verify`."""
         return await asyncio.to_thread(self._backups.verify, name, reads=reads)
 
-    async def prune(self, name: str) -> schema.BackupPruned:
+    async def prune(self, name: str) -> backup_schema.BackupPruned:
         """See `Backups.prune`."""
         return await asyncio.to_thread(self._backups.prune, name)
 
-    async def rm(self, name: str) -> schema.BackupRemoved:
+    async def rm(self, name: str) -> backup_schema.BackupRemoved:
         """See `Backups.rm`."""
         return await asyncio.to_thread(self._backups.rm, name)

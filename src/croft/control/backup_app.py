@@ -7,22 +7,22 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.routing import Route
 
-from croft.control import schema
+from croft.control import backup_schema
 from croft.control.answers import answer, body
 
 
 class Backups(Protocol):
     """What the routes ask of the peer."""
 
-    async def backups(self) -> list[schema.Backup]: ...
+    async def backups(self) -> list[backup_schema.Backup]: ...
 
-    async def add(self, wanted: schema.BackupWanted) -> schema.Backup: ...
+    async def add(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup: ...
 
-    async def remove(self, wanted: schema.BackupNamed) -> schema.BackupRemoved: ...
+    async def remove(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupRemoved: ...
 
-    async def snapshots(self, wanted: schema.BackupNamed) -> list[schema.BackupSnapshot]: ...
+    async def snapshots(self, wanted: backup_schema.BackupNamed) -> list[backup_schema.BackupSnapshot]: ...
 
-    async def prune(self, wanted: schema.BackupNamed) -> schema.BackupPruned: ...
+    async def prune(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupPruned: ...
 
 
 def backup_routes(backups: Backups) -> list[Route]:
@@ -32,16 +32,16 @@ def backup_routes(backups: Backups) -> list[Route]:
         return await backups.backups()
 
     async def add(request: Request) -> object:
-        return await backups.add(await body(request, schema.BackupWanted))
+        return await backups.add(await body(request, backup_schema.BackupWanted))
 
     async def remove(request: Request) -> object:
-        return await backups.remove(await body(request, schema.BackupNamed))
+        return await backups.remove(await body(request, backup_schema.BackupNamed))
 
     async def snapshots(request: Request) -> object:
-        return await backups.snapshots(await body(request, schema.BackupNamed))
+        return await backups.snapshots(await body(request, backup_schema.BackupNamed))
 
     async def prune(request: Request) -> object:
-        return await backups.prune(await body(request, schema.BackupNamed))
+        return await backups.prune(await body(request, backup_schema.BackupNamed))
 
     return [
         Route("/v1/backups", answer(listed), methods=["GET"]),

@@ -6,7 +6,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
-from croft.control import schema
+from croft.control import backup_schema
 from croft.control.storage_work import Progress, told, while_listening
 from croft.control.work_messages import BackupDone, OpenBackupRestore, OpenBackupRun, OpenBackupVerify
 from croft.wire.message_stream import MessageStream
@@ -15,15 +15,15 @@ from croft.wire.message_stream import MessageStream
 class BackupDesk(Protocol):
     """What is asked of the peer's backups."""
 
-    async def run(self, name: str, progress: Progress) -> schema.BackupReport:
+    async def run(self, name: str, progress: Progress) -> backup_schema.BackupReport:
         """Runs one, or watches it if it runs already. Raises CroftError."""
         ...
 
-    async def restore(self, opening: OpenBackupRestore, progress: Progress) -> schema.BackupRestored:
+    async def restore(self, opening: OpenBackupRestore, progress: Progress) -> backup_schema.BackupRestored:
         """Writes a snapshot, or part of it, into a folder. Raises CroftError."""
         ...
 
-    async def verify(self, opening: OpenBackupVerify, progress: Progress) -> schema.BackupVerified:
+    async def verify(self, opening: OpenBackupVerify, progress: Progress) -> backup_schema.BackupVerified:
         """Looks whether everything can be restored. Raises CroftError."""
         ...
 

@@ -16,6 +16,7 @@ from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import backup_work, durable_work, storage_work, tunnels
+from croft.control.calls import Calls, serve_calls
 from croft.control.circles import CircleDesk
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -30,6 +31,7 @@ from croft.control.work_messages import (
     OpenBackupRestore,
     OpenBackupRun,
     OpenBackupVerify,
+    OpenCalls,
     OpenCircle,
     OpenCommandJob,
     OpenForward,
@@ -81,7 +83,9 @@ class WorkServer:
         circles: Circles,
         storage: storage_work.StorageDesk,
         backups: backup_work.BackupDesk,
+        calls: Calls,
     ) -> None:
+        self._calls = calls
         self._circles = CircleDesk(circles)
         self._jobs = jobs
         self._desk = desk
@@ -133,6 +137,8 @@ class WorkServer:
                         await storage_work.serve_get(self._storage, opening, messages)
                     case OpenBackupRun() | OpenBackupRestore() | OpenBackupVerify():
                         await backup_work.serve_backup(self._backups, opening, messages)
+                    case OpenCalls():
+                        await serve_calls(self._calls, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case OpenCircle():

@@ -29,6 +29,8 @@ from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.lease import Lease
 from croft.node.backups import Backups
+from croft.node.capabilities import Capabilities
+from croft.node.cards import Cards, LetterNetwork
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -60,6 +62,7 @@ from croft.ports import (
     LocalServices,
     Offload,
     OwnersMachine,
+    OwnersPrograms,
     RelayHost,
     Sandbox,
     Transport,
@@ -74,6 +77,12 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.call_client import CallClient
+from croft.twins.call_messages import CALLS_PURPOSE
+from croft.twins.call_server import CallServer
+from croft.twins.capability_book import CapabilityBook
+from croft.twins.letters import Author
+from croft.twins.post import Post
 
 VERSION = version("croft")
 
@@ -94,6 +103,7 @@ class Ports:
     chunks: ChunkStore
     offload: Offload
     environments: Cache
+    programs: OwnersPrograms
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,12 @@ class Parts:
     sharing: Sharing
     wards: Wards
     backups: Backups
+    capability_book: CapabilityBook
+    capabilities: Capabilities
+    call_server: CallServer
+    calls: CallClient
+    cards: Cards
+    post: Post
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -166,6 +182,9 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
+        await self.capability_book.load()
+        await self.cards.load()
+        await self.post.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -192,6 +211,11 @@ class Parts:
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
                 ("backups", self.backups.serve),
+                ("capabilities", self.capabilities.serve),
+                ("capability processes", self.capability_book.serve),
+                ("calls", self.calls.serve),
+                ("cards", self.cards.serve),
+                ("letters", self.post.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -241,12 +265,6 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    storage, upkeep, sharing, wards = _storage(plan, ports, overlay, offering)
-    backups = Backups(
-        *(storage, overlay, plan.contacts.friends, health),
-        *(ports.database, ports.clock, ports.entropy, ports.offload),
-        never=plan.own_folders,
-    )
     parts = Parts(
         plan,
         ports,
@@ -264,7 +282,9 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        *(storage, upkeep, sharing, wards, backups),
+        *_storage(plan, ports, overlay, offering, health),
+        *_capabilities(plan, ports, overlay),
+        *_post(plan, ports, overlay),
     )
     _answer_others(parts)
     return parts
@@ -298,7 +318,9 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder, environments
 
 
-def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Upkeep, Sharing, Wards]:
+def _storage(
+    plan: Plan, ports: Ports, overlay: Overlay, offering: Offering, health: Health
+) -> tuple[Storage, Upkeep, Sharing, Wards, Backups]:
     """What the owner of this peer stores at others, and whose data it looks after while they are away."""
     network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
     holders = Holders(network.name, network.open_stream)
@@ -337,7 +359,33 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
         ports.offload,
     )
     upkeep.refresh_links = sharing.refresh
-    return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    wards = Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    backups = Backups(
+        *(storage, overlay, plan.contacts.friends, health),
+        *(ports.database, ports.clock, ports.entropy, ports.offload),
+        never=plan.own_folders,
+    )
+    return storage, upkeep, sharing, wards, backups
+
+
+def _capabilities(
+    plan: Plan, ports: Ports, overlay: Overlay
+) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient]:
+    """What the owner lets others call, and what others let the owner call."""
+    contacts = plan.contacts
+    book = CapabilityBook(
+        *(ports.database, ports.clock, ports.programs, plan.own.twin), lambda twin: twin in contacts.friends()
+    )
+    capabilities = Capabilities(overlay, book, contacts, ports.clock)
+    return book, capabilities, CallServer(book), CallClient(capabilities, overlay)
+
+
+def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
+    """What the twin says of itself, and the letters of its owner."""
+    own = plan.own
+    cards = Cards(overlay, ports.database, ports.clock)
+    author = Author(own.device, own.certificate, bytes.fromhex(own.twin))
+    return cards, Post(author, LetterNetwork(overlay, cards), ports.database, ports.clock, ports.entropy)
 
 
 def _answer_others(parts: Parts) -> None:
@@ -355,4 +403,5 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
+    links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
     parts.holder.on_watch = parts.wards.told

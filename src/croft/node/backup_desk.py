@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from croft.control import schema
+from croft.control import backup_schema, schema
 from croft.control.naming import find_peer
 from croft.control.storage_work import Progress
 from croft.control.work_messages import OpenBackupRestore, OpenBackupVerify
@@ -43,12 +43,12 @@ class BackupDesk:
 
     # --- which there are ---------------------------------------------------------------------------------------------
 
-    async def backups(self) -> list[schema.Backup]:
+    async def backups(self) -> list[backup_schema.Backup]:
         """Every backup of the owner, those of this device first. Raises CroftError."""
         everything = await self._backups.all()
         return [await self._shown(name, definition, everything) for name, definition in everything.items()]
 
-    async def add(self, wanted: schema.BackupWanted) -> schema.Backup:
+    async def add(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup:
         """One more backup of this device. Raises Usage, NotFound, Busy, Refused."""
         check_backup_name(wanted.name)
         paths = _paths(wanted.paths_hex)
@@ -76,22 +76,22 @@ class BackupDesk:
         name = await self._backups.define(wanted.name, definition)
         return await self._shown(name, definition, await self._backups.all())
 
-    async def remove(self, wanted: schema.BackupNamed) -> schema.BackupRemoved:
+    async def remove(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupRemoved:
         """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""
         name, definition = await self._backups.find(wanted.name)
         await self._backups.remove(name, definition)
         freed, is_later = await self._collected()
-        return schema.BackupRemoved(name=wanted.name, freed_bytes=freed, is_freed_later=is_later)
+        return backup_schema.BackupRemoved(name=wanted.name, freed_bytes=freed, is_freed_later=is_later)
 
-    async def snapshots(self, wanted: schema.BackupNamed) -> list[schema.BackupSnapshot]:
+    async def snapshots(self, wanted: backup_schema.BackupNamed) -> list[backup_schema.BackupSnapshot]:
         """The snapshots of one, oldest first. Raises NotFound."""
         name, _ = await self._backups.find(wanted.name)
         store = await self._backups.store(name)
-        shown: list[schema.BackupSnapshot] = []
+        shown: list[backup_schema.BackupSnapshot] = []
         for number in await store.numbers():
             record = await store.snapshot(number)
             shown.append(
-                schema.BackupSnapshot(
+                backup_schema.BackupSnapshot(
                     number=number,
                     at=record.at,
                     took_s=record.took_s,
@@ -104,12 +104,12 @@ class BackupDesk:
             )
         return shown
 
-    async def prune(self, wanted: schema.BackupNamed) -> schema.BackupPruned:
+    async def prune(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupPruned:
         """Forgets what the policy lets go, and has holders drop what nothing needs any more. Raises CroftError."""
         name, definition = await self._backups.find(wanted.name)
         forgotten, dropped, rewritten, _ = await self._backups.prune(name, definition)
         freed, is_later = await self._collected()
-        return schema.BackupPruned(
+        return backup_schema.BackupPruned(
             forgotten=forgotten,
             packs_dropped=dropped,
             packs_rewritten=rewritten,
@@ -119,12 +119,12 @@ class BackupDesk:
 
     # --- what takes long ---------------------------------------------------------------------------------------------
 
-    async def run(self, name: str, progress: Progress) -> schema.BackupReport:
+    async def run(self, name: str, progress: Progress) -> backup_schema.BackupReport:
         """See `croft.control.backup_work.BackupDesk`."""
         found, _ = await self._backups.find(name)
         return _report(await self._backups.run(found, lambda files, size: progress(files, size, UNKNOWN)))
 
-    async def restore(self, opening: OpenBackupRestore, progress: Progress) -> schema.BackupRestored:
+    async def restore(self, opening: OpenBackupRestore, progress: Progress) -> backup_schema.BackupRestored:
         """See `croft.control.backup_work.BackupDesk`."""
         if not os.path.isabs(opening.into):
             raise Usage("a folder is named by its whole path here")
@@ -142,7 +142,7 @@ class BackupDesk:
             record = await store.snapshot(number)
             writer = TreeWriter(store, reader, self._offload, replaces=opening.replaces, tell=progress)
             done = await writer.write(record.tree, opening.inside, opening.into)
-        return schema.BackupRestored(
+        return backup_schema.BackupRestored(
             snapshot=number,
             files=done.files,
             size_bytes=done.size_bytes,
@@ -151,7 +151,7 @@ class BackupDesk:
             faults=storage.faults()[faults_before:],
         )
 
-    async def verify(self, opening: OpenBackupVerify, progress: Progress) -> schema.BackupVerified:
+    async def verify(self, opening: OpenBackupVerify, progress: Progress) -> backup_schema.BackupVerified:
         """See `croft.control.backup_work.BackupDesk`."""
         name, _ = await self._backups.find(opening.name)
         store = await self._backups.store(name)
@@ -164,7 +164,7 @@ class BackupDesk:
                 await verifying.read(lambda packs, size: progress(packs, size, UNKNOWN))
             await verifying.walk()
         found = verifying.found
-        return schema.BackupVerified(
+        return backup_schema.BackupVerified(
             snapshots=found.snapshots,
             packs=found.packs,
             missing=found.missing,
@@ -212,14 +212,14 @@ class BackupDesk:
 
     async def _shown(
         self, name: StoreName, definition: Definition, everything: dict[StoreName, Definition]
-    ) -> schema.Backup:
+    ) -> backup_schema.Backup:
         backups = self._backups
         store, last = await backups.store(name), await backups.last_run(name)
         numbers = await store.numbers()
         newest = await store.snapshot(numbers[-1]) if numbers else None
         is_alone = sum(one.name == name.name for one in everything) == 1
         margin = await self._margin(name)
-        return schema.Backup(
+        return backup_schema.Backup(
             name=name.name if is_alone or backups.is_own(name) else f"{definition.device_name}:{name.name}",
             device=definition.device_name,
             is_own=backups.is_own(name),
@@ -229,7 +229,7 @@ class BackupDesk:
             keep=definition.keep,
             every_s=definition.every_s,
             exclude=list(definition.exclude),
-            policy=schema.RetentionPolicy(
+            policy=backup_schema.RetentionPolicy(
                 **{one: getattr(definition.policy, one) for one in definition.policy.__struct_fields__}
             ),
             snapshots=len(numbers),
@@ -282,8 +282,8 @@ def _texts(paths: Sequence[bytes]) -> list[str]:
     return [path.decode(errors="replace") for path in paths]
 
 
-def _report(last: LastRun) -> schema.BackupReport:
-    return schema.BackupReport(
+def _report(last: LastRun) -> backup_schema.BackupReport:
+    return backup_schema.BackupReport(
         began_at=last.began_at,
         ended_at=last.ended_at,
         error=last.error,
