@@ -19,7 +19,7 @@ from croft.model.amounts import DISK, Amounts
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.model.lease import Lease, Stage, Usage
 from croft.model.lease import Request as LeaseRequest
-from croft.ports import Chunk, ChunkStore, Clock, Database, Offload, Stream
+from croft.ports import Chunk, ChunkStore, Clock, Database, Offload, OWN_VALUES, Stream
 from croft.storage import merkle
 from croft.storage.formats import SHARE_BYTES_MAX
 from croft.storage.heads import open_head
@@ -160,6 +160,8 @@ class Holder:
     async def serve(self) -> None:
         """Takes up the leases of what is on the disk from earlier; until cancelled."""
         for owner in await self._chunks.owners():
+            if owner == OWN_VALUES:
+                continue
             twin = TwinId(owner.hex())
             while True:
                 try:
