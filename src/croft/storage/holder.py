@@ -19,7 +19,7 @@ from croft.model.amounts import DISK, Amounts
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.model.lease import Lease, Stage, Usage
 from croft.model.lease import Request as LeaseRequest
-from croft.ports import Chunk, ChunkStore, Clock, Database, Offload, OWN_VALUES, Stream
+from croft.ports import OWN_VALUES, Chunk, ChunkStore, Clock, Database, Offload, Stream
 from croft.storage import merkle
 from croft.storage.formats import SHARE_BYTES_MAX
 from croft.storage.heads import open_head

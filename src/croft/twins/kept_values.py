@@ -1,7 +1,7 @@
 """Keeps values that calls have made for whoever is to use them next, and fetches those that others keep.
 
 A value is the bytes of the safe codec, on the disk. Whoever knows its token, which is random, may have it: the token is
-told to whoever called, and by them to whoever runs the next call. It goes when it is released, or unused for LIFETIME_S.
+told to whoever called, and by them to whoever runs the next call. It goes when it is released, or is unused for long.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class ReleaseValues(Message, frozen=True, tag=2):
     """Nobody needs these any more."""
 
     tokens: list[bytes]
+
+
+AskedOfKeeper = WantValue | ReleaseValues
 
 
 class ValueFollows(Message, frozen=True, tag=3):
@@ -229,7 +232,7 @@ class KeptValues:
                 payload = await receive_alone(stream, step=STEP, frame_bytes_max=FRAME_BYTES_MAX)
             except ConnectionLost:
                 return
-            asked: WantValue | ReleaseValues = decode_union(payload, WantValue | ReleaseValues, step=STEP)
+            asked: AskedOfKeeper = decode_union(payload, AskedOfKeeper, step=STEP)
             match asked:
                 case WantValue(token):
                     await self._send(stream, token)
