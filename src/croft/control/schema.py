@@ -381,6 +381,49 @@ class MessagesWanted(msgspec.Struct, frozen=True, kw_only=True):
     marks: bool = False
 
 
+class PipelinePeer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a peer does for a stage: items that it runs now, and that it has done since this peer's last start."""
+
+    name: str
+    running: int
+    done: int
+
+
+class PipelineStage(msgspec.Struct, frozen=True, kw_only=True):
+    """How a stage stands, in items. `is_missing`: nobody who is up offers it."""
+
+    name: str
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    peers: list[PipelinePeer] = []
+    is_missing: bool = False
+
+
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline of this peer's owner.
+
+    Attributes:
+        state: `open` while items are added, then `running`, `done` or `cancelled`.
+        items, done, failed: how many there are, are through, and were given up. errors: why, of a few.
+        kept_bytes: what peers keep for it, by name.
+    """
+
+    pipeline: str
+    name: str
+    state: str
+    created_at: float
+    ended_at: float | None
+    items: int
+    done: int
+    failed: int
+    waiting_for_consent: int
+    stages: list[PipelineStage]
+    kept_bytes: dict[str, int] = {}
+    errors: list[str] = []
+
+
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """A room in which something was written. `new`: messages that the owner has not seen."""
 

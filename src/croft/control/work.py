@@ -122,6 +122,10 @@ class WorkServer:
                         await storage_work.serve_put(self._storage, opening, messages)
                     case OpenGet():
                         await storage_work.serve_get(self._storage, opening, messages)
+                    case OpenPipeline():
+                        await serve_pipeline(self._pipelines, opening, messages)
+                    case OpenPipelineResults():
+                        await serve_pipeline_results(self._pipelines, opening, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case OpenCircle():
