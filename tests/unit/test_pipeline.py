@@ -113,6 +113,8 @@ def test_when_a_stage_is_lost_only_that_runs_again_elsewhere() -> None:
     assert next_look_s(core.items, NOW) == RETRY_S_MIN
     [run] = look(core, NOW + RETRY_S_MIN, both)
     assert run == Run(0, 1, THREE, held(ONE, "one"))
+    assert core.handle(Made(0, held(THREE, "two")))[0] == Through(0, held(THREE, "two"))
+    assert core.items[0].error == "" and core.items[0].is_over
     assert core.counts[0].done == {ONE: 1}
 
 

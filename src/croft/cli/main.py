@@ -52,6 +52,11 @@ SECTIONS = {
         "pause": "croft.cli.lending:pause",
         "resume": "croft.cli.lending:resume",
     },
+    "What people can do": {
+        "pipeline": "croft.cli.pipeline:pipeline",
+        "capabilities": "croft.cli.capability:capabilities",
+        "call": "croft.cli.capability:call",
+    },
     "Services": {
         "expose": "croft.cli.tunnel:expose",
         "tunnel": "croft.cli.tunnel:tunnel",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import shlex
+import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ from typing import Any
 import click
 
 from croft.cli.output import ago, done, print_json, print_table, say, style
+from croft.client.capability import Known, bound_text, read_item
 from croft.client.local_api import LocalApi
-from croft.client.pipelines import Pipeline, PipelineRun
+from croft.client.pipelines import Pipeline, PipelineRun, Stage
 from croft.control import schema
 from croft.control.home import Home
 from croft.control.quantities import show_size
 from croft.errors import BadArgument, CapabilityFailed, CroftError, Failed, Usage
-from croft.twins.capability_schema import CONTENT, FILE, is_file
 
 EXAMPLE = "croft pipeline run 'tapes/*.wav | transcribe | translate to=en'"
 WATCH_EVERY_S = 0.5
-STDIN = "-"
+STDIN = "stdin"
 
 
 @dataclass
@@ -53,7 +53,7 @@ def pipeline() -> None:
 def run(what: str, output: Path | None, name: str, retries: int | None, detach: bool, as_json: bool) -> None:
     """Run WHAT: a source and stages, joined by `|`, or a file of TOML.
 
-    The source is a pattern of files, or `-` for the lines of standard input. A stage is a capability, `@` and whose it
+    The source is a pattern of files, or `stdin` for the lines of standard input. A stage is a capability, `@` and whose it
     is to be if that matters, and arguments: `tapes/*.wav | transcribe@maria language=de | index`. The item becomes
     the first parameter that has no argument.
     """
@@ -61,8 +61,8 @@ def run(what: str, output: Path | None, name: str, retries: int | None, detach: 
     api = _api()
     stages = Pipeline(Home.find().work_socket, api)
     for capability, of, arguments in plan.stages:
-        stages = stages.then(capability, of=of, **_typed(stages, capability, of, arguments))
-    sources, items = _items(plan.source, stages)
+        stages = stages.then(capability, of=of, **_typed(stages.known(capability, of), arguments))
+    sources, items = _items(plan.source, stages.stages[0])
     running = stages.run(items, name=name or plan.name, retries=plan.retries if retries is None else retries)
     if detach:
         if as_json:
@@ -205,7 +205,8 @@ def _plan_of_file(path: Path) -> Plan:
         plan = Plan(content["items"], stages, content.get("name", path.stem), int(content.get("retries", 0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Usage(
-            f"{path} does not say all of a pipeline: {error}", remedy="It needs `items`, and `call` in each `[[stage]]`."
+            f"{path} does not say all of a pipeline: {error}",
+            remedy="It needs `items`, and `call` in each `[[stage]]`.",
         ) from None
     return plan
 
@@ -235,29 +236,24 @@ def _argument(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _typed(stages: Pipeline, capability: str, of: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _typed(known: Known, arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments as the capability's parameters want them; those of a file of TOML have their types already."""
-    from croft.client.capability import read_arguments
+    written = {name: value for name, value in arguments.items() if isinstance(value, str)}
+    return {**arguments, **bound_text(known, written)}
 
-    return read_arguments(stages.known(capability, of), arguments)
 
-
-def _items(source: str, stages: Pipeline) -> tuple[Sequence[str], Iterable[Any]]:
+def _items(source: str, first: Stage) -> tuple[Sequence[str], Iterable[Any]]:
     """What the items are called, as far as that is known, and the items."""
-    from croft.client.capability import read_arguments
-
-    first = stages.stages[0]
     if source == STDIN:
-
-        def lines() -> Iterator[Any]:
-            for line in sys.stdin:
-                yield read_arguments(first.known, {first.parameter: line.rstrip("\n")})[first.parameter]
-
-        return [], lines()
-    files = [path for path in sorted(glob.glob(source, recursive=True)) if Path(path).is_file()]
+        return [], (read_item(first.known, line.rstrip("\n"), first.parameter) for line in sys.stdin)
+    pattern = Path(source)
+    anchor = pattern.anchor or "."
+    files = sorted(path for path in Path(anchor).glob(str(pattern.relative_to(pattern.anchor))) if path.is_file())
     if not files:
-        raise Usage(f"there is no file `{source}`", remedy="The source is a pattern of files, or `-` for lines.")
-    return files, map(Path, files)
+        raise Usage(f"there is no file `{source}`", remedy="The source is a pattern of files, or `stdin` for lines.")
+    return [path.name for path in files], (
+        bound_text(first.known, {first.parameter: f"@{path}"})[first.parameter] for path in files
+    )
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -269,7 +265,7 @@ def _take(running: PipelineRun, sources: Sequence[str], output: Path | None, is_
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     for number, outcome in running.outcomes(in_order=True):
-        name = Path(sources[number]).name if number < len(sources) else f"{number:05}"
+        name = sources[number] if number < len(sources) else f"{number:05}"
         if isinstance(outcome, CroftError):
             failed += 1
             say(f"{style('✗', error=True, fg='red')} {name}: {_reason(outcome)}")
@@ -285,8 +281,8 @@ def _reason(outcome: CroftError) -> str:
 
 
 def _write(folder: Path, name: str, value: Any) -> None:
-    if is_file(value):
-        (folder / Path(str(value[FILE])).name).write_bytes(value[CONTENT])
+    if isinstance(value, Path):
+        shutil.move(value, folder / value.name)
     elif isinstance(value, bytes | bytearray | memoryview):
         (folder / name).write_bytes(value)
     else:
@@ -298,8 +294,8 @@ def _text(value: Any) -> str:
 
     if isinstance(value, str):
         return value
-    if is_file(value):
-        return f"({value[FILE]}, {show_size(len(value[CONTENT]))}: take it with -o)"
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"({show_size(len(value))}: take it with -o)"
     try:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from croft.control import schema
-from croft.control.naming import find_peer
+from croft.control.naming import find_peer, find_provider
 from croft.errors import CroftError, TimedOut, Unreachable, by_code
 
 T = TypeVar("T")
@@ -237,6 +237,22 @@ class LocalApi:
     def withdraw_offer(self, what: str) -> schema.Offer:
         """Takes back `relay`, or an offer by its number. Raises NotFound, Refused for what the settings offer."""
         return self._ask("DELETE", f"/v1/offers/{what}", schema.Offer)
+
+    def capabilities(self) -> list[schema.Capability]:
+        """What others let the owner of this peer call, and what this peer offers."""
+        return self._ask("GET", "/v1/capabilities", list[schema.Capability])
+
+    def offer_capability(self, wanted: schema.CapabilityWanted) -> schema.Capability:
+        """Lets others call something. Raises Usage, NotFound, Busy."""
+        return self._ask("POST", "/v1/capabilities", schema.Capability, wanted)
+
+    def withdraw_capability(self, name: str) -> schema.Capability:
+        """Lets nobody call it any more. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/capabilities/{quote(name, safe='')}", schema.Capability)
+
+    def find_provider(self, name: str) -> str:
+        """The id of the peer, or of the person, that a name means. Raises NotFound, Usage."""
+        return find_provider(self.contacts(), self.peers(), name)
 
     def leases(self) -> list[schema.Lease]:
         """What others hold of this peer, then what they held, newest first."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from croft.client.capability import Known, choose, loaded
+from croft.client.capability import Known, choose, with_files
 from croft.client.local_api import LocalApi
 from croft.client.work_connection import WorkConnection
 from croft.control import schema
@@ -20,9 +20,10 @@ from croft.control.work_messages import (
     PipelineResult,
     PipelineTaken,
 )
-from croft.errors import BadArgument, CapabilityFailed, CroftError, Failed, TimedOut, Unreachable, Usage
+from croft.errors import BadArgument, CapabilityFailed, CodecError, TimedOut, Unreachable, Usage
 from croft.twins.pipeline_store import PipelineSpec, StageSpec
 from croft.twins.pipelines import whole_parts
+from croft.wire.values import decode_value
 
 LOOK_EVERY_S: Final = 0.2
 
@@ -44,7 +45,7 @@ class Stage:
         for name in required:
             if name != self.parameter and name not in arguments:
                 raise BadArgument(f"`{known.name}` needs `{name}` too", field=name)
-        encoded = known.encoded_fixed(arguments)
+        encoded = known.encoded_some(arguments)
         digest = bytes.fromhex(known.offered.digest)
         self.spec = StageSpec(known.name, known.of, encoded, self.parameter, digest, timeout_s)
 
@@ -75,10 +76,13 @@ class Pipeline:
         Raises:
             NotFound: nobody here offers it. BadArgument: it does not take these; the field is named. Usage.
         """
-        provider = self._api.find_provider(of) if of else ""
-        known = Known(choose(self._api.capabilities(), capability, provider), provider, timeout_s)
-        stage = Stage(known, item, arguments, timeout_s)
+        stage = Stage(self.known(capability, of), item, arguments, timeout_s)
         return Pipeline(self._work_socket, self._api, (*self.stages, stage))
+
+    def known(self, capability: str, of: str = "") -> Known:
+        """What a stage would call. Raises NotFound."""
+        provider = self._api.find_provider(of) if of else ""
+        return Known(choose(self._api.capabilities(), capability, provider), provider)
 
     def run(self, items: Iterable[Any], *, name: str = "", retries: int = 0) -> PipelineRun:
         """Sends items through; returns once all of them are on this peer's disk, while the first are under way.
@@ -141,7 +145,7 @@ class PipelineRun:
                     case PipelineResult(item, data, is_last):
                         parts.append(data)
                         if is_last:
-                            yield item, _loaded(b"".join(parts))
+                            yield item, _loaded(item, b"".join(parts))
                             parts = []
                     case PipelineFailure(item, stage, why):
                         parts = []
@@ -166,8 +170,8 @@ class PipelineRun:
         return self._api.forget_pipeline(self.id)
 
 
-def _loaded(data: bytes) -> Any:
+def _loaded(item: int, data: bytes) -> Any:
     try:
-        return loaded(data)
-    except CroftError as error:
-        return Failed(f"a result that cannot be read: {error.message}")
+        return with_files(decode_value(bytearray(data)))
+    except CodecError as error:
+        return CapabilityFailed(f"item {item}: its result cannot be read: {error.message}")

@@ -10,12 +10,14 @@ from starlette.routing import Route
 
 from croft.control import schema
 from croft.control.answers import answer, body
+from croft.control.capabilities_app import Capabilities, capability_routes
 from croft.control.find_app import Search, find_routes
 from croft.control.jobs_app import Jobs, job_routes
 from croft.control.messages_app import Messages, message_routes
 from croft.control.network_app import Network, network_routes
 from croft.control.offers_app import Offers, offer_routes
 from croft.control.people_app import People, people_routes
+from croft.control.pipelines_app import Pipelines, pipeline_routes
 from croft.control.services_app import Services, service_routes
 from croft.control.storage_app import Files, storage_routes
 
@@ -55,7 +57,9 @@ def create_app(
     offers: Offers,
     search: Search,
     files: Files,
+    capabilities: Capabilities,
     messages: Messages,
+    pipelines: Pipelines,
 ) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
@@ -113,6 +117,8 @@ def create_app(
             *people_routes(people),
             *find_routes(search),
             *storage_routes(files),
+            *capability_routes(capabilities),
             *message_routes(messages),
+            *pipeline_routes(pipelines),
         ]
     )

@@ -23,6 +23,9 @@ from croft.wire.message_stream import MessageStream
 
 STEP = "local work"
 
+Outcome = PipelineFailure | tuple[int, AsyncIterator[bytes]]
+"""Why an item did not get through, or its number and the bytes of its result."""
+
 
 class PipelineDesk(Protocol):
     """What programs ask of the peer's pipelines."""
@@ -39,7 +42,9 @@ class PipelineDesk(Protocol):
         """No more items come; how many there are. Raises CroftError."""
         ...
 
-    def outcomes(self, name: str, *, is_in_order: bool) -> AsyncIterator[PipelineFailure | tuple[int, AsyncIterator[bytes]]]:
+    def outcomes(
+        self, name: str, *, is_in_order: bool
+    ) -> AsyncIterator[PipelineFailure | tuple[int, AsyncIterator[bytes]]]:
         """What became of each item. Raises NotFound."""
         ...
 

@@ -590,3 +590,51 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     remedy: str = ""
     exit_code: int = 1
+
+
+class CapabilityWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A capability that this peer is to offer; see `croft offer capability`."""
+
+    name: str
+    file: str
+    function: str
+    python: str
+    signature: str
+    text: str = ""
+    examples: list[str] = []
+    needs: list[str] = []
+    price: float = 0.0
+    is_idempotent: bool = False
+    time_s_max: float = 600.0
+    to: list[str] = []
+    consent: str = "auto"
+    slots: int = 1
+
+
+class Capability(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody lets the owner of this peer call, or this peer others.
+
+    `shown`: the signature as people write it; `signature`: its JSON; `digest`: of that, in hex. `trust`: own, or as the
+    owner holds of its twin. `to`, `consent` and `slots` are told of one's own alone. `price`: favours a call.
+    """
+
+    name: str
+    peer: str
+    twin: str
+    by: str
+    is_own: bool
+    shown: str
+    signature: str
+    digest: str
+    text: str = ""
+    examples: list[str] = []
+    needs: list[str] = []
+    price: float = 0.0
+    is_idempotent: bool = False
+    time_s_max: float = 600.0
+    is_alive: bool = True
+    trust: str = ""
+    to: list[str] = []
+    consent: str = ""
+    slots: int = 0
+    source: str = ""

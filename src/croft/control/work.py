@@ -16,7 +16,9 @@ from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import durable_work, storage_work, tunnels
+from croft.control.calls import Calls, serve_calls
 from croft.control.circles import CircleDesk
+from croft.control.pipelines import PipelineDesk, serve_pipeline, serve_pipeline_results
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -27,11 +29,14 @@ from croft.control.work_messages import (
     FromProgram,
     JobFailed,
     JobOpened,
+    OpenCalls,
     OpenCircle,
     OpenCommandJob,
     OpenForward,
     OpenGet,
     OpenPipe,
+    OpenPipeline,
+    OpenPipelineResults,
     OpenProxy,
     OpenPut,
     OpenResults,
@@ -72,8 +77,16 @@ class WorkServer:
     """Serves the work socket."""
 
     def __init__(
-        self, jobs: JobFactory, desk: tunnels.Desk, circles: Circles, storage: storage_work.StorageDesk
+        self,
+        jobs: JobFactory,
+        desk: tunnels.Desk,
+        circles: Circles,
+        storage: storage_work.StorageDesk,
+        calls: Calls,
+        pipelines: PipelineDesk,
     ) -> None:
+        self._pipelines = pipelines
+        self._calls = calls
         self._circles = CircleDesk(circles)
         self._jobs = jobs
         self._desk = desk
@@ -126,6 +139,8 @@ class WorkServer:
                         await serve_pipeline(self._pipelines, opening, messages)
                     case OpenPipelineResults():
                         await serve_pipeline_results(self._pipelines, opening, messages)
+                    case OpenCalls():
+                        await serve_calls(self._calls, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case OpenCircle():

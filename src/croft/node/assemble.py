@@ -28,6 +28,7 @@ from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.lease import Lease
+from croft.node.capabilities import Capabilities
 from croft.node.cards import Cards, LetterNetwork
 from croft.node.health import Health
 from croft.node.jobs import JobBook
@@ -60,6 +61,7 @@ from croft.ports import (
     LocalServices,
     Offload,
     OwnersMachine,
+    OwnersPrograms,
     RelayHost,
     Sandbox,
     Transport,
@@ -74,7 +76,13 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.call_client import CallClient
+from croft.twins.call_messages import CALLS_PURPOSE
+from croft.twins.call_server import CallServer
+from croft.twins.capability_book import CapabilityBook
+from croft.twins.kept_values import VALUES_PURPOSE, KeptValues
 from croft.twins.letters import Author
+from croft.twins.pipelines import Pipelines
 from croft.twins.post import Post
 
 VERSION = version("croft")
@@ -96,6 +104,7 @@ class Ports:
     chunks: ChunkStore
     offload: Offload
     environments: Cache
+    programs: OwnersPrograms
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,12 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    capability_book: CapabilityBook
+    capabilities: Capabilities
+    call_server: CallServer
+    calls: CallClient
+    values: KeptValues
+    pipelines: Pipelines
     cards: Cards
     post: Post
 
@@ -168,6 +183,9 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
+        await self.capability_book.load()
+        await self.values.load()
+        await self.pipelines.load()
         await self.cards.load()
         await self.post.load()
 
@@ -195,6 +213,11 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("capabilities", self.capabilities.serve),
+                ("capability processes", self.capability_book.serve),
+                ("calls", self.calls.serve),
+                ("kept values", self.values.serve),
+                ("pipelines", self.pipelines.serve),
                 ("cards", self.cards.serve),
                 ("letters", self.post.serve),
             ):
@@ -246,6 +269,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     devices = Devices(overlay, plan.twin_key, ports.clock)
+    book, capabilities, call_server, calls, values, pipelines = _capabilities(plan, ports, overlay)
+    cards, post = _post(plan, ports, overlay)
     parts = Parts(
         plan,
         ports,
@@ -264,7 +289,14 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
         *_storage(plan, ports, overlay, offering),
-        *_post(plan, ports, overlay),
+        capability_book=book,
+        capabilities=capabilities,
+        call_server=call_server,
+        calls=calls,
+        values=values,
+        pipelines=pipelines,
+        cards=cards,
+        post=post,
     )
     _answer_others(parts)
     return parts
@@ -340,6 +372,21 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
+def _capabilities(
+    plan: Plan, ports: Ports, overlay: Overlay
+) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient, KeptValues, Pipelines]:
+    """What the owner lets others call, and what others let the owner call, one by one and in pipelines."""
+    contacts, own = plan.contacts, plan.own
+    book = CapabilityBook(
+        *(ports.database, ports.clock, ports.programs, own.twin), lambda twin: twin in contacts.friends()
+    )
+    capabilities = Capabilities(overlay, book, contacts, ports.clock)
+    values = KeptValues(own.peer, overlay, ports.chunks, ports.database, ports.clock, ports.entropy)
+    calls = CallClient(capabilities, overlay)
+    pipelines = Pipelines(own.peer, own.twin, calls, capabilities, values, ports.database, ports.clock, ports.entropy)
+    return book, capabilities, CallServer(book, values), calls, values, pipelines
+
+
 def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
     """What the twin says of itself, and the letters of its owner."""
     own = plan.own
@@ -363,4 +410,6 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
+    links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
+    links.on_stream(VALUES_PURPOSE, parts.values.serve_stream)
     parts.holder.on_watch = parts.wards.told

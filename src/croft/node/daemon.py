@@ -28,6 +28,7 @@ from croft.adapters.leftovers import remove_leftovers
 from croft.adapters.local_services import LoopbackServices
 from croft.adapters.machine_load import MachineLoad
 from croft.adapters.owners_machine import SystemMachine
+from croft.adapters.owners_programs import OwnersPrograms
 from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.socket_addresses import SocketAddress
@@ -43,6 +44,7 @@ from croft.ledger.own_offers import SETTINGS, OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY, Amounts
 from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
+from croft.node.capability_desk import CapabilityDesk
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
 from croft.node.message_desk import MessageDesk
@@ -50,6 +52,7 @@ from croft.node.network import NetworkDesk
 from croft.node.offer_desk import OfferDesk
 from croft.node.peer import LocalPeer
 from croft.node.people import PeopleDesk
+from croft.node.pipeline_desk import PipelineDesk
 from croft.node.policy import OwnersPolicy
 from croft.node.search import SearchDesk
 from croft.node.services import ServiceDesk
@@ -116,6 +119,7 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
             chunks,
             offload,
             EnvironmentCache(home.environments, config["environments.cache"]),
+            OwnersPrograms(),
         )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
@@ -141,6 +145,8 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     peer = LocalPeer(parts, home, config)
     desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
     storage = StorageDesk(parts, peer.peers, people.contacts)
+    capabilities = CapabilityDesk(parts, peer.peers, people.contacts)
+    pipelines = PipelineDesk(parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -156,7 +162,9 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 OfferDesk(parts, peer.peers, people.contacts),
                 SearchDesk(parts, peer.peers),
                 storage,
+                capabilities,
                 MessageDesk(parts, peer.peers, people.contacts),
+                pipelines,
             ),
             log_config=None,
             lifespan="off",
@@ -164,7 +172,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk, parts.circles, storage)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, capabilities, pipelines)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from croft.control import schema
+from croft.control.pipelines import Outcome
 from croft.control.work_messages import PipelineFailure
 from croft.model.ids import PeerId
 from croft.twins.pipeline import kept_at
@@ -39,9 +40,7 @@ class PipelineDesk:
         """No more items come; how many there are. Raises CroftError."""
         return await self._pipelines.close_input(id_)
 
-    async def outcomes(
-        self, name: str, *, is_in_order: bool
-    ) -> AsyncIterator[PipelineFailure | tuple[int, AsyncIterator[bytes]]]:
+    async def outcomes(self, name: str, *, is_in_order: bool) -> AsyncIterator[Outcome]:
         """What became of each item. Raises NotFound."""
         stages = self._pipelines.get(name).kept.spec.stages
         async for number, item in self._pipelines.outcomes(name, is_in_order=is_in_order):

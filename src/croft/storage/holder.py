@@ -52,10 +52,11 @@ from croft.storage.messages import (
     check_watch,
 )
 from croft.storage.permits import Bearer, check_permit
-from croft.storage.share_stream import STEP, Room, receive_raw
+from croft.storage.share_stream import STEP, receive_raw
 from croft.wire import frames
 from croft.wire.codec import decode_union, encode
 from croft.wire.message_stream import receive_alone
+from croft.wire.room import Room
 
 log = logging.getLogger(__name__)
 

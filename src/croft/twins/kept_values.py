@@ -70,7 +70,7 @@ class Peers(Protocol):
         """A stream to a member. Raises Unreachable, Refused."""
         ...
 
-    def name(self, peer: PeerId) -> str: ...
+    def name_of(self, peer: PeerId) -> str: ...
 
 
 class KeptValues:
@@ -185,7 +185,7 @@ class KeptValues:
             yield await self._chunks.read(OWN_VALUES, key)
 
     async def _fetch(self, value: Held) -> AsyncIterator[bytes]:
-        name = self._peers.name(value.peer)
+        name = self._peers.name_of(value.peer)
         try:
             stream = await self._peers.open_stream(value.peer, VALUES_PURPOSE)
             try:
@@ -219,7 +219,7 @@ class KeptValues:
                 async with asyncio.timeout(ANSWER_S_MAX):
                     await receive_alone(stream, step=STEP, frame_bytes_max=FRAME_BYTES_MAX)
         except (ConnectionLost, TimeoutError) as lost:
-            raise Unreachable(f"{self._peers.name(peer)} was lost while values were released: {lost}") from None
+            raise Unreachable(f"{self._peers.name_of(peer)} was lost while values were released: {lost}") from None
         finally:
             stream.abort()
 

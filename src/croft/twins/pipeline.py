@@ -136,7 +136,8 @@ Effect = Run | Release | Through | GaveUp
 
 @dataclass(slots=True)
 class Item:
-    """Where an item is. `held`: the input of each stage up to the one it is at; after the last, its result."""
+    """Where an item is. `held`: the input of each stage up to the one it is at; after the last, its result. `error`:
+    what went wrong last, at this stage."""
 
     stage: int
     held: list[Held | None]
@@ -266,7 +267,7 @@ class Pipeline:
         peer = self._leave(number)
         self.counts[item.stage].done[peer] += 1
         item.held.append(value)
-        item.stage, item.tries, item.refusals, item.not_before = item.stage + 1, 0, 0, 0.0
+        item.stage, item.tries, item.refusals, item.not_before, item.error = item.stage + 1, 0, 0, 0.0, ""
         if item.stage < len(self.counts):
             self._wait(number)
             return []

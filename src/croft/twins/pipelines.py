@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from blake3 import blake3
 
-from croft.errors import Busy, CroftError, Failed, NotFound, Refused, Usage
+from croft.errors import Busy, CroftError, NotFound, Refused, Usage, ValueLost
 from croft.model.ids import PeerId, TwinId
 from croft.twins import pipeline as core
 from croft.twins.call_messages import (
@@ -24,7 +24,6 @@ from croft.twins.call_messages import (
     CallFailed,
     CallRaised,
     CallWaits,
-    NamedArgument,
     ToCaller,
     ValueKept,
     ValueRef,
@@ -54,13 +53,10 @@ CONSENT_S: Final = 3_600.0
 OPEN, RUNNING, DONE, CANCELLED = "open", "running", "done", "cancelled"
 ELSEWHERE: Final = frozenset({"unreachable", "call_lost", "busy", "not_found", "peer_misbehaved"})
 """Failures of a peer, not of what it was asked."""
-VALUE_LOST: Final = "value_lost"
 
 
 class OpenCall(Protocol):
     """A call under way."""
-
-    def post(self, message: NamedArgument) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -388,7 +384,7 @@ class Pipelines:
             case CallRaised(_, name, text):
                 return core.Refused(run.item, now, f"{name}: {text}")
             case CallFailed(_, code, text):
-                if code == VALUE_LOST:
+                if code == ValueLost.code:
                     return core.InputLost(run.item)
                 return (core.Lost if code in ELSEWHERE else core.Refused)(run.item, now, text)
             case CallWaits():
@@ -399,8 +395,3 @@ class Pipelines:
 def whole_parts(data: bytes) -> list[bytes]:
     """A value in parts that fit a message."""
     return [data[at : at + VALUE_PART_BYTES_MAX] for at in range(0, max(1, len(data)), VALUE_PART_BYTES_MAX)]
-
-
-def unreadable(value: Held) -> Failed:
-    """What to say of a result that is not there any more."""
-    return Failed(f"a result of {value.size} bytes is not there any more", remedy="Run the pipeline again.")
