@@ -24,6 +24,7 @@ SECTIONS = {
     "Who is here": {
         "invite": "croft.cli.invitation:invite",
         "join": "croft.cli.invitation:join",
+        "community": "croft.cli.community:community",
         "peers": "croft.cli.peer:peers",
         "find": "croft.cli.find:find",
         "provide": "croft.cli.find:provide",

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from croft.control import schema
 from croft.control.answers import answer, body
+from croft.control.community_app import CommunityBook, community_routes
 from croft.control.find_app import Search, find_routes
 from croft.control.jobs_app import Jobs, job_routes
 from croft.control.network_app import Network, network_routes
@@ -54,6 +55,7 @@ def create_app(
     offers: Offers,
     search: Search,
     files: Files,
+    communities: CommunityBook,
 ) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
@@ -111,5 +113,6 @@ def create_app(
             *people_routes(people),
             *find_routes(search),
             *storage_routes(files),
+            *community_routes(communities),
         ]
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from croft.compute.circle_messages import CIRCLE_PURPOSE
@@ -27,7 +27,9 @@ from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
+from croft.model.ids import CommunityId, PeerId
 from croft.model.lease import Lease
+from croft.node.communities import CommunityKeeper
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -73,6 +75,7 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.communities import Communities
 
 VERSION = version("croft")
 
@@ -151,11 +154,14 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    communities: Communities
+    community_keeper: CommunityKeeper
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
         await self.address_book.load()
         await self.overlay.load()
+        await self.community_keeper.load()
         await self.admissions.load()
         await self.tunnel_host.load()
         await self.shaping.load()
@@ -188,6 +194,8 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("communities", self.communities.serve),
+                ("members", self.community_keeper.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -235,7 +243,10 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
-    tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
+    communities = Communities(
+        plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
+    )
+    tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
     parts = Parts(
         plan,
@@ -255,7 +266,10 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
         *_storage(plan, ports, overlay, offering),
+        communities,
+        CommunityKeeper(communities, overlay, health),
     )
+    _ask_communities(parts)
     _answer_others(parts)
     return parts
 
@@ -328,6 +342,23 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     )
     upkeep.refresh_links = sharing.refresh
     return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+
+
+def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:
+    """In which communities a peer may use what is for members."""
+    twin = overlay.twin_of(peer)
+    return communities.serves(twin, overlay.communities_of(peer)) if twin is not None else frozenset()
+
+
+def _ask_communities(parts: Parts) -> None:
+    """Whatever lets somebody in, or serves them, asks whether their community has them as a member."""
+    overlay, communities, admissions = parts.overlay, parts.communities, parts.admissions
+    overlay.door.standing = communities
+    overlay.links.consumer = lambda greeted: replace(
+        greeted, communities=communities.serves(greeted.twin, greeted.communities)
+    )
+    admissions.check_invites, admissions.check_admits = communities.check_invites, communities.check_admits
+    admissions.admitted = communities.admitted
 
 
 def _answer_others(parts: Parts) -> None:

@@ -43,6 +43,7 @@ from croft.ledger.own_offers import SETTINGS, OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY, Amounts
 from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
+from croft.node.communities import CommunityDesk
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
 from croft.node.network import NetworkDesk
@@ -140,6 +141,8 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     peer = LocalPeer(parts, home, config)
     desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
     storage = StorageDesk(parts, peer.peers, people.contacts)
+    communities = CommunityDesk(parts, peer.peers, people.contacts)
+    peer.named_community = communities.named
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -155,6 +158,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 OfferDesk(parts, peer.peers, people.contacts),
                 SearchDesk(parts, peer.peers),
                 storage,
+                communities,
             ),
             log_config=None,
             lifespan="off",
