@@ -104,7 +104,9 @@ def test_nothing_that_a_removed_one_signs_afterwards_changes_anything(steps, who
     for what, _, detail in later:
         if what in ("act", "fork"):
             act, subject, value = detail
-            changes = {"sequence": 1} if what == "fork" else {}
+            # As if it had been done before anything else that they did.
+            old = village[who].lacking((), village[who].heads(64))
+            changes = {"sequence": 1, "parents": [one.id for one in old][5:6]} if what == "fork" else {}
             with contextlib.suppress(PeerMisbehaved):
                 village.act(who, act, subject, value, **changes)
     village.everybody_meets()

@@ -243,9 +243,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
-    communities = Communities(
-        plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
-    )
+    communities = _communities(plan, ports, overlay)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
     parts = Parts(
@@ -342,6 +340,11 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     )
     upkeep.refresh_links = sharing.refresh
     return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+
+
+def _communities(plan: Plan, ports: Ports, overlay: Overlay) -> Communities:
+    """Who belongs together, and who may do what among them."""
+    return Communities(plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy)
 
 
 def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:

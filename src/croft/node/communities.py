@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SETTLE_S: Final = 0.5
 """Whoever was removed is told so before links to them are cut."""
 LOOK_EVERY_S: Final = 5.0
-REJOINED_S: Final = 60.0
+REJOINED_S: Final = 20.0
 """After coming in, what undid an earlier removal may be heard of later than the removal."""
 NAME_CHARS_MAX: Final = 64
 
@@ -79,7 +79,8 @@ class CommunityKeeper:
             return
         by = self._communities.of(community).was_removed_by(own)
         if by is not None:
-            who = self._communities.of(community).name_of(by) or by[:10]
+            known = self._communities.of(community)
+            who = "its founder" if by == known.founder else known.name_of(by) or by[:10]
             self._health.warn(
                 f"community.removed.{community[:10]}",
                 f"You were removed from {membership.name} by {who}.",

@@ -96,7 +96,8 @@ class Communities:
         if not why:
             return None
         if (by := known.was_removed_by(twin)) is not None:
-            who = known.name_of(by) or ("its founder" if by == known.founder else by[:10])
+            named = known.name_of(by) or by[:10]
+            who = "its founder" if by == known.founder else f"its admin {named}"
             return Refused(
                 f"you were removed from {self._name(community)} by {who}",
                 remedy="An admin lets you in again by a new invitation.",
@@ -143,10 +144,11 @@ class Communities:
 
     def check(self, community: CommunityId, act: str, subject: str, value: str = "") -> None:
         """Raises Refused if an act of the owner would have no effect, and says why."""
-        known = self.of(community)
         self._key("do nothing in a community")
-        if why := known.would_count(self._own, act, subject, value, self._exchange.own_paths[community]):
-            raise Refused(f"this would have no effect in {self._name(community)}: {why}", remedy=_remedy(known))
+        if why := self.of(community).would_count(self._own, act, subject, value, self._exchange.own_paths[community]):
+            raise Refused(
+                f"this would have no effect in {self._name(community)}: {why}", remedy=self._who_may(community)
+            )
 
     def vouch(self, community: CommunityId, let_in_by: TwinId | None = None) -> int:
         """Confirms members whom only their grant admits, of whoever let them in or of all; how many.
@@ -165,9 +167,8 @@ class Communities:
 
     def check_invites(self, community: CommunityId) -> None:
         """Raises Refused if the owner may let nobody in."""
-        known = self.of(community)
-        if why := known.may_invite(self._own, self._exchange.own_paths[community]):
-            raise Refused(f"you may invite nobody to {self._name(community)}: {why}", remedy=_remedy(known))
+        if why := self.of(community).may_invite(self._own, self._exchange.own_paths[community]):
+            raise Refused(f"you may invite nobody to {self._name(community)}: {why}", remedy=self._who_may(community))
 
     def check_admits(self, community: CommunityId, twin: TwinId) -> None:
         """Raises Refused if the owner may not let this one in."""
@@ -255,11 +256,12 @@ class Communities:
             return self._exchange.own_paths.get(community, ())
         return next((one.path for one in self._neighbours.community_members(community) if one.twin == twin), ())
 
+    def _who_may(self, community: CommunityId) -> str:
+        known, people = self.of(community), self._people(community)
+        admins = [who for who in known.members() if known.role(who) in (FOUNDER, ADMIN)]
+        names = [people[who][1] if who in people else known.name_of(who) or who[:10] for who in admins]
+        return f"Ask one of its admins: {', '.join(names[:ADMINS_NAMED_MAX])}." if names else ""
+
     def _name(self, community: CommunityId) -> str:
         joined = next((one.name for one in self._neighbours.communities() if one.community == community), "")
         return joined or community[:10]
-
-
-def _remedy(known: Community) -> str:
-    names = [known.name_of(who) or who[:10] for who in known.members() if known.role(who) in (FOUNDER, ADMIN)]
-    return f"Ask somebody who may: {', '.join(names[:ADMINS_NAMED_MAX])}." if names else ""

@@ -20,6 +20,7 @@ from croft.twins.community_operation import (
     ADMIN,
     ADMIT,
     CREATE,
+    GUEST,
     LEAVE,
     PARENTS_MAX,
     REMOVE,

@@ -30,16 +30,15 @@ FOUNDERS_RANK: Final[Rank] = (0, b"")
 
 COUNTS: Final = ""
 UNKNOWN: Final = "this version does not know such an act"
-NO_ROLE: Final = "what made its author an admin does not count"
-NO_INVITER: Final = "its author could not invite"
-NO_MEMBER: Final = "its author was no member"
-GUESTS_INVITE_NOBODY: Final = "its author is a guest"
+NO_ROLE: Final = "only the founder and admins may"
+NO_MEMBER: Final = "only members may"
+GUESTS_INVITE_NOBODY: Final = "guests invite nobody"
 RULE_FORBIDS: Final = "the rule `invite` forbids it"
-TWO_TONGUES: Final = "its author signed different acts under one number"
-UNSEATED: Final = "its author was removed or demoted by somebody who did not know of it, or before"
-SENIOR: Final = "who it is about became an admin before its author"
-THE_FOUNDER: Final = "the founder stays what they are"
-STAYS_OUT: Final = "who it is about was removed; only an admin lets them in again"
+TWO_TONGUES: Final = "different acts were signed under one number"
+UNSEATED: Final = "the right to it was taken away before, or by somebody who did not know of it"
+SENIOR: Final = "it is about an admin who became one earlier"
+THE_FOUNDER: Final = "the founder stays the founder"
+STAYS_OUT: Final = "somebody who was removed is let in again by admins only"
 NO_VALUE: Final = "the rule does not know this value"
 
 
@@ -199,20 +198,24 @@ class Reduction:
         """Why the right that `grant` gave does not hold for `one`; empty if it does."""
         who = who or one.author
         revoked = [gone for senior, gone in self._revoked.get(who, []) if senior < rank]
-        if self._speaks_with_two_tongues(who, grant, one if who == one.author else NOW, revoked):
-            return TWO_TONGUES
-        return UNSEATED if any(_voids(gone, grant, one) for gone in revoked) else ""
+        return self._why_void(who, grant, one if who == one.author else NOW, one, revoked)
 
-    def _speaks_with_two_tongues(self, who: str, basis: Placed | None, at: Placed, gone: Sequence[Placed]) -> bool:
-        """Whether an act has a forked number or a later one: unless whoever gave the right knew of the fork, or
-        whoever took it knew of the act. Else an author could undo years of acts by one more signature.
+    def _why_void(self, who: str, basis: Placed | None, own: Placed, at: Placed, gone: Sequence[Placed]) -> str:
+        """Why somebody's right from `basis` (None: from a grant alone) does not hold at an act; empty if it does.
+
+        `gone`: what took rights from them. `own`: the act if it is theirs, else NOW. Where others took rights, acts that
+        they knew of are settled: else somebody could undo years of acts by one more signature, under an old number or
+        as if they had left before.
         """
-        return any(
-            at.sequence >= fork.sequence
-            and (basis is None or sum(is_before(one, basis) for one in fork.operations) < 2)
-            and not any(is_before(at, one) for one in gone)
-            for fork in self._forks.get(who, [])
-        )
+        others = [one for one in gone if one.author != who]
+        if any(_voids(one, basis, at) for one in others):
+            return UNSEATED
+        if any(is_before(own, one) for one in others):
+            return ""
+        for fork in self._forks.get(who, []):
+            if own.sequence >= fork.sequence and _known(fork, basis) < 2:
+                return TWO_TONGUES
+        return UNSEATED if any(_voids(one, basis, at) for one in gone if one.author == who) else ""
 
     def _is_forked(self, one: Placed) -> bool:
         return any(fork.sequence == one.sequence for fork in self._forks.get(one.author, []))
@@ -252,22 +255,17 @@ class Reduction:
     def _why_no_member(self, who: str, at: Placed, path: Sequence[TwinId]) -> str:
         gone = self.departures.get(who, [])
         own = at if who == at.author else NOW
+        bases = [admitted for admitted in self.admissions.get(who, []) if is_before(admitted, at)]
         why = NO_MEMBER
-        for admitted in self.admissions.get(who, []):
-            if is_before(admitted, at):
-                if self._speaks_with_two_tongues(who, admitted, own, gone):
-                    why = TWO_TONGUES
-                elif any(_voids(one, admitted, at) for one in gone):
-                    why = UNSEATED
-                else:
-                    return ""
-        if not path or path[-1] != who or path[0] != self.founder or why != NO_MEMBER:
+        for admitted in bases:
+            why = self._why_void(who, admitted, own, at, gone)
+            if not why:
+                return ""
+        if bases or not path or path[-1] != who or path[0] != self.founder:
             return why
         # Nothing admits them but a grant, of which nobody can tell when it was given: it must hold as if given last.
-        if any(not is_before(at, one) for one in gone):
-            return UNSEATED
-        if self._speaks_with_two_tongues(who, None, own, gone):
-            return TWO_TONGUES
+        if why := self._why_void(who, None, own, at, gone):
+            return why
         return self.why_not_invite(path[-2], at, path[:-1]) if len(path) > 1 else ""
 
     def role_at(self, who: str, at: Placed = NOW) -> str:
@@ -314,10 +312,16 @@ def _makes_admin(one: Placed) -> bool:
     return one.act == ROLE and one.value == ADMIN
 
 
-def _voids(gone: Placed, basis: Placed, at: Placed) -> bool:
+def _voids(gone: Placed, basis: Placed | None, at: Placed) -> bool:
     """Whether a removal or demotion ends a right for an act: unless it was known when the right was given, or the act
     was known when it was written."""
-    return gone is not at and not is_before(gone, basis) and not is_before(at, gone)
+    is_forgiven = basis is not None and is_before(gone, basis)
+    return gone is not at and not is_forgiven and not is_before(at, gone)
+
+
+def _known(fork: Fork, basis: Placed | None) -> int:
+    """How many operations under the forked number were known when a right was given."""
+    return 0 if basis is None else sum(is_before(one, basis) for one in fork.operations)
 
 
 def _newest(operations: Sequence[Placed], at: Placed) -> Iterator[Placed]:
