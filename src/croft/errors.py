@@ -49,6 +49,20 @@ class NotFound(CroftError):
     exit_code = 3
 
 
+class BadArgument(Usage):
+    """An argument of a capability does not fit its signature. Nothing has run.
+
+    Attributes:
+        field: which one.
+    """
+
+    code = "bad_argument"
+
+    def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.field = field
+
+
 class Unreachable(CroftError):
     """A peer, or the local daemon, cannot be reached."""
 
@@ -119,6 +133,40 @@ class TaskFailed(CroftError):
         super().__init__(message, remedy=remedy)
         self.type_name = type_name
         self.remote_traceback = remote_traceback
+
+
+class CapabilityFailed(CroftError):
+    """A capability raised, died, or returned what its signature does not promise.
+
+    Attributes:
+        provider: the peer that ran it, by name.
+        type_name: the class of the remote exception, if it raised one. remote_traceback: as the provider printed it.
+        may_have_run: whether it may have had an effect there.
+    """
+
+    code = "capability_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        provider: str = "",
+        type_name: str = "",
+        remote_traceback: str = "",
+        may_have_run: bool = True,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.provider = provider
+        self.type_name = type_name
+        self.remote_traceback = remote_traceback
+        self.may_have_run = may_have_run
+
+
+class CallLost(CapabilityFailed):
+    """The provider, or its process, was lost while it served a call: the call may have run, and it may not."""
+
+    code = "call_lost"
 
 
 class TaskDied(CroftError):

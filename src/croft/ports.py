@@ -321,6 +321,37 @@ class LocalServices(Protocol):
         ...
 
 
+# --- the owner's own programs ----------------------------------------------------------------------------------------
+
+
+class Program(Protocol):
+    """A program of the owner's that runs on this machine, and the socket between it and this peer."""
+
+    async def read(self, size_bytes_max: int) -> bytes:
+        """Some bytes that it wrote; `b""` once it has ended or hung up. Raises ConnectionLost."""
+        ...
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Hands over all of `data`. Raises ConnectionLost."""
+        ...
+
+    async def ended(self) -> str:
+        """Waits for its end; how it ended, in words, with the last lines that it said."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it, and what it started, at once. Idempotent."""
+        ...
+
+
+class OwnersPrograms(Protocol):
+    """Runs programs with the owner's rights: only what the owner named himself."""
+
+    async def start(self, arguments: Sequence[str], folder: str) -> Program:
+        """Starts a program in `folder`; the number of its socket is its last argument. Raises Failed."""
+        ...
+
+
 # --- time and chance -------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ import croft
 from croft.control.schema import FilesWanted
 from support import peers
 from support.peers import RealPeer, two_lines, until
+from support.searching import in_memory, on_disk
 
 FILM_BYTES, SHORT_BYTES = 40 << 20, 9_000_000
 MARK = b"a very particular sentence that nobody else ever wrote"
-PAGE_BYTES_MAX = 64 << 20
 
 
 @pytest.fixture(scope="module")
@@ -100,27 +99,8 @@ def test_holders_see_neither_what_is_stored_nor_its_name(village: list[RealPeer]
 
     ada.ok("get", "diary-of-a-summer", str(tmp_path / "again"))
     for word in (MARK, b"diary-of-a-summer", b"monday.txt"):
-        assert [path for path in bob.home.rglob("*") if path.is_file() and word in path.read_bytes()] == []
-        assert not in_memory(bob, word)
+        assert not on_disk(bob, word) and not in_memory(bob, word)
     assert in_memory(ada, b"diary-of-a-summer"), "this search finds what is there"
-
-
-def in_memory(peer: RealPeer, word: bytes) -> bool:
-    """Whether a word is anywhere in the memory of a daemon."""
-    with open(f"/proc/{peer.process}/maps") as maps, open(f"/proc/{peer.process}/mem", "rb", buffering=0) as memory:
-        for line in maps:
-            span = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
-            if span is None:
-                continue
-            start, end = int(span[1], 16), int(span[2], 16)
-            for at in range(start, end, PAGE_BYTES_MAX):
-                try:
-                    memory.seek(at)
-                    if word in memory.read(min(end - at, PAGE_BYTES_MAX)):
-                        return True
-                except (OSError, ValueError, OverflowError):
-                    break
-    return False
 
 
 def test_only_peers_that_the_owner_lets_hold_anything(village: list[RealPeer], film: Path) -> None:

@@ -53,6 +53,10 @@ SECTIONS = {
         "pause": "croft.cli.lending:pause",
         "resume": "croft.cli.lending:resume",
     },
+    "What people can do": {
+        "capabilities": "croft.cli.capability:capabilities",
+        "call": "croft.cli.capability:call",
+    },
     "Services": {
         "expose": "croft.cli.tunnel:expose",
         "tunnel": "croft.cli.tunnel:tunnel",
@@ -60,6 +64,8 @@ SECTIONS = {
     },
     "People and devices": {
         "contacts": "croft.cli.contacts:contacts",
+        "message": "croft.cli.message:message",
+        "twin": "croft.cli.message:twin",
         "device": "croft.cli.device:device",
         "recovery": "croft.cli.recovery:recovery",
         "recover": "croft.cli.recovery:recover",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import click
 
@@ -32,6 +33,7 @@ def offer() -> None:
     croft offer cpu=4 mem=8G --to friends --when 20-08
     croft offer camera=/dev/video0 --to bo
     croft offer relay 20Mbit
+    croft offer capability ocr.py:read_page --to friends
     """
 
 
@@ -77,23 +79,71 @@ def relay(rate: str, to: tuple[str, ...], per_peer: str | None, as_json: bool) -
     say("See who uses it: `croft net`. Take it back: `croft offer withdraw relay`")
 
 
+@offer.command()
+@click.argument("what", metavar="FILE.py:FUNCTION")
+@click.option("--name", help="What others call it by. Default: the function's name.")
+@click.option("--text", help="What it does. Default: the function's docstring.")
+@click.option(
+    "--to", multiple=True, metavar="WHO", help="members, friends, mine, a name or community. Default: members."
+)
+@click.option(
+    "--consent",
+    type=click.Choice(["auto", "deny"]),
+    default="auto",
+    show_default=True,
+    help="What becomes of calls.",
+)
+@click.option("--needs", default="", metavar="GPU,…", help="What it uses of this machine, shown to callers.")
+@click.option("--example", multiple=True, metavar="CALL", help="A call as people write it, shown to callers.")
+@click.option("--price", type=float, default=0.0, metavar="FAVOURS", help="Per call, shown to callers.")
+@click.option("--idempotent", is_flag=True, help="A call may be made twice: it is made again where a peer is lost.")
+@click.option("--slots", type=int, default=1, show_default=True, help="Calls at a time, each in a process of its own.")
+@click.option("--timeout", default="10m", show_default=True, metavar="TIME", help="How long one call may take.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def capability(what: str, timeout: str, as_json: bool, **terms: Any) -> None:
+    """Let others call a Python function of yours by its name.
+
+    It runs in a process of its own on this machine with your rights, loaded by the Python that runs this command. Its
+    annotations say what it takes: whatever does not fit is refused before it runs.
+    """
+    from croft.cli.capability import offered
+
+    made = LocalApi(Home.find().control_socket).offer_capability(offered(what, timeout, **terms))
+    if as_json:
+        print_json("", made)
+        return
+    done(f"Offered {made.name}", f"for {', '.join(made.to)}")
+    say(made.shown)
+    say(f"Take it back: `croft offer withdraw {made.name}`")
+
+
 @offer.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_offers(as_json: bool) -> None:
     """What this peer offers, and what others offer to it."""
-    offers = LocalApi(Home.find().control_socket).offers()
+    api = LocalApi(Home.find().control_socket)
+    offers, own = api.offers(), [one for one in api.capabilities() if one.is_own]
     if as_json:
-        print_json("offers", offers)
+        print_json("", {"offers": offers, "capabilities": own})
         return
-    print_table(["OFFER", "BY", "WHAT", "TO", "WHEN", "STATE"], [_row(one) for one in offers])
+    called = [[one.name, f"{one.by} (this peer)", one.shown, ", ".join(one.to), "always", one.consent] for one in own]
+    print_table(["OFFER", "BY", "WHAT", "TO", "WHEN", "STATE"], [*map(_row, offers), *called])
 
 
 @offer.command()
 @click.argument("what", default="relay")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def withdraw(what: str, as_json: bool) -> None:
-    """Take an offer back, by its number, or `relay`; who used it is cut off, but for commands that run."""
-    withdrawn = LocalApi(Home.find().control_socket).withdraw_offer(what)
+    """Take an offer back, by its number or name, or `relay`; who uses it is cut off, but for commands that run."""
+    api = LocalApi(Home.find().control_socket)
+    if what != "relay" and not what.isdecimal():
+        taken_back = api.withdraw_capability(what)
+        if as_json:
+            print_json("", taken_back)
+        else:
+            done("Withdrawn", f"{taken_back.name} for {', '.join(taken_back.to)}")
+        return
+    withdrawn = api.withdraw_offer(what)
     if as_json:
         print_json("", withdrawn)
     else:

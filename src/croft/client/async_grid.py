@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from croft.client.environments_asked import environment_of
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
+from croft.client.messages import AsyncMessages, Messages
 from croft.client.stored_files import AsyncStoredFiles, StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskSession
@@ -31,6 +32,7 @@ class AsyncGrid:
         self._environment = tuple(environment)
         self._api = LocalApi(self._home.control_socket)
         self.storage = AsyncStoredFiles(StoredFiles(self._home, self._api))
+        self.messages = AsyncMessages(Messages(self._api))
         self._sessions: set[TaskSession] = set()
         self._shared: dict[Wants, TaskSession] = {}
         self._opening = asyncio.Lock()

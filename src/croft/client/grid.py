@@ -14,8 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from croft.client.capabilities import Calls, Twin
+from croft.client.capability import Known
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
+from croft.client.messages import Messages
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
@@ -51,6 +54,8 @@ class Grid:
         self._environment = tuple(environment)
         self.api = LocalApi(self._home.control_socket)
         self.storage = StoredFiles(self._home, self.api)
+        self._calls = Calls(self._home.work_socket, self.api, self.run)
+        self.messages = Messages(self.api)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="croft", daemon=True)
         self._thread.start()
@@ -195,6 +200,38 @@ class Grid:
         """The ids of peers that people name. Raises NotFound, Usage."""
         return tuple(self.api.find_peer(name).peer for name in names)
 
+    # --- what other twins can do -------------------------------------------------------------------------------------
+
+    def capability(
+        self, name: str, *, of: str = "", timeout_s: float = 0.0, consent_s: float = 0.0
+    ) -> Callable[..., Any]:
+        """A function that runs at whoever offers a capability of that name; `help` shows what it takes.
+
+        The one whom the owner trusts most is asked first, then the one that is near and idle; if that fails before it
+        has begun, another one that promises the same. What it yields comes as an iterator; leaving it ends the call.
+
+        Args:
+            of: a peer or a person by name, if nobody else will do.
+            timeout_s: how long a call may take; 0: as its provider says.
+            consent_s: how long a call waits for the provider's owner to allow it, where the owner wants to be asked.
+
+        Raises:
+            NotFound: nobody here offers it. Its calls raise BadArgument, Refused, CapabilityFailed, Unreachable.
+        """
+        return self._calls.capability(name, of, timeout_s, consent_s)
+
+    def function(self, known: Known) -> Callable[..., Any]:
+        """A function that calls just this capability."""
+        return self._calls.function(known)
+
+    def twin(self, name: str) -> Twin:
+        """A person's capabilities, or a peer's, as methods: `grid.twin("maria").transcribe(path)`."""
+        return Twin(self._calls, self.api.find_provider(name), self.api.capabilities, name)
+
+    def capabilities(self) -> list[schema.Capability]:
+        """What others let the owner call, and what this peer offers."""
+        return self.api.capabilities()
+
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def status(self) -> schema.Status:
@@ -220,6 +257,7 @@ class Grid:
         if os.getpid() == self._pid:
             for session in list(self._sessions):
                 self.run(session.close())
+            self.run(self._calls.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=5)
             self._loop.close()

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from croft.control import schema
-from croft.control.naming import find_peer
+from croft.control.naming import find_peer, find_provider
 from croft.errors import CroftError, TimedOut, Unreachable, by_code
 
 T = TypeVar("T")
@@ -156,6 +156,30 @@ class LocalApi:
         """Forgets what is noted of a person. Raises NotFound, Usage."""
         return self._ask("DELETE", f"/v1/contacts/{quote(who, safe='')}", schema.Contact)
 
+    def send(self, wanted: schema.MessageWanted) -> list[schema.Message]:
+        """Writes to people or into a room. Raises Usage, NotFound, Refused, Busy."""
+        return self._ask("POST", "/v1/messages", list[schema.Message], wanted)
+
+    def messages(self, wanted: schema.MessagesWanted) -> list[schema.Message]:
+        """Messages, oldest first. Raises NotFound, Usage."""
+        return self._ask("POST", "/v1/messages/found", list[schema.Message], wanted)
+
+    def rooms(self) -> list[schema.Room]:
+        """Rooms in which something was written."""
+        return self._ask("GET", "/v1/rooms", list[schema.Room])
+
+    def twins(self) -> list[schema.Twin]:
+        """The owner of this peer, then everybody known."""
+        return self._ask("GET", "/v1/twins", list[schema.Twin])
+
+    def twin(self, who: str) -> schema.Twin:
+        """Somebody, as they say themselves and are known here. Raises NotFound, Usage."""
+        return self._ask("GET", f"/v1/twins/{quote(who, safe='')}", schema.Twin)
+
+    def say(self, wanted: schema.TwinWanted) -> schema.Twin:
+        """What others are told of the owner. Raises Usage, NotFound."""
+        return self._ask("POST", "/v1/twins", schema.Twin, wanted)
+
     def set_limit(self, wanted: schema.LimitWanted) -> schema.Limit:
         """Sets one more rate limit. Raises Usage, NotFound, Busy."""
         return self._ask("POST", "/v1/limits", schema.Limit, wanted)
@@ -239,6 +263,22 @@ class LocalApi:
     def withdraw_offer(self, what: str) -> schema.Offer:
         """Takes back `relay`, or an offer by its number. Raises NotFound, Refused for what the settings offer."""
         return self._ask("DELETE", f"/v1/offers/{what}", schema.Offer)
+
+    def capabilities(self) -> list[schema.Capability]:
+        """What others let the owner of this peer call, and what this peer offers."""
+        return self._ask("GET", "/v1/capabilities", list[schema.Capability])
+
+    def offer_capability(self, wanted: schema.CapabilityWanted) -> schema.Capability:
+        """Lets others call something. Raises Usage, NotFound, Busy."""
+        return self._ask("POST", "/v1/capabilities", schema.Capability, wanted)
+
+    def withdraw_capability(self, name: str) -> schema.Capability:
+        """Lets nobody call it any more. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/capabilities/{quote(name, safe='')}", schema.Capability)
+
+    def find_provider(self, name: str) -> str:
+        """The id of the peer, or of the person, that a name means. Raises NotFound, Usage."""
+        return find_provider(self.contacts(), self.peers(), name)
 
     def leases(self) -> list[schema.Lease]:
         """What others hold of this peer, then what they held, newest first."""

@@ -10,9 +10,11 @@ from starlette.routing import Route
 
 from croft.control import schema
 from croft.control.answers import answer, body
+from croft.control.capabilities_app import Capabilities, capability_routes
 from croft.control.community_app import CommunityBook, community_routes
 from croft.control.find_app import Search, find_routes
 from croft.control.jobs_app import Jobs, job_routes
+from croft.control.messages_app import Messages, message_routes
 from croft.control.network_app import Network, network_routes
 from croft.control.offers_app import Offers, offer_routes
 from croft.control.people_app import People, people_routes
@@ -56,6 +58,8 @@ def create_app(
     search: Search,
     files: Files,
     communities: CommunityBook,
+    capabilities: Capabilities,
+    messages: Messages,
 ) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
@@ -114,5 +118,7 @@ def create_app(
             *find_routes(search),
             *storage_routes(files),
             *community_routes(communities),
+            *capability_routes(capabilities),
+            *message_routes(messages),
         ]
     )

@@ -32,6 +32,19 @@ def find_peer(peers: Sequence[schema.Peer], name: str) -> schema.Peer:
     return found[0]
 
 
+def find_provider(contacts: Sequence[schema.Contact], peers: Sequence[schema.Peer], name: str) -> str:
+    """The id of the person whom the owner calls so, with all devices, or else of the peer of that name.
+
+    Raises NotFound, or Usage that names the candidates.
+    """
+    if any(contact.petname.casefold() == name.casefold() for contact in contacts if contact.petname):
+        return find_person(contacts, peers, name)
+    try:
+        return find_peer(peers, name).peer
+    except NotFound:
+        return find_person(contacts, peers, name)
+
+
 def find_person(contacts: Sequence[schema.Contact], peers: Sequence[schema.Peer], name: str) -> TwinId:
     """The person that a name means: a petname, one of the person's devices, or the id.
 

@@ -16,6 +16,7 @@ from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import durable_work, storage_work, tunnels
+from croft.control.calls import Calls, serve_calls
 from croft.control.circles import CircleDesk
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -27,6 +28,7 @@ from croft.control.work_messages import (
     FromProgram,
     JobFailed,
     JobOpened,
+    OpenCalls,
     OpenCircle,
     OpenCommandJob,
     OpenForward,
@@ -72,8 +74,14 @@ class WorkServer:
     """Serves the work socket."""
 
     def __init__(
-        self, jobs: JobFactory, desk: tunnels.Desk, circles: Circles, storage: storage_work.StorageDesk
+        self,
+        jobs: JobFactory,
+        desk: tunnels.Desk,
+        circles: Circles,
+        storage: storage_work.StorageDesk,
+        calls: Calls,
     ) -> None:
+        self._calls = calls
         self._circles = CircleDesk(circles)
         self._jobs = jobs
         self._desk = desk
@@ -122,6 +130,8 @@ class WorkServer:
                         await storage_work.serve_put(self._storage, opening, messages)
                     case OpenGet():
                         await storage_work.serve_get(self._storage, opening, messages)
+                    case OpenCalls():
+                        await serve_calls(self._calls, messages)
                     case OpenPipe():
                         await tunnels.serve_pipe(self._desk, opening, messages, stream)
                     case OpenCircle():

@@ -160,6 +160,10 @@ class OpenResults(Message, frozen=True, tag=151):
     after: int = 0
 
 
+class OpenCalls(Message, frozen=True, tag=190):
+    """Calls of capabilities. What follows, both ways, are the messages of `croft.twins.call_messages`."""
+
+
 class OpenPut(Message, frozen=True, tag=170):
     """Puts files: (path here, name there), folders with all that is in them. `piped`: the name of what follows as
     `PieceOfFile`, ended by an empty one; empty: nothing follows.
@@ -201,6 +205,7 @@ class OpenGet(Message, frozen=True, tag=172):
 
 FromProgram = (
     OpenPut
+    | OpenCalls
     | PieceOfFile
     | OpenGet
     | OpenTaskJob

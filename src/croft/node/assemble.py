@@ -29,6 +29,8 @@ from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.ids import CommunityId, PeerId
 from croft.model.lease import Lease
+from croft.node.capabilities import Capabilities
+from croft.node.cards import Cards, LetterNetwork
 from croft.node.communities import CommunityKeeper
 from croft.node.health import Health
 from croft.node.jobs import JobBook
@@ -61,6 +63,7 @@ from croft.ports import (
     LocalServices,
     Offload,
     OwnersMachine,
+    OwnersPrograms,
     RelayHost,
     Sandbox,
     Transport,
@@ -75,7 +78,13 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.call_client import CallClient
+from croft.twins.call_messages import CALLS_PURPOSE
+from croft.twins.call_server import CallServer
+from croft.twins.capability_book import CapabilityBook
 from croft.twins.communities import Communities
+from croft.twins.letters import Author
+from croft.twins.post import Post
 
 VERSION = version("croft")
 
@@ -96,6 +105,7 @@ class Ports:
     chunks: ChunkStore
     offload: Offload
     environments: Cache
+    programs: OwnersPrograms
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,12 @@ class Parts:
     wards: Wards
     communities: Communities
     community_keeper: CommunityKeeper
+    capability_book: CapabilityBook
+    capabilities: Capabilities
+    call_server: CallServer
+    calls: CallClient
+    cards: Cards
+    post: Post
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -169,6 +185,9 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
+        await self.capability_book.load()
+        await self.cards.load()
+        await self.post.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -196,6 +215,11 @@ class Parts:
                 ("wards", self.wards.serve),
                 ("communities", self.communities.serve),
                 ("members", self.community_keeper.serve),
+                ("capabilities", self.capabilities.serve),
+                ("capability processes", self.capability_book.serve),
+                ("calls", self.calls.serve),
+                ("cards", self.cards.serve),
+                ("letters", self.post.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -242,8 +266,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
         *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
-    shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
-    communities = _communities(plan, ports, overlay)
+    communities, keeper = _communities(plan, ports, overlay, health)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
     parts = Parts(
@@ -257,7 +280,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Tunnels(overlay, ports.local),
         AddressBook(plan.contacts, ports.database, ports.clock, overlay),
         devices,
-        shaping,
+        Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY),
         paths,
         relaying,
         Measurements(),
@@ -265,7 +288,9 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         holder,
         *_storage(plan, ports, overlay, offering),
         communities,
-        CommunityKeeper(communities, overlay, health),
+        keeper,
+        *_capabilities(plan, ports, overlay),
+        *_post(plan, ports, overlay),
     )
     _ask_communities(parts)
     _answer_others(parts)
@@ -342,9 +367,12 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
-def _communities(plan: Plan, ports: Ports, overlay: Overlay) -> Communities:
+def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> tuple[Communities, CommunityKeeper]:
     """Who belongs together, and who may do what among them."""
-    return Communities(plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy)
+    communities = Communities(
+        plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
+    )
+    return communities, CommunityKeeper(communities, overlay, health)
 
 
 def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:
@@ -364,6 +392,26 @@ def _ask_communities(parts: Parts) -> None:
     admissions.admitted = communities.admitted
 
 
+def _capabilities(
+    plan: Plan, ports: Ports, overlay: Overlay
+) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient]:
+    """What the owner lets others call, and what others let the owner call."""
+    contacts = plan.contacts
+    book = CapabilityBook(
+        *(ports.database, ports.clock, ports.programs, plan.own.twin), lambda twin: twin in contacts.friends()
+    )
+    capabilities = Capabilities(overlay, book, contacts, ports.clock)
+    return book, capabilities, CallServer(book), CallClient(capabilities, overlay)
+
+
+def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
+    """What the twin says of itself, and the letters of its owner."""
+    own = plan.own
+    cards = Cards(overlay, ports.database, ports.clock)
+    author = Author(own.device, own.certificate, bytes.fromhex(own.twin))
+    return cards, Post(author, LetterNetwork(overlay, cards), ports.database, ports.clock, ports.entropy)
+
+
 def _answer_others(parts: Parts) -> None:
     """Says who serves what other peers ask for."""
     links = parts.overlay.links
@@ -379,4 +427,5 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
+    links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
     parts.holder.on_watch = parts.wards.told

@@ -28,6 +28,7 @@ from croft.adapters.leftovers import remove_leftovers
 from croft.adapters.local_services import LoopbackServices
 from croft.adapters.machine_load import MachineLoad
 from croft.adapters.owners_machine import SystemMachine
+from croft.adapters.owners_programs import OwnersPrograms
 from croft.adapters.relay_host import RelayProcesses
 from croft.adapters.sandbox import best_sandbox
 from croft.adapters.socket_addresses import SocketAddress
@@ -43,9 +44,11 @@ from croft.ledger.own_offers import SETTINGS, OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY, Amounts
 from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
+from croft.node.capability_desk import CapabilityDesk
 from croft.node.communities import CommunityDesk
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
+from croft.node.message_desk import MessageDesk
 from croft.node.network import NetworkDesk
 from croft.node.offer_desk import OfferDesk
 from croft.node.peer import LocalPeer
@@ -116,6 +119,7 @@ async def _serve(home: Home, config: Config, ready_fd: int | None) -> bool:
             chunks,
             offload,
             EnvironmentCache(home.environments, config["environments.cache"]),
+            OwnersPrograms(),
         )
         parts = assemble(_plan(home, config, identity, sandbox), ports)
         if moved:
@@ -143,6 +147,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     storage = StorageDesk(parts, peer.peers, people.contacts)
     communities = CommunityDesk(parts, peer.peers, people.contacts)
     peer.named_community = communities.named
+    capabilities = CapabilityDesk(parts, peer.peers, people.contacts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -159,6 +164,8 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 SearchDesk(parts, peer.peers),
                 storage,
                 communities,
+                capabilities,
+                MessageDesk(parts, peer.peers, people.contacts),
             ),
             log_config=None,
             lifespan="off",
@@ -166,7 +173,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk, parts.circles, storage)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, capabilities)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [

@@ -37,6 +37,7 @@ from croft.sim.jobs import SimulatedJob
 from croft.sim.local_services import SimulatedServices
 from croft.sim.machine import InlineOffload, SimulatedClock, SimulatedDisk, SimulatedEntropy, SimulatedOwner
 from croft.sim.network import SimulatedNetwork, SimulatedTransport
+from croft.sim.owners_programs import SimulatedPrograms
 from croft.sim.policy import SimulatedPolicy
 from croft.sim.relays import SimulatedRelayHost
 from croft.sim.sandbox import SimulatedSandbox
@@ -80,6 +81,7 @@ class Machine:
     disk: SimulatedDisk = field(default_factory=SimulatedDisk)
     sandbox: SimulatedSandbox = field(default_factory=SimulatedSandbox)
     chunks: SimulatedChunkStore = field(default_factory=SimulatedChunkStore)
+    programs: SimulatedPrograms = field(default_factory=SimulatedPrograms)
     local: SimulatedServices = field(default_factory=SimulatedServices)
     relays: SimulatedRelayHost | None = None
     chain: tuple[bytes, ...] = ()
@@ -200,6 +202,7 @@ class World:
             machine.chunks,
             InlineOffload(),
             machine.environments,
+            machine.programs,
         )
         parts = assemble(plan, ports)
         if self.view_max is not None:

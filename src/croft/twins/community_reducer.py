@@ -203,9 +203,9 @@ class Reduction:
     def _why_void(self, who: str, basis: Placed | None, own: Placed, at: Placed, gone: Sequence[Placed]) -> str:
         """Why somebody's right from `basis` (None: from a grant alone) does not hold at an act; empty if it does.
 
-        `gone`: what took rights from them. `own`: the act if it is theirs, else NOW. Where others took rights, acts that
-        they knew of are settled: else somebody could undo years of acts by one more signature, under an old number or
-        as if they had left before.
+        `gone`: what took rights from them. `own`: the act if it is theirs, else NOW. Acts that others knew of when they
+        took rights are settled: else somebody could undo years of acts by one more signature, under an old number or as
+        if they had left before.
         """
         others = [one for one in gone if one.author != who]
         if any(_voids(one, basis, at) for one in others):

@@ -1,0 +1,144 @@
+"""Capabilities as the local API shows, offers and calls them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from croft.control import schema
+from croft.control.naming import find_person
+from croft.errors import Usage
+from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.twins.call import ranked
+from croft.twins.call_client import Deliver, OpenCall
+from croft.twins.call_messages import AskCall
+from croft.twins.capability import Capability, Terms, check_name, show_signature
+from croft.twins.capability_book import OwnCapability, Source
+from croft.twins.consent import FRIENDS, MEMBERS, MINE, Verdict
+
+if TYPE_CHECKING:
+    from croft.node.assemble import Parts
+
+RECIPIENTS_MAX = 32
+
+
+class CapabilityDesk:
+    """Fulfils `croft.control.capabilities_app.Capabilities` and `croft.control.calls.Calls`."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        peers: Callable[[], list[schema.Peer]],
+        contacts: Callable[[], list[schema.Contact]],
+    ) -> None:
+        self._parts = parts
+        self._peers = peers
+        self._contacts = contacts
+
+    def capabilities(self) -> list[schema.Capability]:
+        """What the owner may call, of one name in the order in which they are asked; this peer's own among them."""
+        board = self._parts.capabilities
+        found = [(one, board.candidate(one)) for one in board.known()]
+        order = {candidate.peer: at for at, candidate in enumerate(ranked([each for _, each in found]))}
+        found.sort(key=lambda pair: (pair[0].terms.name, order[pair[1].peer]))
+        own = {row.name: row for row in self._parts.capability_book.all()}
+        return [
+            self._own(own[one.terms.name]) if one.peer == self._parts.overlay.own.peer else self._shown(one)
+            for one, _ in found
+        ]
+
+    async def offer_capability(self, wanted: schema.CapabilityWanted) -> schema.Capability:
+        """Lets others call a function of a file of this machine. Raises Usage, NotFound, Busy."""
+        if len(wanted.to) > RECIPIENTS_MAX:
+            raise Usage("a capability for too many", remedy="Found a community for them, or make them friends.")
+        if not Path(wanted.file).is_absolute() or not Path(wanted.python or sys.executable).is_absolute():
+            raise Usage("a file without its whole path", remedy="Use `croft offer capability`.")
+        try:
+            consent = Verdict(wanted.consent)
+        except ValueError:
+            raise Usage(f"`{wanted.consent}` is no consent", remedy="Write auto or deny.") from None
+        terms = Terms(
+            check_name(wanted.name),
+            wanted.signature.encode(),
+            wanted.text,
+            tuple(wanted.examples),
+            tuple(wanted.needs),
+            wanted.price,
+            wanted.is_idempotent,
+            wanted.time_s_max,
+        )
+        source = Source(file=wanted.file, function=wanted.function, python=wanted.python or sys.executable)
+        to = list(dict.fromkeys(map(self._recipient, wanted.to))) or [MEMBERS]
+        row = await self._parts.capability_book.offer(source, terms, to, consent, wanted.slots)
+        self._parts.capabilities.publish()
+        return self._own(row)
+
+    async def withdraw_capability(self, name: str) -> schema.Capability:
+        """Lets nobody call it any more. Raises NotFound."""
+        row = await self._parts.capability_book.withdraw(name)
+        self._parts.capabilities.publish()
+        return self._own(row)
+
+    def call(self, asked: AskCall, deliver: Deliver) -> OpenCall:
+        """Makes a call for a program. Raises NotFound, Usage."""
+        return self._parts.calls.call(asked, deliver)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _shown(self, one: Capability) -> schema.Capability:
+        overlay, terms = self._parts.overlay, one.terms
+        contact = self._parts.plan.contacts.get(one.twin)
+        return schema.Capability(
+            name=terms.name,
+            peer=one.peer,
+            twin=one.twin,
+            by=overlay.name_of(one.peer),
+            is_own=False,
+            shown=show_signature(terms.name, one.signature),
+            signature=terms.signature.decode(),
+            digest=terms.digest.hex(),
+            text=terms.text,
+            examples=list(terms.examples),
+            needs=list(terms.needs),
+            price=terms.price,
+            is_idempotent=terms.is_idempotent,
+            time_s_max=terms.time_s_max,
+            is_alive=overlay.is_alive(one.peer),
+            trust="own" if one.twin == overlay.own.twin else contact.trust.value,
+        )
+
+    def _own(self, row: OwnCapability) -> schema.Capability:
+        own = self._parts.overlay.own
+        shown = self._shown(Capability(CommunityId(""), own.peer, own.twin, row.terms, 0, 0.0, signature=row.signature))
+        return msgspec.structs.replace(
+            shown,
+            is_own=True,
+            to=[self._name_of(who) for who in row.to],
+            consent=row.consent.value,
+            slots=row.slots,
+            source=f"{row.source.file}:{row.source.function}",
+        )
+
+    def _recipient(self, who: str) -> str:
+        """Whom a word means: members, friends, mine, a community, or a person. Raises NotFound, Usage."""
+        if who in (MEMBERS, FRIENDS, MINE):
+            return who
+        communities = [one for one in self._parts.overlay.communities() if who in (one.name, one.community)]
+        if len(communities) > 1:
+            raise Usage(f"several communities are called `{who}`", remedy="Name it by its id: `croft status --json`.")
+        return communities[0].community if communities else find_person(self._contacts(), self._peers(), who)
+
+    def _name_of(self, recipient: str) -> str:
+        if recipient in (MEMBERS, FRIENDS, MINE):
+            return recipient
+        overlay = self._parts.overlay
+        for one in overlay.communities():
+            if one.community == recipient:
+                return one.name
+        petname = self._parts.plan.contacts.get(TwinId(recipient)).petname
+        peer = next((one.peer for one in overlay.members() if one.twin == recipient), PeerId(recipient))
+        return petname or overlay.name_of(peer)

@@ -1,0 +1,193 @@
+"""Serves calls of this peer's capabilities: one stream per caller, many calls on it at a time.
+
+What a capability is, for whom, and whether a call may run, others decide (`Gate`); here calls are bounded, run and
+answered. When the stream ends, so do its calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, TooLarge
+from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.twins.call_messages import (
+    ARGUMENT_BYTES_MAX,
+    CALLS_OPEN_MAX,
+    FRAME_BYTES_MAX,
+    VALUE_PART_BYTES_MAX,
+    ArgumentPart,
+    AskCall,
+    CallFailed,
+    CallWaits,
+    InputItem,
+    StopCall,
+    ToCaller,
+    ToProvider,
+)
+from croft.twins.capability_host import CapabilityHost, Running, failure_of
+from croft.wire.codec import decode_union
+from croft.wire.message_stream import MessageStream
+
+if TYPE_CHECKING:
+    from croft.ports import Stream
+
+log = logging.getLogger(__name__)
+
+WAIT_S_MAX: Final = 86_400.0
+STEP: Final = "calls"
+
+
+class Caller(Protocol):
+    """Who calls; what the hello proved."""
+
+    @property
+    def peer(self) -> PeerId: ...
+
+    @property
+    def twin(self) -> TwinId: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def communities(self) -> frozenset[CommunityId]: ...
+
+
+class Admitted(Protocol):
+    """A call that may run."""
+
+    @property
+    def host(self) -> CapabilityHost: ...
+
+    @property
+    def time_s_max(self) -> float: ...
+
+    def ended(self, outcome: str) -> None:
+        """It is over: `ok`, or the code of its failure."""
+        ...
+
+
+class Gate(Protocol):
+    """Decides which calls may run."""
+
+    async def admit(self, caller: Caller, asked: AskCall, waits: Callable[[], Awaitable[None]]) -> Admitted:
+        """Lets a call in; `waits` is told if somebody has to be asked first. Raises NotFound, Refused, Busy."""
+        ...
+
+
+class CallServer:
+    """Serves the calls of other peers, and of this peer's own programs."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def serve_stream(self, caller: Caller, stream: Stream) -> None:
+        """Serves one stream until it ends. Raises PeerMisbehaved."""
+        async with MessageStream(stream, step=STEP, frame_bytes_max=FRAME_BYTES_MAX) as messages:
+            async with asyncio.TaskGroup() as tasks:
+                session = _Session(self._gate, caller, messages, tasks)
+                try:
+                    while (payload := await messages.receive()) is not None:
+                        session.take(decode_union(payload, ToProvider, step=STEP))
+                except ConnectionLost:
+                    pass
+                finally:
+                    session.end()
+
+
+class _Session:
+    """The open calls of one stream."""
+
+    def __init__(self, gate: Gate, caller: Caller, messages: MessageStream, tasks: asyncio.TaskGroup) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._messages = messages
+        self._tasks = tasks
+        self._calls: dict[int, tuple[asyncio.Task[None], Running]] = {}
+        self._bytes: dict[int, int] = {}
+
+    def take(self, message: ToProvider) -> None:
+        """One message of the caller's. Raises PeerMisbehaved."""
+        match message:
+            case AskCall():
+                self._begin(message)
+                return
+            case ArgumentPart() | InputItem():
+                if len(message.data) > VALUE_PART_BYTES_MAX:
+                    raise PeerMisbehaved(f"a part of {len(message.data)} bytes", step=STEP)
+                self._count(message.call, len(message.data))
+        task, running = self._calls.get(message.call, (None, None))
+        if task is None or running is None:
+            return  # of a call that is over
+        if isinstance(message, StopCall):
+            task.cancel()
+        else:
+            running.post(message)
+
+    def end(self) -> None:
+        """Nobody waits for any of them."""
+        for task, _ in self._calls.values():
+            task.cancel()
+
+    def _begin(self, asked: AskCall) -> None:
+        if asked.call in self._calls or len(asked.arguments) > VALUE_PART_BYTES_MAX:
+            raise PeerMisbehaved("a call under a number that is in use, or of oversized arguments", step=STEP)
+        if len(self._calls) >= CALLS_OPEN_MAX:
+            why = f"{CALLS_OPEN_MAX} calls of yours are open here"
+            self._messages.post(CallFailed(asked.call, "busy", why, "Wait for some of them."))
+            return
+        running = Running(asked)
+        task = self._tasks.create_task(self._serve(asked, running), name=f"call.{asked.name[:20]}.{asked.call}")
+        self._calls[asked.call] = task, running
+        self._bytes[asked.call] = len(asked.arguments)
+
+    def _count(self, call: int, size: int) -> None:
+        """Bounds what one caller may have lying here unread."""
+        if call not in self._calls:
+            return
+        self._bytes[call] += size
+        if sum(self._bytes.values()) > ARGUMENT_BYTES_MAX:
+            self._calls[call][0].cancel("too large")
+
+    async def _serve(self, asked: AskCall, running: Running) -> None:
+        outcome = "ended"
+
+        async def deliver(message: ToCaller) -> None:
+            nonlocal outcome
+            outcome = message.code if isinstance(message, CallFailed) else "ok"
+            await self._messages.send(message)
+
+        async def waits() -> None:
+            await self._messages.send(CallWaits(asked.call))
+
+        try:
+            admitted = await self._gate.admit(self._caller, asked, waits)
+            try:
+                time_s = min(asked.time_s_max or admitted.time_s_max, admitted.time_s_max)
+                await admitted.host.run(running, asked.call, time_s, deliver)
+            except CroftError as error:
+                outcome = error.code
+                raise
+            finally:
+                admitted.ended(outcome)
+        except CroftError as error:
+            self._refuse(failure_of(asked.call, error, has_begun=False))
+        except ConnectionLost:
+            pass
+        except asyncio.CancelledError as stopped:
+            if stopped.args != ("too large",):
+                raise
+            oversized = TooLarge(f"over {ARGUMENT_BYTES_MAX:,} bytes of arguments", remedy="Send less at a time.")
+            self._refuse(failure_of(asked.call, oversized, has_begun=False))
+        finally:
+            self._calls.pop(asked.call, None)
+            self._bytes.pop(asked.call, None)
+
+    def _refuse(self, failure: CallFailed) -> None:
+        try:
+            self._messages.post(failure)
+        except ConnectionLost:
+            pass

@@ -1,0 +1,201 @@
+"""Keeps what the owner of this peer lets others call, and lets in the calls to which the owner consents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from croft.errors import Busy, NotFound, PeerMisbehaved, Refused, Usage
+from croft.model.ids import TwinId
+from croft.twins.call_messages import AskCall
+from croft.twins.call_server import Caller
+from croft.twins.capability import Signature, Terms, check_terms
+from croft.twins.capability_host import CapabilityHost
+from croft.twins.consent import Asker, Verdict
+from croft.wire.codec import decode, encode
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from croft.ports import Clock, Database, OwnersPrograms
+
+log = logging.getLogger(__name__)
+
+CAPABILITIES_MAX: Final = 32
+"""Each is one record, and a device may have so many of them in a community."""
+SLOTS_MAX: Final = 64
+LOOK_EVERY_S: Final = 30.0
+WORKER: Final = "croft.twins.capability_worker"
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a capability is found on this machine: `function` of a Python `file`, run by the interpreter `python`."""
+
+    file: str
+    function: str
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCapability:
+    """What the owner lets others call. `to`: see `Asker.is_among`. `consent`: unless a rule says otherwise."""
+
+    source: Source
+    terms: Terms
+    signature: Signature
+    to: tuple[str, ...]
+    consent: Verdict = Verdict.AUTO
+    slots: int = 1
+    created_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What it is called by."""
+        return self.terms.name
+
+
+class CapabilityBook:
+    """The owner's capabilities, and the processes that run them."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        programs: OwnersPrograms,
+        own: TwinId,
+        is_friend: Callable[[TwinId], bool],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._programs = programs
+        self._own = own
+        self._is_friend = is_friend
+        self._rows: dict[str, OwnCapability] = {}
+        self._hosts: dict[str, CapabilityHost] = {}
+
+    # --- the owner's side --------------------------------------------------------------------------------------------
+
+    def all(self) -> list[OwnCapability]:
+        """By name."""
+        return [self._rows[name] for name in sorted(self._rows)]
+
+    def get(self, name: str) -> OwnCapability:
+        """One of them. Raises NotFound."""
+        if name not in self._rows:
+            raise NotFound(f"this peer offers no capability `{name}`", remedy="See what it offers: `croft offer list`.")
+        return self._rows[name]
+
+    async def load(self) -> None:
+        """Takes in what the last run left on disk. Raises Failed."""
+
+        def read(db: sqlite3.Connection) -> list[tuple[str, bytes, str, str, int, float]]:
+            return db.execute(
+                "SELECT source, terms, recipients, consent, slots, created_at FROM own_capability"
+            ).fetchall()
+
+        for source, terms_bytes, to, consent, slots, created_at in await self._database.run(read):
+            terms = decode(terms_bytes, Terms, step="own capability")
+            row = OwnCapability(
+                msgspec.json.decode(source, type=Source),
+                terms,
+                check_terms(terms),
+                tuple(json.loads(to)),
+                Verdict(consent),
+                slots,
+                created_at,
+            )
+            self._rows[row.name] = row
+
+    async def offer(
+        self, source: Source, terms: Terms, to: Sequence[str], consent: Verdict, slots: int
+    ) -> OwnCapability:
+        """Lets others call something, in place of what had its name; on disk before it counts. Raises Usage, Busy."""
+        try:
+            signature = check_terms(terms)
+        except PeerMisbehaved as fault:
+            raise Usage(str(fault), remedy="See `croft offer capability --help`.") from None
+        if not 1 <= slots <= SLOTS_MAX:
+            raise Usage(f"{slots} calls at a time", remedy=f"Write a number from 1 to {SLOTS_MAX}.")
+        if terms.name not in self._rows and len(self._rows) >= CAPABILITIES_MAX:
+            raise Busy(f"this peer offers {CAPABILITIES_MAX} capabilities already", remedy="Withdraw one of them.")
+        row = OwnCapability(source, terms, signature, tuple(to), consent, slots, self._clock.now())
+        values = (
+            row.name,
+            msgspec.json.encode(source).decode(),
+            encode(terms),
+            json.dumps(row.to),
+            consent.value,
+            slots,
+            row.created_at,
+        )
+        await self._database.run(
+            lambda db: db.execute("INSERT OR REPLACE INTO own_capability VALUES (?, ?, ?, ?, ?, ?, ?)", values).rowcount
+        )
+        self._rows[row.name] = row
+        self._drop_host(row.name)
+        return row
+
+    async def withdraw(self, name: str) -> OwnCapability:
+        """Lets nobody call it any more; calls under way end. Raises NotFound."""
+        row = self.get(name)
+        await self._database.run(lambda db: db.execute("DELETE FROM own_capability WHERE name = ?", (name,)).rowcount)
+        del self._rows[name]
+        self._drop_host(name)
+        return row
+
+    async def serve(self) -> None:
+        """Ends processes that nobody needs; until cancelled, which ends all."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_EVERY_S)
+                for host in self._hosts.values():
+                    host.tend(asyncio.get_running_loop().time())
+        finally:
+            for name in list(self._hosts):
+                self._drop_host(name)
+
+    # --- the callers' side -------------------------------------------------------------------------------------------
+
+    async def admit(self, caller: Caller, asked: AskCall, waits: Callable[[], Awaitable[None]]) -> AdmittedCall:
+        """See `croft.twins.call_server.Gate`."""
+        asker = Asker(caller.twin, caller.communities, caller.twin == self._own, self._is_friend(caller.twin))
+        row = self._rows.get(asked.name)
+        if row is None or not asker.is_among(row.to):
+            # Whoever it is not for does not learn that it exists.
+            raise NotFound(f"no capability `{asked.name[:64]}` here", remedy="See what there is: `croft capabilities`.")
+        if asked.signature and asked.signature != row.terms.digest:
+            raise NotFound(f"`{row.name}` has another signature by now", remedy="See it again: `croft capabilities`.")
+        if row.consent is not Verdict.AUTO and not asker.is_own:
+            raise Refused(f"the owner does not let you call `{row.name}`", remedy="Ask its owner.")
+        return AdmittedCall(self._host(row), row.terms.time_s_max)
+
+    def _host(self, row: OwnCapability) -> CapabilityHost:
+        host = self._hosts.get(row.name)
+        if host is None:
+            source = row.source
+            arguments = [source.python, "-m", WORKER, source.file, source.function]
+            folder = str(Path(source.file).parent)
+            host = self._hosts[row.name] = CapabilityHost(row.name, self._programs, arguments, folder, row.slots)
+        return host
+
+    def _drop_host(self, name: str) -> None:
+        if host := self._hosts.pop(name, None):
+            host.close()
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedCall:
+    """See `croft.twins.call_server.Admitted`."""
+
+    host: CapabilityHost
+    time_s_max: float
+
+    def ended(self, outcome: str) -> None:
+        """Nothing is kept of it yet."""

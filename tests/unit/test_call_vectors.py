@@ -1,0 +1,76 @@
+"""What callers, providers and the processes of capabilities tell each other stays as it was: golden bytes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from croft.control.work_messages import OpenCalls
+from croft.node.capabilities import Told
+from croft.twins.call_messages import (
+    ArgumentPart,
+    AskCall,
+    CallAt,
+    CallEnded,
+    CallFailed,
+    CallRaised,
+    CallWaits,
+    InputEnd,
+    InputItem,
+    InputWanted,
+    MoreWanted,
+    StopCall,
+    ToCaller,
+    ToProvider,
+    ValuePart,
+    WorkerReady,
+)
+from croft.twins.capability import CapabilityContent, Terms
+from croft.wire.codec import Message, decode, decode_union, encode
+
+VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "calls.json"
+TERMS = Terms("ocr", b'{"parameters": {}}', "Reads.", ("ocr(page)",), ("gpu",), 1.5, True, 60.0)
+MESSAGES: dict[str, Message] = {
+    "ask call": AskCall(1, "ocr", b"arguments", False, b"digest", b"key", 60.0, 5.0, "ada"),
+    "argument part": ArgumentPart(1, b"more", True),
+    "input item": InputItem(1, b"item", True),
+    "input end": InputEnd(1),
+    "more wanted": MoreWanted(1, 16),
+    "stop call": StopCall(1),
+    "value part": ValuePart(1, b"value", True, False),
+    "call ended": CallEnded(1),
+    "call raised": CallRaised(1, "ValueError", "no", "Traceback"),
+    "call failed": CallFailed(1, "bad_argument", "no", "Try.", False, "page"),
+    "call waits": CallWaits(1),
+    "call at": CallAt(1, "peer", "bob"),
+    "input wanted": InputWanted(1, 4),
+    "worker ready": WorkerReady(0, "3.11.2"),
+}
+OTHERS: dict[str, Message] = {
+    "open calls": OpenCalls(),
+    "terms": TERMS,
+    "capability": CapabilityContent("c" * 64, [b"grant"], b"certificate", TERMS, 7, 1.5, ("t" * 64,), False),
+    "told": Told([("c" * 64, b"record")]),
+}
+
+
+def test_every_message_has_golden_bytes() -> None:
+    assert list(json.loads(VECTORS.read_text())) == [*MESSAGES, *OTHERS]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_is_written_and_read_as_ever(name: str) -> None:
+    golden = bytes.fromhex(json.loads(VECTORS.read_text())[name])
+
+    assert encode(MESSAGES[name]) == golden
+    read: Message = decode_union(golden, ToProvider | ToCaller, step="test")
+    assert read == MESSAGES[name]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_else_is_said_is_written_and_read_as_ever(name: str) -> None:
+    golden = bytes.fromhex(json.loads(VECTORS.read_text())[name])
+
+    assert encode(OTHERS[name]) == golden and decode(golden, type(OTHERS[name]), step="test") == OTHERS[name]
