@@ -60,6 +60,9 @@ CORES = [
     "storage/download.py",
     "storage/merging.py",
     "storage/repair.py",
+    "storage/retention.py",
+    "storage/pruning.py",
+    "storage/backup_schedule.py",
     "wire/frames.py",
     "adapters/arrivals.py",
 ]

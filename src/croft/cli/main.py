@@ -45,6 +45,7 @@ SECTIONS = {
         "link": "croft.cli.storage:link",
         "rollback": "croft.cli.storage:rollback",
         "snapshot": "croft.cli.storage:snapshot",
+        "backup": "croft.cli.backup:backup",
         "storage": "croft.cli.storage:storage",
     },
     "Lending": {

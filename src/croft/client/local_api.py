@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from croft.control import schema
+from croft.control import backup_schema, schema
 from croft.control.naming import find_peer, find_provider
 from croft.errors import CroftError, TimedOut, Unreachable, by_code
 
@@ -21,6 +21,7 @@ TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
 MEASURE_TIMEOUT_S = 60.0
 STORAGE_TIMEOUT_S = 600.0
+PRUNE_TIMEOUT_S = 86_400.0
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -291,6 +292,29 @@ class LocalApi:
     def remove_files(self, wanted: schema.RemovalWanted) -> schema.FilesRemoved:
         """Removes a stored file, or a folder of them. Raises NotFound, Usage."""
         return self._ask("POST", "/v1/storage/removals", schema.FilesRemoved, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def backups(self) -> list[backup_schema.Backup]:
+        """Every backup of the owner, those of this device first."""
+        return self._ask("GET", "/v1/backups", list[backup_schema.Backup], timeout_s=STORAGE_TIMEOUT_S)
+
+    def add_backup(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup:
+        """One more backup of this device. Raises Usage, NotFound, Busy, Refused."""
+        return self._ask("POST", "/v1/backups", backup_schema.Backup, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def remove_backup(self, name: str) -> backup_schema.BackupRemoved:
+        """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""
+        wanted = backup_schema.BackupNamed(name=name)
+        return self._ask("POST", "/v1/backups/removed", backup_schema.BackupRemoved, wanted, timeout_s=PRUNE_TIMEOUT_S)
+
+    def backup_snapshots(self, name: str) -> list[backup_schema.BackupSnapshot]:
+        """The snapshots of a backup, oldest first. Raises NotFound."""
+        wanted, path = backup_schema.BackupNamed(name=name), "/v1/backups/snapshots"
+        return self._ask("POST", path, list[backup_schema.BackupSnapshot], wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def prune_backup(self, name: str) -> backup_schema.BackupPruned:
+        """Forgets the snapshots that the policy lets go, and frees what only they needed. Raises NotFound, Busy."""
+        wanted = backup_schema.BackupNamed(name=name)
+        return self._ask("POST", "/v1/backups/pruned", backup_schema.BackupPruned, wanted, timeout_s=PRUNE_TIMEOUT_S)
 
     def collect(self) -> schema.FilesRemoved:
         """Has holders drop what no stored file needs."""

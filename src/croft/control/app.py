@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from croft.control import schema
 from croft.control.answers import answer, body
+from croft.control.backup_app import Backups, backup_routes
 from croft.control.capabilities_app import Capabilities, capability_routes
 from croft.control.community_app import CommunityBook, community_routes
 from croft.control.find_app import Search, find_routes
@@ -58,6 +59,7 @@ def create_app(
     search: Search,
     files: Files,
     communities: CommunityBook,
+    backups: Backups,
     capabilities: Capabilities,
     messages: Messages,
 ) -> Starlette:
@@ -118,6 +120,7 @@ def create_app(
             *find_routes(search),
             *storage_routes(files),
             *community_routes(communities),
+            *backup_routes(backups),
             *capability_routes(capabilities),
             *message_routes(messages),
         ]

@@ -29,6 +29,7 @@ from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.ids import CommunityId, PeerId
 from croft.model.lease import Lease
+from croft.node.backups import Backups
 from croft.node.capabilities import Capabilities
 from croft.node.cards import Cards, LetterNetwork
 from croft.node.communities import CommunityKeeper
@@ -115,7 +116,7 @@ class Plan:
     `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
     keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_week`
     counts from Monday, local midnight; `offer` is what the settings lend, `rules` when not, and
-    `lent_cpus_max` of how many processors at most.
+    `lent_cpus_max` of how many processors at most. `own_folders`: where the peer itself keeps what it has.
     """
 
     own: Own
@@ -132,6 +133,7 @@ class Plan:
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
     lent_cpus_max: float | None = None
+    own_folders: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    backups: Backups
     communities: Communities
     community_keeper: CommunityKeeper
     capability_book: CapabilityBook
@@ -215,6 +218,7 @@ class Parts:
                 ("wards", self.wards.serve),
                 ("communities", self.communities.serve),
                 ("members", self.community_keeper.serve),
+                ("backups", self.backups.serve),
                 ("capabilities", self.capabilities.serve),
                 ("capability processes", self.capability_book.serve),
                 ("calls", self.calls.serve),
@@ -286,7 +290,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        *_storage(plan, ports, overlay, offering),
+        *_storage(plan, ports, overlay, offering, health),
         communities,
         keeper,
         *_capabilities(plan, ports, overlay),
@@ -325,7 +329,9 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder, environments
 
 
-def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Upkeep, Sharing, Wards]:
+def _storage(
+    plan: Plan, ports: Ports, overlay: Overlay, offering: Offering, health: Health
+) -> tuple[Storage, Upkeep, Sharing, Wards, Backups]:
     """What the owner of this peer stores at others, and whose data it looks after while they are away."""
     network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
     holders = Holders(network.name, network.open_stream)
@@ -364,7 +370,13 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
         ports.offload,
     )
     upkeep.refresh_links = sharing.refresh
-    return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    wards = Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    backups = Backups(
+        *(storage, overlay, plan.contacts.friends, health),
+        *(ports.database, ports.clock, ports.entropy, ports.offload),
+        never=plan.own_folders,
+    )
+    return storage, upkeep, sharing, wards, backups
 
 
 def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> tuple[Communities, CommunityKeeper]:
