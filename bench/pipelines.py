@@ -1,4 +1,4 @@
-"""Measures a pipeline of three stages on three peers: wall time against its slowest stage, and what the submitter moves.
+"""Measures a pipeline of three stages on three peers: its wall time, and what its submitter moves.
 
 python -m bench.pipelines [--json FILE] [--items N] [--stage-s S]
 

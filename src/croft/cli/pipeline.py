@@ -53,8 +53,8 @@ def pipeline() -> None:
 def run(what: str, output: Path | None, name: str, retries: int | None, detach: bool, as_json: bool) -> None:
     """Run WHAT: a source and stages, joined by `|`, or a file of TOML.
 
-    The source is a pattern of files, or `stdin` for the lines of standard input. A stage is a capability, `@` and whose it
-    is to be if that matters, and arguments: `tapes/*.wav | transcribe@maria language=de | index`. The item becomes
+    The source is a pattern of files, or `stdin` for the lines of standard input. A stage is a capability, `@` and whose
+    it is to be if that matters, and arguments: `tapes/*.wav | transcribe@maria language=de | index`. The item becomes
     the first parameter that has no argument.
     """
     plan = _plan(what)

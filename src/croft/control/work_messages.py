@@ -225,11 +225,41 @@ class OpenPipelineResults(Message, frozen=True, tag=193):
     is_in_order: bool = True
 
 
+class OpenBackupRun(Message, frozen=True, tag=173):
+    """Runs a backup; the answer is a `BackupReport`."""
+
+    name: str
+
+
+class OpenBackupRestore(Message, frozen=True, tag=174):
+    """Writes what a backup has into a folder; the answer is a `BackupRestored`.
+
+    `number`: of the snapshot; 0: the newest. `inside`: the part of it that is wanted; empty: all of it. `replaces`:
+    files that are there already and differ.
+    """
+
+    name: str
+    into: bytes
+    number: int = 0
+    inside: bytes = b""
+    replaces: bool = False
+
+
+class OpenBackupVerify(Message, frozen=True, tag=175):
+    """Looks whether a backup can be restored; `reads`: by reading all of it. The answer is a `BackupVerified`."""
+
+    name: str
+    reads: bool = False
+
+
 FromProgram = (
     OpenPut
     | OpenPipeline
     | PipelineInput
     | OpenPipelineResults
+    | OpenBackupRun
+    | OpenBackupRestore
+    | OpenBackupVerify
     | OpenCalls
     | PieceOfFile
     | OpenGet
@@ -422,8 +452,15 @@ class PipelineOver(Message, frozen=True, tag=197):
     state: str
 
 
+class BackupDone(Message, frozen=True, tag=184):
+    """What was asked of a backup is done. `answer`: the JSON of what `croft.control.backup_schema` says."""
+
+    answer: bytes
+
+
 FromDaemon = (
-    PipelineTaken
+    BackupDone
+    | PipelineTaken
     | PipelineResult
     | PipelineFailure
     | PipelineOver

@@ -205,9 +205,13 @@ class _Session:
             admitted = await self._gate.admit(self._caller, asked, waits)
             try:
                 time_s = min(asked.time_s_max or admitted.time_s_max, admitted.time_s_max)
+                kept: list[bytes] = []
                 async with self._inputs(asked, running):
-                    taken = self._keeping(asked, deliver) if asked.is_kept else deliver
+                    taken = _collecting(kept, deliver) if asked.is_kept else deliver
                     await admitted.host.run(running, asked.call, time_s, taken)
+                if kept:
+                    # Only now: while a value is written to the disk, the next call runs.
+                    await self._keep(asked.call, kept, deliver)
             except CroftError as error:
                 outcome = error.code
                 raise
@@ -252,30 +256,32 @@ class _Session:
         if left:
             raise ValueLost(f"`{ref.parameter}` is not what was announced")
 
-    def _keeping(self, asked: AskCall, deliver: Callable[[ToCaller], Awaitable[None]]) -> Deliver:
-        """Keeps the result here, and tells the caller where."""
-        parts: list[bytes] = []
-
-        async def take(message: ToCaller) -> None:
-            if not isinstance(message, ValuePart):
-                await deliver(message)
-                return
-            parts.append(message.data)
-            if message.is_last:
-                try:
-                    held = await self._values.keep(self._caller.twin, parts)
-                except CroftError as error:
-                    await deliver(failure_of(asked.call, error, has_begun=True))
-                    return
-                await deliver(ValueKept(asked.call, held.token, held.size))
-
-        return take
+    async def _keep(self, call: int, parts: Sequence[bytes], deliver: Deliver) -> None:
+        """Keeps a result here, and tells the caller where."""
+        try:
+            held = await self._values.keep(self._caller.twin, parts)
+        except CroftError as error:
+            await deliver(failure_of(call, error, has_begun=True))
+            return
+        await deliver(ValueKept(call, held.token, held.size))
 
     def _refuse(self, failure: CallFailed) -> None:
         try:
             self._messages.post(failure)
         except ConnectionLost:
             pass
+
+
+def _collecting(parts: list[bytes], deliver: Deliver) -> Deliver:
+    """Takes the parts of a result aside; what else is said goes on."""
+
+    async def take(message: ToCaller) -> None:
+        if isinstance(message, ValuePart):
+            parts.append(message.data)
+        else:
+            await deliver(message)
+
+    return take
 
 
 def _oversized() -> TooLarge:
