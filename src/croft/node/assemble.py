@@ -266,13 +266,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
         on_clock_compared=health.compare_clock,
     )
-    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
-    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
-    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
-    admissions = Admissions(
-        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
-    )
-    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    paths, relaying, admissions = _ways(plan, ports, overlay)
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
@@ -282,7 +276,6 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
     book, capabilities, call_server, calls, values, pipelines = _capabilities(plan, ports, overlay)
-    cards, post = _post(plan, ports, overlay)
     parts = Parts(
         plan,
         ports,
@@ -309,12 +302,23 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         calls,
         values,
         pipelines,
-        cards,
-        post,
+        *_post(plan, ports, overlay),
     )
     _ask_communities(parts)
     _answer_others(parts)
     return parts
+
+
+def _ways(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Paths, Relaying, Admissions]:
+    """How this peer is reached, by what relays, and who is let in."""
+    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
+    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
+    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
+    admissions = Admissions(
+        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
+    )
+    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    return paths, relaying, admissions
 
 
 def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder, Environments]:
