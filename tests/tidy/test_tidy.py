@@ -18,6 +18,9 @@ FUNCTION_LINES_MAX = 70
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
 CORES = [
     "compute/verification.py",
+    "twins/community.py",
+    "twins/community_graph.py",
+    "twins/community_reducer.py",
     "overlay/control_stream.py",
     "overlay/membership.py",
     "overlay/records.py",

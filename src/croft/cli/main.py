@@ -24,6 +24,7 @@ SECTIONS = {
     "Who is here": {
         "invite": "croft.cli.invitation:invite",
         "join": "croft.cli.invitation:join",
+        "community": "croft.cli.community:community",
         "peers": "croft.cli.peer:peers",
         "find": "croft.cli.find:find",
         "provide": "croft.cli.find:provide",
@@ -54,6 +55,7 @@ SECTIONS = {
         "resume": "croft.cli.lending:resume",
     },
     "What people can do": {
+        "pipeline": "croft.cli.pipeline:pipeline",
         "capabilities": "croft.cli.capability:capabilities",
         "call": "croft.cli.capability:call",
     },

@@ -73,9 +73,12 @@ class LocalApi:
         """No longer provides a key. Raises NotFound."""
         return self._ask("POST", "/v1/provided/withdrawn", list[str], schema.KeyWanted(key=key))
 
-    def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True) -> schema.Invitation:
-        """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN."""
-        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken)
+    def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True, community: str = "") -> schema.Invitation:
+        """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN.
+
+        Raises NotFound, Usage, Refused.
+        """
+        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken, community=community)
         return self._ask("POST", "/v1/invitations", schema.Invitation, wanted)
 
     def invitations(self) -> list[schema.Invitation]:
@@ -90,6 +93,45 @@ class LocalApi:
         """Joins a community. Raises Usage, Refused, Unreachable."""
         wanted = schema.JoinWanted(code=code)
         return self._ask("POST", "/v1/join", schema.Joined, wanted, timeout_s=JOIN_TIMEOUT_S)
+
+    def communities(self) -> list[schema.Community]:
+        """The communities that this peer is in."""
+        return self._ask("GET", "/v1/communities", list[schema.Community])
+
+    def new_community(self, name: str) -> schema.Community:
+        """Founds a community. Raises Usage, Refused."""
+        wanted = schema.CommunityWanted(community=name)
+        return self._ask("POST", "/v1/communities", schema.Community, wanted)
+
+    def community_members(self, community: str = "") -> list[schema.CommunityMember]:
+        """Everybody in a community, named by its name or id; empty: the only one. Raises NotFound, Usage."""
+        wanted = schema.CommunityWanted(community=community)
+        return self._ask("POST", "/v1/communities/members", list[schema.CommunityMember], wanted)
+
+    def set_role(self, who: str, role: str, *, community: str = "") -> schema.CommunityMember:
+        """Makes somebody an admin, a member or a guest of a community. Raises NotFound, Usage, Refused."""
+        wanted = schema.RoleWanted(who=who, role=role, community=community)
+        return self._ask("POST", "/v1/communities/roles", schema.CommunityMember, wanted)
+
+    def remove_member(self, who: str, *, community: str = "") -> schema.CommunityMember:
+        """Removes somebody from a community. Raises NotFound, Usage, Refused."""
+        wanted = schema.RemovalOfMember(who=who, community=community)
+        return self._ask("POST", "/v1/communities/removals", schema.CommunityMember, wanted)
+
+    def leave_community(self, community: str) -> schema.Community:
+        """Leaves a community. Raises NotFound, Usage, Refused."""
+        wanted = schema.CommunityWanted(community=community)
+        return self._ask("POST", "/v1/communities/departures", schema.Community, wanted)
+
+    def set_rules(self, rules: dict[str, str], *, community: str = "") -> schema.Community:
+        """Sets rules of a community; without any, tells them. Raises NotFound, Usage, Refused."""
+        wanted = schema.RulesWanted(rules=rules, community=community)
+        return self._ask("POST", "/v1/communities/rules", schema.Community, wanted)
+
+    def community_log(self, community: str = "") -> list[schema.CommunityAct]:
+        """What was done in a community, in order, with what had no effect and why. Raises NotFound, Usage."""
+        wanted = schema.CommunityWanted(community=community)
+        return self._ask("POST", "/v1/communities/log", list[schema.CommunityAct], wanted)
 
     def expose(self, wanted: schema.ExposureWanted) -> schema.Exposure:
         """Lets others reach a service of this machine. Raises Usage, NotFound, Busy."""
@@ -138,6 +180,22 @@ class LocalApi:
     def say(self, wanted: schema.TwinWanted) -> schema.Twin:
         """What others are told of the owner. Raises Usage, NotFound."""
         return self._ask("POST", "/v1/twins", schema.Twin, wanted)
+
+    def pipelines(self) -> list[schema.Pipeline]:
+        """Pipelines of this peer's owner, newest first."""
+        return self._ask("GET", "/v1/pipelines", list[schema.Pipeline])
+
+    def pipeline(self, name: str) -> schema.Pipeline:
+        """One, by its id or name. Raises NotFound."""
+        return self._ask("GET", f"/v1/pipelines/{quote(name, safe='')}", schema.Pipeline)
+
+    def cancel_pipeline(self, name: str) -> schema.Pipeline:
+        """Ends a pipeline; what is through stays. Raises NotFound."""
+        return self._ask("POST", f"/v1/pipelines/{quote(name, safe='')}/cancellation", schema.Pipeline)
+
+    def forget_pipeline(self, name: str) -> schema.Pipeline:
+        """Ends a pipeline if it runs, and drops its results. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/pipelines/{quote(name, safe='')}", schema.Pipeline)
 
     def set_limit(self, wanted: schema.LimitWanted) -> schema.Limit:
         """Sets one more rate limit. Raises Usage, NotFound, Busy."""

@@ -12,12 +12,14 @@ from croft.control import schema
 from croft.control.answers import answer, body
 from croft.control.backup_app import Backups, backup_routes
 from croft.control.capabilities_app import Capabilities, capability_routes
+from croft.control.community_app import CommunityBook, community_routes
 from croft.control.find_app import Search, find_routes
 from croft.control.jobs_app import Jobs, job_routes
 from croft.control.messages_app import Messages, message_routes
 from croft.control.network_app import Network, network_routes
 from croft.control.offers_app import Offers, offer_routes
 from croft.control.people_app import People, people_routes
+from croft.control.pipelines_app import Pipelines, pipeline_routes
 from croft.control.services_app import Services, service_routes
 from croft.control.storage_app import Files, storage_routes
 
@@ -57,9 +59,11 @@ def create_app(
     offers: Offers,
     search: Search,
     files: Files,
+    communities: CommunityBook,
     backups: Backups,
     capabilities: Capabilities,
     messages: Messages,
+    pipelines: Pipelines,
 ) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
@@ -117,8 +121,10 @@ def create_app(
             *people_routes(people),
             *find_routes(search),
             *storage_routes(files),
+            *community_routes(communities),
             *backup_routes(backups),
             *capability_routes(capabilities),
             *message_routes(messages),
+            *pipeline_routes(pipelines),
         ]
     )

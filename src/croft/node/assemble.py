@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from croft.compute.circle_messages import CIRCLE_PURPOSE
@@ -27,10 +27,12 @@ from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
+from croft.model.ids import CommunityId, PeerId
 from croft.model.lease import Lease
 from croft.node.backups import Backups
 from croft.node.capabilities import Capabilities
 from croft.node.cards import Cards, LetterNetwork
+from croft.node.communities import CommunityKeeper
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -81,7 +83,10 @@ from croft.twins.call_client import CallClient
 from croft.twins.call_messages import CALLS_PURPOSE
 from croft.twins.call_server import CallServer
 from croft.twins.capability_book import CapabilityBook
+from croft.twins.communities import Communities
+from croft.twins.kept_values import VALUES_PURPOSE, KeptValues
 from croft.twins.letters import Author
+from croft.twins.pipelines import Pipelines
 from croft.twins.post import Post
 
 VERSION = version("croft")
@@ -164,10 +169,14 @@ class Parts:
     sharing: Sharing
     wards: Wards
     backups: Backups
+    communities: Communities
+    community_keeper: CommunityKeeper
     capability_book: CapabilityBook
     capabilities: Capabilities
     call_server: CallServer
     calls: CallClient
+    values: KeptValues
+    pipelines: Pipelines
     cards: Cards
     post: Post
 
@@ -175,6 +184,7 @@ class Parts:
         """Takes in what the last run left on disk; before `serve`."""
         await self.address_book.load()
         await self.overlay.load()
+        await self.community_keeper.load()
         await self.admissions.load()
         await self.tunnel_host.load()
         await self.shaping.load()
@@ -183,6 +193,8 @@ class Parts:
         await self.lending.load()
         await self.storage.load()
         await self.capability_book.load()
+        await self.values.load()
+        await self.pipelines.load()
         await self.cards.load()
         await self.post.load()
 
@@ -210,10 +222,14 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("communities", self.communities.serve),
+                ("members", self.community_keeper.serve),
                 ("backups", self.backups.serve),
                 ("capabilities", self.capabilities.serve),
                 ("capability processes", self.capability_book.serve),
                 ("calls", self.calls.serve),
+                ("kept values", self.values.serve),
+                ("pipelines", self.pipelines.serve),
                 ("cards", self.cards.serve),
                 ("letters", self.post.serve),
             ):
@@ -250,21 +266,16 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
         on_clock_compared=health.compare_clock,
     )
-    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
-    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
-    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
-    admissions = Admissions(
-        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
-    )
-    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    paths, relaying, admissions = _ways(plan, ports, overlay)
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
         *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
-    shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
-    tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
+    communities, keeper = _communities(plan, ports, overlay, health)
+    tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
+    book, capabilities, call_server, calls, values, pipelines = _capabilities(plan, ports, overlay)
     parts = Parts(
         plan,
         ports,
@@ -276,18 +287,38 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Tunnels(overlay, ports.local),
         AddressBook(plan.contacts, ports.database, ports.clock, overlay),
         devices,
-        shaping,
+        Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY),
         paths,
         relaying,
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
         *_storage(plan, ports, overlay, offering, health),
-        *_capabilities(plan, ports, overlay),
+        communities,
+        keeper,
+        book,
+        capabilities,
+        call_server,
+        calls,
+        values,
+        pipelines,
         *_post(plan, ports, overlay),
     )
+    _ask_communities(parts)
     _answer_others(parts)
     return parts
+
+
+def _ways(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Paths, Relaying, Admissions]:
+    """How this peer is reached, by what relays, and who is let in."""
+    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
+    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
+    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
+    admissions = Admissions(
+        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
+    )
+    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    return paths, relaying, admissions
 
 
 def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder, Environments]:
@@ -368,16 +399,44 @@ def _storage(
     return storage, upkeep, sharing, wards, backups
 
 
+def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> tuple[Communities, CommunityKeeper]:
+    """Who belongs together, and who may do what among them."""
+    communities = Communities(
+        plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
+    )
+    return communities, CommunityKeeper(communities, overlay, health)
+
+
+def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:
+    """In which communities a peer may use what is for members."""
+    twin = overlay.twin_of(peer)
+    return communities.serves(twin, overlay.communities_of(peer)) if twin is not None else frozenset()
+
+
+def _ask_communities(parts: Parts) -> None:
+    """Whatever lets somebody in, or serves them, asks whether their community has them as a member."""
+    overlay, communities, admissions = parts.overlay, parts.communities, parts.admissions
+    overlay.door.standing = communities
+    overlay.links.consumer = lambda greeted: replace(
+        greeted, communities=communities.serves(greeted.twin, greeted.communities)
+    )
+    admissions.check_invites, admissions.check_admits = communities.check_invites, communities.check_admits
+    admissions.admitted = communities.admitted
+
+
 def _capabilities(
     plan: Plan, ports: Ports, overlay: Overlay
-) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient]:
-    """What the owner lets others call, and what others let the owner call."""
-    contacts = plan.contacts
+) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient, KeptValues, Pipelines]:
+    """What the owner lets others call, and what others let the owner call, one by one and in pipelines."""
+    contacts, own = plan.contacts, plan.own
     book = CapabilityBook(
-        *(ports.database, ports.clock, ports.programs, plan.own.twin), lambda twin: twin in contacts.friends()
+        *(ports.database, ports.clock, ports.programs, own.twin), lambda twin: twin in contacts.friends()
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
-    return book, capabilities, CallServer(book), CallClient(capabilities, overlay)
+    values = KeptValues(own.peer, overlay, ports.chunks, ports.database, ports.clock, ports.entropy)
+    calls = CallClient(capabilities, overlay)
+    pipelines = Pipelines(own.peer, own.twin, calls, capabilities, values, ports.database, ports.clock, ports.entropy)
+    return book, capabilities, CallServer(book, values), calls, values, pipelines
 
 
 def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
@@ -404,4 +463,5 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
     links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
+    links.on_stream(VALUES_PURPOSE, parts.values.serve_stream)
     parts.holder.on_watch = parts.wards.told

@@ -46,6 +46,7 @@ from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
 from croft.node.backup_desk import BackupDesk
 from croft.node.capability_desk import CapabilityDesk
+from croft.node.communities import CommunityDesk
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
 from croft.node.message_desk import MessageDesk
@@ -53,6 +54,7 @@ from croft.node.network import NetworkDesk
 from croft.node.offer_desk import OfferDesk
 from croft.node.peer import LocalPeer
 from croft.node.people import PeopleDesk
+from croft.node.pipeline_desk import PipelineDesk
 from croft.node.policy import OwnersPolicy
 from croft.node.search import SearchDesk
 from croft.node.services import ServiceDesk
@@ -145,8 +147,11 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     peer = LocalPeer(parts, home, config)
     desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
     storage = StorageDesk(parts, peer.peers, people.contacts)
+    communities = CommunityDesk(parts, peer.peers, people.contacts)
+    peer.named_community = communities.named
     backups = BackupDesk(parts, peer.peers)
     capabilities = CapabilityDesk(parts, peer.peers, people.contacts)
+    pipelines = PipelineDesk(parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -162,9 +167,11 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 OfferDesk(parts, peer.peers, people.contacts),
                 SearchDesk(parts, peer.peers),
                 storage,
+                communities,
                 backups,
                 capabilities,
                 MessageDesk(parts, peer.peers, people.contacts),
+                pipelines,
             ),
             log_config=None,
             lifespan="off",
@@ -172,7 +179,8 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups, capabilities)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups, capabilities, pipelines)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups, capabilities, pipelines)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [
