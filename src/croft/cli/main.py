@@ -55,6 +55,8 @@ SECTIONS = {
     "What people can do": {
         "capabilities": "croft.cli.capability:capabilities",
         "call": "croft.cli.capability:call",
+        "consent": "croft.cli.consent:consent",
+        "audit": "croft.cli.consent:audit",
     },
     "Services": {
         "expose": "croft.cli.tunnel:expose",

@@ -28,7 +28,7 @@ from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
 from croft.model.lease import Lease
-from croft.node.capabilities import Capabilities
+from croft.node.capabilities import Capabilities, PlainMembers
 from croft.node.cards import Cards, LetterNetwork
 from croft.node.health import Health
 from croft.node.jobs import JobBook
@@ -76,10 +76,13 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.audit_log import AuditLog
 from croft.twins.call_client import CallClient
+from croft.twins.call_gate import CallGate
 from croft.twins.call_messages import CALLS_PURPOSE
 from croft.twins.call_server import CallServer
 from croft.twins.capability_book import CapabilityBook
+from croft.twins.consent_book import ConsentBook
 from croft.twins.letters import Author
 from croft.twins.post import Post
 
@@ -161,6 +164,8 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    audit: AuditLog
+    consent: ConsentBook
     capability_book: CapabilityBook
     capabilities: Capabilities
     call_server: CallServer
@@ -179,6 +184,8 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
+        await self.audit.load()
+        await self.consent.load()
         await self.capability_book.load()
         await self.cards.load()
         await self.post.load()
@@ -207,6 +214,8 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("audit", self.audit.serve),
+                ("consent", self.consent.serve),
                 ("capabilities", self.capabilities.serve),
                 ("capability processes", self.capability_book.serve),
                 ("calls", self.calls.serve),
@@ -261,6 +270,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
     devices = Devices(overlay, plan.twin_key, ports.clock)
+    audit, consent, capability_book, gate = _gate(plan, ports, overlay, health)
+    capabilities = Capabilities(overlay, capability_book, plan.contacts, ports.clock)
     parts = Parts(
         plan,
         ports,
@@ -279,7 +290,12 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
         *_storage(plan, ports, overlay, offering),
-        *_capabilities(plan, ports, overlay),
+        audit,
+        consent,
+        capability_book,
+        capabilities,
+        CallServer(gate),
+        CallClient(capabilities, overlay),
         *_post(plan, ports, overlay),
     )
     _answer_others(parts)
@@ -356,16 +372,17 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
     return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
 
 
-def _capabilities(
-    plan: Plan, ports: Ports, overlay: Overlay
-) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient]:
-    """What the owner lets others call, and what others let the owner call."""
+def _gate(
+    plan: Plan, ports: Ports, overlay: Overlay, health: Health
+) -> tuple[AuditLog, ConsentBook, CapabilityBook, CallGate]:
+    """What the owner lets others call, under which rules; and the log of what others do here."""
     contacts = plan.contacts
-    book = CapabilityBook(
-        *(ports.database, ports.clock, ports.programs, plan.own.twin), lambda twin: twin in contacts.friends()
-    )
-    capabilities = Capabilities(overlay, book, contacts, ports.clock)
-    return book, capabilities, CallServer(book), CallClient(capabilities, overlay)
+    audit = AuditLog(ports.database, ports.clock, plan.own.device, plan.own.peer, overlay.name_of)
+    audit.on_broken = health.warn_of_broken_audit
+    book = CapabilityBook(ports.database, ports.clock, ports.programs)
+    consent = ConsentBook(ports.database, ports.clock)
+    gate = CallGate(book, consent, audit, PlainMembers(), plan.own.twin, lambda twin: twin in contacts.friends())
+    return audit, consent, book, gate
 
 
 def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
@@ -391,5 +408,8 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
+    audit = parts.audit
+    parts.leases.granted = lambda request: audit.record(request.purpose, request, request.job)
+    parts.tunnel_host.opened = lambda consumer, service: audit.record("tunnel", consumer, service)
     links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
     parts.holder.on_watch = parts.wards.told

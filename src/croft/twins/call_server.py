@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, TooLarge
+from croft.errors import ConnectionLost, CroftError, PeerMisbehaved
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.twins.call_messages import (
     ARGUMENT_BYTES_MAX,
@@ -38,6 +38,13 @@ log = logging.getLogger(__name__)
 
 WAIT_S_MAX: Final = 86_400.0
 STEP: Final = "calls"
+TOO_LARGE: Final = "too large"
+REVOKED: Final = "revoked"
+_WHY: Final = {
+    TOO_LARGE: ("too_large", f"over {ARGUMENT_BYTES_MAX:,} bytes wait to be read", "Send less at a time."),
+    REVOKED: ("refused", "the owner lets you call it no more, and ended the call", "Ask the owner."),
+}
+"""Of a call that is ended here: code, message and remedy."""
 
 
 class Caller(Protocol):
@@ -64,6 +71,9 @@ class Admitted(Protocol):
 
     @property
     def time_s_max(self) -> float: ...
+
+    revoke: Callable[[], None]
+    """Called once it may run no more."""
 
     def ended(self, outcome: str) -> None:
         """It is over: `ok`, or the code of its failure."""
@@ -150,7 +160,7 @@ class _Session:
             return
         self._bytes[call] += size
         if sum(self._bytes.values()) > ARGUMENT_BYTES_MAX:
-            self._calls[call][0].cancel("too large")
+            self._end(call, TOO_LARGE)
 
     async def _serve(self, asked: AskCall, running: Running) -> None:
         outcome = "ended"
@@ -165,6 +175,7 @@ class _Session:
 
         try:
             admitted = await self._gate.admit(self._caller, asked, waits)
+            admitted.revoke = lambda: self._end(asked.call, REVOKED)
             try:
                 time_s = min(asked.time_s_max or admitted.time_s_max, admitted.time_s_max)
                 await admitted.host.run(running, asked.call, time_s, deliver)
@@ -178,13 +189,16 @@ class _Session:
         except ConnectionLost:
             pass
         except asyncio.CancelledError as stopped:
-            if stopped.args != ("too large",):
+            if stopped.args not in ((TOO_LARGE,), (REVOKED,)):
                 raise
-            oversized = TooLarge(f"over {ARGUMENT_BYTES_MAX:,} bytes of arguments", remedy="Send less at a time.")
-            self._refuse(failure_of(asked.call, oversized, has_begun=False))
+            self._refuse(CallFailed(asked.call, *_WHY[stopped.args[0]], has_begun=True))
         finally:
             self._calls.pop(asked.call, None)
             self._bytes.pop(asked.call, None)
+
+    def _end(self, call: int, why: str) -> None:
+        if call in self._calls:
+            self._calls[call][0].cancel(why)
 
     def _refuse(self, failure: CallFailed) -> None:
         try:
