@@ -163,7 +163,7 @@ def _is_of(line: Line) -> bool:
     """Whether a line tells of an act of its own number."""
     try:
         return msgspec.json.decode(line.text, type=Act).number == line.number
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
 
 

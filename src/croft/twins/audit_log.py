@@ -75,7 +75,7 @@ class AuditLog:
         for text in await self._database.run(read):
             try:
                 act = msgspec.json.decode(text, type=Act)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue  # `verify` tells of it
             if act.at >= since:
                 found.append(act)

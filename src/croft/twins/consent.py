@@ -8,7 +8,7 @@ without one, what the capability was offered with. The owner's own devices may a
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -88,10 +88,11 @@ class Rule:
             return 2 if self.is_community else 0
         return 1 if self.who.startswith(ROLE) else 3 if self.who in (FRIENDS, MINE) else 4
 
-    def show(self, name_of: Callable[[str], str] = str) -> str:
-        """In words, for whoever is refused by it or reads the log."""
+    def show(self) -> str:
+        """In words, for whoever is refused by it or reads the log; ids say nothing to people."""
+        whom = ("this community" if self.is_community else "this person") if is_key_id(self.who) else self.who
         much = f", {self.per_day} a day" if self.per_day else ""
-        return f"rule {self.number} ({self.capability or 'all'}, {name_of(self.who)}: {self.verdict}{much})"
+        return f"rule {self.number} ({self.capability or 'all'}, {whom}: {self.verdict}{much})"
 
 
 @dataclass(frozen=True, slots=True)
