@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from croft.client.executor import GridExecutor
     from croft.client.grid import Grid, MapResult, connect
     from croft.client.task import Task, task
+    from croft.control.backup_schema import RetentionPolicy
     from croft.errors import (
         Busy,
         Cancelled,
@@ -43,6 +44,7 @@ _PLACES = {
     "connect_async": "croft.client.async_grid",
     "AsyncGrid": "croft.client.async_grid",
     "Job": "croft.client.durable",
+    "RetentionPolicy": "croft.control.backup_schema",
     "Task": "croft.client.task",
     "task": "croft.client.task",
 }
@@ -60,6 +62,7 @@ __all__ = [
     "MapResult",
     "NotFound",
     "Refused",
+    "RetentionPolicy",
     "Task",
     "TaskDied",
     "TaskDisputed",

@@ -413,6 +413,11 @@ def test_every_command_prints_what_the_python_api_returns(five: list[RealPeer], 
             (["expose", "list"], "exposures", grid.api.exposures),
             (["limit", "list"], "limits", grid.api.limits),
             (["device", "list"], "devices", grid.api.devices),
+            (["community"], "communities", grid.api.communities),
+            (["community", "list"], "communities", grid.api.communities),
+            (["community", "members"], "members", grid.api.community_members),
+            (["community", "rules"], "", lambda: grid.api.set_rules({})),
+            (["community", "log"], "acts", grid.api.community_log),
         ]
         changes: list[tuple[list[str], Callable[[], list[object]]]] = [
             (["contacts", "add", "bob", "robert"], grid.api.contacts),

@@ -18,6 +18,9 @@ FUNCTION_LINES_MAX = 70
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
 CORES = [
     "compute/verification.py",
+    "twins/community.py",
+    "twins/community_graph.py",
+    "twins/community_reducer.py",
     "overlay/control_stream.py",
     "overlay/membership.py",
     "overlay/records.py",
@@ -58,6 +61,9 @@ CORES = [
     "storage/download.py",
     "storage/merging.py",
     "storage/repair.py",
+    "storage/retention.py",
+    "storage/pruning.py",
+    "storage/backup_schedule.py",
     "wire/frames.py",
     "adapters/arrivals.py",
 ]

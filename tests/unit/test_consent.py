@@ -75,7 +75,7 @@ def test_so_many_calls_a_day_and_of_each_person() -> None:
 
     refused = core.decide("ocr", AUTO, ASKER, NOW)
     assert refused.verdict is DENY and "2 calls a day are used up" in refused.why
-    assert verdict(core, Asker(TwinId("e" * 64), frozenset())) is AUTO
+    assert verdict(core, Asker(TwinId("e" * 64), frozenset({VILLAGE}))) is AUTO
     assert core.decide("ocr", AUTO, ASKER, NOW + DAY_S).verdict is AUTO
 
 
@@ -87,4 +87,5 @@ def test_words_of_a_rule_name_no_ids() -> None:
 def test_who_is_meant() -> None:
     assert ASKER.is_among([MEMBERS]) and ASKER.is_among([BOB]) and ASKER.is_among([VILLAGE])
     assert not ASKER.is_among([FRIENDS]) and FRIEND.is_among([FRIENDS]) and not ASKER.is_among([])
+    assert not Asker(BOB, frozenset()).is_among([MEMBERS]), "who was removed is no member any more"
     assert OWN.is_among([]) and ADMIN.is_among([f"{ROLE}admin"])

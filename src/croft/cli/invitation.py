@@ -16,14 +16,20 @@ from croft.errors import Usage
 @click.group(invoke_without_command=True)
 @click.option("--for", "lifetime", default="1h", show_default=True, help="How long it is good for, such as 10m or 2d.")
 @click.option("--line-only", is_flag=True, help="Make no spoken code: nothing is announced on the LAN.")
+@click.option("--community", default="", metavar="NAME", help="To which one, if you are in several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def invite(context: click.Context, lifetime: str, line_only: bool, as_json: bool) -> None:
+def invite(context: click.Context, lifetime: str, line_only: bool, community: str, as_json: bool) -> None:
     """Invite somebody: one line that works once. Without a subcommand, make a new one."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        show_new(lifetime, community, line_only, as_json)
+
+
+def show_new(lifetime: str, community: str, line_only: bool, as_json: bool) -> None:
+    """Makes an invitation and tells how it is used."""
     lifetime_s = duration_s(lifetime)
-    made = LocalApi(Home.find().control_socket).invite(lifetime_s=lifetime_s, is_spoken=not line_only)
+    api = LocalApi(Home.find().control_socket)
+    made = api.invite(lifetime_s=lifetime_s, is_spoken=not line_only, community=community)
     if as_json:
         print_json("", made)
         return

@@ -24,6 +24,7 @@ SECTIONS = {
     "Who is here": {
         "invite": "croft.cli.invitation:invite",
         "join": "croft.cli.invitation:join",
+        "community": "croft.cli.community:community",
         "peers": "croft.cli.peer:peers",
         "find": "croft.cli.find:find",
         "provide": "croft.cli.find:provide",
@@ -44,6 +45,7 @@ SECTIONS = {
         "link": "croft.cli.storage:link",
         "rollback": "croft.cli.storage:rollback",
         "snapshot": "croft.cli.storage:snapshot",
+        "backup": "croft.cli.backup:backup",
         "storage": "croft.cli.storage:storage",
     },
     "Lending": {

@@ -52,7 +52,7 @@ def put(
     never_words = [word for text in never for word in text.split(",")]
     on_words = [word for text in on for word in text.split(",")]
     only, without = files.peer_ids(on_words), files.peer_ids(never_words)
-    with _Progress("stored") as progress:
+    with ProgressLine("stored") as progress:
         if PIPED in paths:
             if len(paths) > 1 or not name:
                 raise Usage("what is piped is put by itself, and needs a name", remedy="Say it: croft put - --as NAME")
@@ -111,7 +111,7 @@ def get(name: str, place: str | None, device: str, snapshot: str, force: bool, a
     target = place or last
     if os.path.isdir(target) and place is not None:
         target = os.path.join(target, last)
-    with _Progress("read") as progress:
+    with ProgressLine("read") as progress:
         whole = os.fsencode(os.path.abspath(target))
         opening = OpenGet(at, whole, number, force, device=by, snapshot=snapshot)
         answer = files.get_to(opening, progress)
@@ -357,7 +357,7 @@ def storage(check: bool, collect: bool, as_json: bool) -> None:
         say(f"! {fault}")
 
 
-class _Progress:
+class ProgressLine:
     """One line that is rewritten: how much, how fast, how long yet; on a terminal, if it takes a while."""
 
     def __init__(self, what: str) -> None:
@@ -365,7 +365,7 @@ class _Progress:
         self._began_at = time.monotonic()
         self._is_shown = False
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:

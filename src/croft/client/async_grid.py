@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from croft.client.backups import AsyncBackups, Backups
 from croft.client.environments_asked import environment_of
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
@@ -32,6 +33,7 @@ class AsyncGrid:
         self._environment = tuple(environment)
         self._api = LocalApi(self._home.control_socket)
         self.storage = AsyncStoredFiles(StoredFiles(self._home, self._api))
+        self.backup = AsyncBackups(Backups(self._home, self._api))
         self.messages = AsyncMessages(Messages(self._api))
         self._sessions: set[TaskSession] = set()
         self._shared: dict[Wants, TaskSession] = {}

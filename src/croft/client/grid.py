@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from croft.client.backups import Backups
 from croft.client.capabilities import Calls, Twin
 from croft.client.capability import CONSENT_S, Known
 from croft.client.environments_asked import environment_of
@@ -54,6 +55,7 @@ class Grid:
         self._environment = tuple(environment)
         self.api = LocalApi(self._home.control_socket)
         self.storage = StoredFiles(self._home, self.api)
+        self.backup = Backups(self._home, self.api)
         self._calls = Calls(self._home.work_socket, self.api, self.run)
         self.messages = Messages(self.api)
         self._loop = asyncio.new_event_loop()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from croft.control import schema
+from croft.control import backup_schema, schema
 from croft.control.naming import find_peer, find_provider
 from croft.errors import CroftError, TimedOut, Unreachable, by_code
 
@@ -21,6 +21,7 @@ TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
 MEASURE_TIMEOUT_S = 60.0
 STORAGE_TIMEOUT_S = 600.0
+PRUNE_TIMEOUT_S = 86_400.0
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -72,9 +73,12 @@ class LocalApi:
         """No longer provides a key. Raises NotFound."""
         return self._ask("POST", "/v1/provided/withdrawn", list[str], schema.KeyWanted(key=key))
 
-    def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True) -> schema.Invitation:
-        """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN."""
-        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken)
+    def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True, community: str = "") -> schema.Invitation:
+        """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN.
+
+        Raises NotFound, Usage, Refused.
+        """
+        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken, community=community)
         return self._ask("POST", "/v1/invitations", schema.Invitation, wanted)
 
     def invitations(self) -> list[schema.Invitation]:
@@ -89,6 +93,45 @@ class LocalApi:
         """Joins a community. Raises Usage, Refused, Unreachable."""
         wanted = schema.JoinWanted(code=code)
         return self._ask("POST", "/v1/join", schema.Joined, wanted, timeout_s=JOIN_TIMEOUT_S)
+
+    def communities(self) -> list[schema.Community]:
+        """The communities that this peer is in."""
+        return self._ask("GET", "/v1/communities", list[schema.Community])
+
+    def new_community(self, name: str) -> schema.Community:
+        """Founds a community. Raises Usage, Refused."""
+        wanted = schema.CommunityWanted(community=name)
+        return self._ask("POST", "/v1/communities", schema.Community, wanted)
+
+    def community_members(self, community: str = "") -> list[schema.CommunityMember]:
+        """Everybody in a community, named by its name or id; empty: the only one. Raises NotFound, Usage."""
+        wanted = schema.CommunityWanted(community=community)
+        return self._ask("POST", "/v1/communities/members", list[schema.CommunityMember], wanted)
+
+    def set_role(self, who: str, role: str, *, community: str = "") -> schema.CommunityMember:
+        """Makes somebody an admin, a member or a guest of a community. Raises NotFound, Usage, Refused."""
+        wanted = schema.RoleWanted(who=who, role=role, community=community)
+        return self._ask("POST", "/v1/communities/roles", schema.CommunityMember, wanted)
+
+    def remove_member(self, who: str, *, community: str = "") -> schema.CommunityMember:
+        """Removes somebody from a community. Raises NotFound, Usage, Refused."""
+        wanted = schema.RemovalOfMember(who=who, community=community)
+        return self._ask("POST", "/v1/communities/removals", schema.CommunityMember, wanted)
+
+    def leave_community(self, community: str) -> schema.Community:
+        """Leaves a community. Raises NotFound, Usage, Refused."""
+        wanted = schema.CommunityWanted(community=community)
+        return self._ask("POST", "/v1/communities/departures", schema.Community, wanted)
+
+    def set_rules(self, rules: dict[str, str], *, community: str = "") -> schema.Community:
+        """Sets rules of a community; without any, tells them. Raises NotFound, Usage, Refused."""
+        wanted = schema.RulesWanted(rules=rules, community=community)
+        return self._ask("POST", "/v1/communities/rules", schema.Community, wanted)
+
+    def community_log(self, community: str = "") -> list[schema.CommunityAct]:
+        """What was done in a community, in order, with what had no effect and why. Raises NotFound, Usage."""
+        wanted = schema.CommunityWanted(community=community)
+        return self._ask("POST", "/v1/communities/log", list[schema.CommunityAct], wanted)
 
     def expose(self, wanted: schema.ExposureWanted) -> schema.Exposure:
         """Lets others reach a service of this machine. Raises Usage, NotFound, Busy."""
@@ -278,6 +321,29 @@ class LocalApi:
     def remove_files(self, wanted: schema.RemovalWanted) -> schema.FilesRemoved:
         """Removes a stored file, or a folder of them. Raises NotFound, Usage."""
         return self._ask("POST", "/v1/storage/removals", schema.FilesRemoved, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def backups(self) -> list[backup_schema.Backup]:
+        """Every backup of the owner, those of this device first."""
+        return self._ask("GET", "/v1/backups", list[backup_schema.Backup], timeout_s=STORAGE_TIMEOUT_S)
+
+    def add_backup(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup:
+        """One more backup of this device. Raises Usage, NotFound, Busy, Refused."""
+        return self._ask("POST", "/v1/backups", backup_schema.Backup, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def remove_backup(self, name: str) -> backup_schema.BackupRemoved:
+        """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""
+        wanted = backup_schema.BackupNamed(name=name)
+        return self._ask("POST", "/v1/backups/removed", backup_schema.BackupRemoved, wanted, timeout_s=PRUNE_TIMEOUT_S)
+
+    def backup_snapshots(self, name: str) -> list[backup_schema.BackupSnapshot]:
+        """The snapshots of a backup, oldest first. Raises NotFound."""
+        wanted, path = backup_schema.BackupNamed(name=name), "/v1/backups/snapshots"
+        return self._ask("POST", path, list[backup_schema.BackupSnapshot], wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def prune_backup(self, name: str) -> backup_schema.BackupPruned:
+        """Forgets the snapshots that the policy lets go, and frees what only they needed. Raises NotFound, Busy."""
+        wanted = backup_schema.BackupNamed(name=name)
+        return self._ask("POST", "/v1/backups/pruned", backup_schema.BackupPruned, wanted, timeout_s=PRUNE_TIMEOUT_S)
 
     def collect(self) -> schema.FilesRemoved:
         """Has holders drop what no stored file needs."""

@@ -10,7 +10,9 @@ from starlette.routing import Route
 
 from croft.control import schema
 from croft.control.answers import answer, body
+from croft.control.backup_app import Backups, backup_routes
 from croft.control.capabilities_app import Capabilities, capability_routes
+from croft.control.community_app import CommunityBook, community_routes
 from croft.control.find_app import Search, find_routes
 from croft.control.jobs_app import Jobs, job_routes
 from croft.control.messages_app import Messages, message_routes
@@ -56,6 +58,8 @@ def create_app(
     offers: Offers,
     search: Search,
     files: Files,
+    communities: CommunityBook,
+    backups: Backups,
     capabilities: Capabilities,
     messages: Messages,
 ) -> Starlette:
@@ -115,6 +119,8 @@ def create_app(
             *people_routes(people),
             *find_routes(search),
             *storage_routes(files),
+            *community_routes(communities),
+            *backup_routes(backups),
             *capability_routes(capabilities),
             *message_routes(messages),
         ]

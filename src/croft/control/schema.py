@@ -9,6 +9,13 @@ import enum
 
 import msgspec
 
+from croft.control.community_schema import Community as Community
+from croft.control.community_schema import CommunityAct as CommunityAct
+from croft.control.community_schema import CommunityMember as CommunityMember
+from croft.control.community_schema import CommunityWanted as CommunityWanted
+from croft.control.community_schema import RemovalOfMember as RemovalOfMember
+from croft.control.community_schema import RoleWanted as RoleWanted
+from croft.control.community_schema import RulesWanted as RulesWanted
 from croft.control.storage_schema import FileLink as FileLink
 from croft.control.storage_schema import FilesPut as FilesPut
 from croft.control.storage_schema import FilesRead as FilesRead
@@ -135,14 +142,6 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     devices: list[str] = []
 
 
-class Community(msgspec.Struct, frozen=True, kw_only=True):
-    """A community that this peer is in."""
-
-    community: str
-    name: str
-    members: int
-
-
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Who this peer is, who is here, what is wrong, what next."""
 
@@ -177,10 +176,11 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InvitationWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What to invite to, and for how long."""
+    """What to invite to, and for how long. `community`: its name or the start of its id; empty: the only one."""
 
     lifetime_s: float = 3600.0
     is_spoken: bool = True
+    community: str = ""
 
 
 class JoinWanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ async def serve_put(desk: StorageDesk, opening: OpenPut, messages: MessageStream
         raise ConnectionLost("the program ended before its input did")
 
     async def put() -> None:
-        messages.post(await desk.put(opening, piped(), _told(messages)))
+        messages.post(await desk.put(opening, piped(), told(messages)))
         await messages.flush()
 
     if opening.piped:
@@ -69,7 +69,7 @@ async def serve_put(desk: StorageDesk, opening: OpenPut, messages: MessageStream
             raise Usage("what is piped is put by itself")
         await put()
     else:
-        await _while_listening(put(), messages)
+        await while_listening(put(), messages)
 
 
 async def serve_get(desk: StorageDesk, opening: OpenGet, messages: MessageStream) -> None:
@@ -77,7 +77,7 @@ async def serve_get(desk: StorageDesk, opening: OpenGet, messages: MessageStream
 
     async def get() -> None:
         if opening.place:
-            messages.post(await desk.get(opening, _told(messages)))
+            messages.post(await desk.get(opening, told(messages)))
         else:
             size = 0
             async for piece in desk.read(opening):
@@ -87,10 +87,11 @@ async def serve_get(desk: StorageDesk, opening: OpenGet, messages: MessageStream
             messages.post(GetDone(1, size, []))
         await messages.flush()
 
-    await _while_listening(get(), messages)
+    await while_listening(get(), messages)
 
 
-def _told(messages: MessageStream) -> Progress:
+def told(messages: MessageStream) -> Progress:
+    """Tells the program how far it has come, now and then."""
     loop = asyncio.get_running_loop()
     told_at = loop.time()
 
@@ -103,7 +104,7 @@ def _told(messages: MessageStream) -> Progress:
     return tell
 
 
-async def _while_listening(work: object, messages: MessageStream) -> None:
+async def while_listening(work: object, messages: MessageStream) -> None:
     """Runs `work` until it is done or the program hangs up."""
     assert asyncio.iscoroutine(work), "work is to be run"
     working = asyncio.create_task(work, name="storage.work")

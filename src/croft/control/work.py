@@ -15,7 +15,7 @@ from croft.compute.commands import CommandJob, CommandSpec, StoredInput
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
-from croft.control import durable_work, storage_work, tunnels
+from croft.control import backup_work, durable_work, storage_work, tunnels
 from croft.control.calls import Calls, serve_calls
 from croft.control.circles import CircleDesk
 from croft.control.socket_stream import SocketStream
@@ -28,6 +28,9 @@ from croft.control.work_messages import (
     FromProgram,
     JobFailed,
     JobOpened,
+    OpenBackupRestore,
+    OpenBackupRun,
+    OpenBackupVerify,
     OpenCalls,
     OpenCircle,
     OpenCommandJob,
@@ -79,6 +82,7 @@ class WorkServer:
         desk: tunnels.Desk,
         circles: Circles,
         storage: storage_work.StorageDesk,
+        backups: backup_work.BackupDesk,
         calls: Calls,
     ) -> None:
         self._calls = calls
@@ -86,6 +90,7 @@ class WorkServer:
         self._jobs = jobs
         self._desk = desk
         self._storage = storage
+        self._backups = backups
 
     async def serve(self, path: Path) -> None:
         """Accepts programs until cancelled; then their jobs are cancelled too."""
@@ -130,6 +135,8 @@ class WorkServer:
                         await storage_work.serve_put(self._storage, opening, messages)
                     case OpenGet():
                         await storage_work.serve_get(self._storage, opening, messages)
+                    case OpenBackupRun() | OpenBackupRestore() | OpenBackupVerify():
+                        await backup_work.serve_backup(self._backups, opening, messages)
                     case OpenCalls():
                         await serve_calls(self._calls, messages)
                     case OpenPipe():

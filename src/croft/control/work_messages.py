@@ -203,8 +203,38 @@ class OpenGet(Message, frozen=True, tag=172):
     snapshot: str = ""
 
 
+class OpenBackupRun(Message, frozen=True, tag=173):
+    """Runs a backup; the answer is a `BackupReport`."""
+
+    name: str
+
+
+class OpenBackupRestore(Message, frozen=True, tag=174):
+    """Writes what a backup has into a folder; the answer is a `BackupRestored`.
+
+    `number`: of the snapshot; 0: the newest. `inside`: the part of it that is wanted; empty: all of it. `replaces`:
+    files that are there already and differ.
+    """
+
+    name: str
+    into: bytes
+    number: int = 0
+    inside: bytes = b""
+    replaces: bool = False
+
+
+class OpenBackupVerify(Message, frozen=True, tag=175):
+    """Looks whether a backup can be restored; `reads`: by reading all of it. The answer is a `BackupVerified`."""
+
+    name: str
+    reads: bool = False
+
+
 FromProgram = (
     OpenPut
+    | OpenBackupRun
+    | OpenBackupRestore
+    | OpenBackupVerify
     | OpenCalls
     | PieceOfFile
     | OpenGet
@@ -368,8 +398,15 @@ class GetDone(Message, frozen=True, tag=183):
     faults: list[str]
 
 
+class BackupDone(Message, frozen=True, tag=184):
+    """What was asked of a backup is done. `answer`: the JSON of what `croft.control.backup_schema` says."""
+
+    answer: bytes
+
+
 FromDaemon = (
-    CircleOpened
+    BackupDone
+    | CircleOpened
     | StreamWaits
     | StorageProgress
     | PutDone

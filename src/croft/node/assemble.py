@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from croft.compute.circle_messages import CIRCLE_PURPOSE
@@ -27,9 +27,12 @@ from croft.ledger.leasing import LeaseBook
 from croft.ledger.own_offers import OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY
 from croft.model.hours import MINUTES_PER_DAY
+from croft.model.ids import CommunityId, PeerId
 from croft.model.lease import Lease
-from croft.node.capabilities import Capabilities, PlainMembers
+from croft.node.backups import Backups
+from croft.node.capabilities import Capabilities
 from croft.node.cards import Cards, LetterNetwork
+from croft.node.communities import CommunityKeeper
 from croft.node.health import Health
 from croft.node.jobs import JobBook
 from croft.node.lending import Lending
@@ -82,6 +85,7 @@ from croft.twins.call_gate import CallGate
 from croft.twins.call_messages import CALLS_PURPOSE
 from croft.twins.call_server import CallServer
 from croft.twins.capability_book import CapabilityBook
+from croft.twins.communities import Communities
 from croft.twins.consent_book import ConsentBook
 from croft.twins.letters import Author
 from croft.twins.post import Post
@@ -115,7 +119,7 @@ class Plan:
     `root` is the twin's entropy, None on an added device; `machine_load` gives shares of processors and disk; `adopt`
     keeps the certificate by which this machine is a device of another twin from the next start on; `minute_of_week`
     counts from Monday, local midnight; `offer` is what the settings lend, `rules` when not, and
-    `lent_cpus_max` of how many processors at most.
+    `lent_cpus_max` of how many processors at most. `own_folders`: where the peer itself keeps what it has.
     """
 
     own: Own
@@ -132,6 +136,7 @@ class Plan:
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
     lent_cpus_max: float | None = None
+    own_folders: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,9 @@ class Parts:
     upkeep: Upkeep
     sharing: Sharing
     wards: Wards
+    backups: Backups
+    communities: Communities
+    community_keeper: CommunityKeeper
     audit: AuditLog
     consent: ConsentBook
     capability_book: CapabilityBook
@@ -177,6 +185,7 @@ class Parts:
         """Takes in what the last run left on disk; before `serve`."""
         await self.address_book.load()
         await self.overlay.load()
+        await self.community_keeper.load()
         await self.admissions.load()
         await self.tunnel_host.load()
         await self.shaping.load()
@@ -216,6 +225,9 @@ class Parts:
                 ("wards", self.wards.serve),
                 ("audit", self.audit.serve),
                 ("consent", self.consent.serve),
+                ("communities", self.communities.serve),
+                ("members", self.community_keeper.serve),
+                ("backups", self.backups.serve),
                 ("capabilities", self.capabilities.serve),
                 ("capability processes", self.capability_book.serve),
                 ("calls", self.calls.serve),
@@ -267,10 +279,10 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
         *(plan.policy.check, plan.delegates_wanted, circles, environments),
     )
-    shaping = Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY)
-    tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, overlay.communities_of)
+    communities, keeper = _communities(plan, ports, overlay, health)
+    tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    audit, consent, capability_book, gate = _gate(plan, ports, overlay, health)
+    audit, consent, capability_book, gate = _gate(plan, ports, overlay, health, communities)
     capabilities = Capabilities(overlay, capability_book, plan.contacts, ports.clock)
     parts = Parts(
         plan,
@@ -283,13 +295,15 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Tunnels(overlay, ports.local),
         AddressBook(plan.contacts, ports.database, ports.clock, overlay),
         devices,
-        shaping,
+        Shaping(ports.database, lambda: plan.minute_of_week() % MINUTES_PER_DAY),
         paths,
         relaying,
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        *_storage(plan, ports, overlay, offering),
+        *_storage(plan, ports, overlay, offering, health),
+        communities,
+        keeper,
         audit,
         consent,
         capability_book,
@@ -298,6 +312,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         CallClient(capabilities, overlay),
         *_post(plan, ports, overlay),
     )
+    _ask_communities(parts)
     _answer_others(parts)
     return parts
 
@@ -330,7 +345,9 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     return leases, lending, lender, holder, environments
 
 
-def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> tuple[Storage, Upkeep, Sharing, Wards]:
+def _storage(
+    plan: Plan, ports: Ports, overlay: Overlay, offering: Offering, health: Health
+) -> tuple[Storage, Upkeep, Sharing, Wards, Backups]:
     """What the owner of this peer stores at others, and whose data it looks after while they are away."""
     network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
     holders = Holders(network.name, network.open_stream)
@@ -369,11 +386,42 @@ def _storage(plan: Plan, ports: Ports, overlay: Overlay, offering: Offering) -> 
         ports.offload,
     )
     upkeep.refresh_links = sharing.refresh
-    return storage, upkeep, sharing, Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    wards = Wards(own.peer, network, holders, tending, ports.database, ports.offload)
+    backups = Backups(
+        *(storage, overlay, plan.contacts.friends, health),
+        *(ports.database, ports.clock, ports.entropy, ports.offload),
+        never=plan.own_folders,
+    )
+    return storage, upkeep, sharing, wards, backups
+
+
+def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> tuple[Communities, CommunityKeeper]:
+    """Who belongs together, and who may do what among them."""
+    communities = Communities(
+        plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
+    )
+    return communities, CommunityKeeper(communities, overlay, health)
+
+
+def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:
+    """In which communities a peer may use what is for members."""
+    twin = overlay.twin_of(peer)
+    return communities.serves(twin, overlay.communities_of(peer)) if twin is not None else frozenset()
+
+
+def _ask_communities(parts: Parts) -> None:
+    """Whatever lets somebody in, or serves them, asks whether their community has them as a member."""
+    overlay, communities, admissions = parts.overlay, parts.communities, parts.admissions
+    overlay.door.standing = communities
+    overlay.links.consumer = lambda greeted: replace(
+        greeted, communities=communities.serves(greeted.twin, greeted.communities)
+    )
+    admissions.check_invites, admissions.check_admits = communities.check_invites, communities.check_admits
+    admissions.admitted = communities.admitted
 
 
 def _gate(
-    plan: Plan, ports: Ports, overlay: Overlay, health: Health
+    plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities
 ) -> tuple[AuditLog, ConsentBook, CapabilityBook, CallGate]:
     """What the owner lets others call, under which rules; and the log of what others do here."""
     contacts = plan.contacts
@@ -381,7 +429,7 @@ def _gate(
     audit.on_broken = health.warn_of_broken_audit
     book = CapabilityBook(ports.database, ports.clock, ports.programs)
     consent = ConsentBook(ports.database, ports.clock)
-    gate = CallGate(book, consent, audit, PlainMembers(), plan.own.twin, lambda twin: twin in contacts.friends())
+    gate = CallGate(book, consent, audit, communities, plan.own.twin, lambda twin: twin in contacts.friends())
     return audit, consent, book, gate
 
 

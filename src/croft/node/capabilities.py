@@ -27,7 +27,7 @@ from croft.twins.capability import (
     open_capability,
 )
 from croft.twins.capability_book import CAPABILITIES_MAX, CapabilityBook, OwnCapability
-from croft.twins.consent import FRIENDS, MEMBER_ROLE, MEMBERS
+from croft.twins.consent import FRIENDS, MEMBERS
 from croft.wire.codec import Message, decode, encode
 
 if TYPE_CHECKING:
@@ -55,14 +55,6 @@ class Told(Message, frozen=True):
     """Records of capabilities that are for the receiver alone, or for few besides: all that the sender has for it."""
 
     records: list[tuple[str, bytes]]
-
-
-class PlainMembers:
-    """Fulfils `croft.twins.call_gate.Roles` where communities know no roles."""
-
-    def role_of(self, community: CommunityId, twin: TwinId) -> str:
-        """Everybody is the same."""
-        return MEMBER_ROLE
 
 
 class Capabilities:

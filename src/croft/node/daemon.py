@@ -44,7 +44,9 @@ from croft.ledger.own_offers import SETTINGS, OwnOffer
 from croft.model.amounts import CPU, DISK, MEMORY, Amounts
 from croft.model.isolation import Grade
 from croft.node.assemble import Parts, Plan, Ports, assemble
+from croft.node.backup_desk import BackupDesk
 from croft.node.capability_desk import CapabilityDesk
+from croft.node.communities import CommunityDesk
 from croft.node.identity import Identity, adopt, load_identity
 from croft.node.launch import hold_lock
 from croft.node.message_desk import MessageDesk
@@ -144,6 +146,9 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     peer = LocalPeer(parts, home, config)
     desk, people = ServiceDesk(parts, peer.peers), PeopleDesk(parts, peer.peers)
     storage = StorageDesk(parts, peer.peers, people.contacts)
+    communities = CommunityDesk(parts, peer.peers, people.contacts)
+    peer.named_community = communities.named
+    backups = BackupDesk(parts, peer.peers)
     capabilities = CapabilityDesk(parts, peer.peers, people.contacts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -160,6 +165,8 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 OfferDesk(parts, peer.peers, people.contacts),
                 SearchDesk(parts, peer.peers),
                 storage,
+                communities,
+                backups,
                 capabilities,
                 MessageDesk(parts, peer.peers, people.contacts),
             ),
@@ -169,7 +176,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk, parts.circles, storage, capabilities)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups, capabilities)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [
@@ -209,6 +216,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         minute_of_week=minute_of_week,
         relay_port=config["relay.port"],
         delegates_wanted=config["jobs.delegates"],
+        own_folders=(os.fsencode(home.state),),
     )
 
 

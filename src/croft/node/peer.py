@@ -21,6 +21,7 @@ from croft.node.assemble import VERSION, Parts
 from croft.node.offering import OfferedHere
 from croft.overlay.invitation import Invitation
 from croft.overlay.membership import Member
+from croft.overlay.passport import Membership
 from croft.ports import RouteKind
 
 
@@ -34,6 +35,7 @@ class LocalPeer:
         self._started_at = parts.ports.clock.now()
         self.stopping = asyncio.Event()
         self.is_to_start_anew = False
+        self.named_community: Callable[[str], Membership]
 
     def status(self) -> schema.Status:
         """Who this peer is, who is here, what is wrong, what next."""
@@ -55,6 +57,7 @@ class LocalPeer:
                     community=membership.community,
                     name=membership.name,
                     members=len(overlay.community_members(membership.community)),
+                    role=self._parts.communities.role_of(membership.community, overlay.own.twin),
                 )
                 for membership in overlay.communities()
             ],
@@ -98,7 +101,9 @@ class LocalPeer:
 
     async def invite(self, wanted: schema.InvitationWanted) -> schema.Invitation:
         """A new invitation; founds a community if this peer is in none."""
-        made = await self._parts.admissions.invite(wanted.lifetime_s, is_spoken=wanted.is_spoken)
+        joined = self._parts.overlay.communities()
+        community = self.named_community(wanted.community).community if joined or wanted.community else None
+        made = await self._parts.admissions.invite(wanted.lifetime_s, is_spoken=wanted.is_spoken, community=community)
         return self._invitation(made.invitation, line=made.line, code=made.code)
 
     async def invitations(self) -> list[schema.Invitation]:

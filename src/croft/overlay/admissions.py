@@ -98,6 +98,12 @@ class Admissions:
         self._core = core.Invitations(self._signer, overlay.own.peer)
         self.relay_passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: ()
         self.trust_relays: Callable[[Sequence[str]], None] = lambda _: None
+        self.check_invites: Callable[[CommunityId], None] = lambda community: None
+        """Raises Refused if the community's rules let this twin invite nobody."""
+        self.check_admits: Callable[[CommunityId, TwinId], None] = lambda community, twin: None
+        """Raises Refused if this twin may not let that one in."""
+        self.admitted: Callable[[CommunityId, TwinId, str], None] = lambda community, twin, name: None
+        """Told of each newcomer, and what they call themselves."""
         self._published: set[int] = set()
         self._joiners = 0
         self._lock = asyncio.Lock()
@@ -115,12 +121,16 @@ class Admissions:
 
         self._core = core.Invitations(self._signer, self._overlay.own.peer, await self._database.run(read))
 
-    async def invite(self, lifetime_s: float, *, is_spoken: bool) -> core.Created:
-        """A new invitation to this peer's first community, which is founded if there is none. Raises Refused, Busy."""
+    async def invite(self, lifetime_s: float, *, is_spoken: bool, community: CommunityId | None = None) -> core.Created:
+        """A new invitation to a community: this peer's first, which is founded if there is none, or another one.
+
+        Raises Refused, Busy.
+        """
         self._check_holds_key("invite nobody")
-        community = await self._community()
-        check_may_admit(community.chain)
-        return await self._create(community.community, lifetime_s, is_spoken=is_spoken)
+        membership = await self._community() if community is None else self._overlay.passport.memberships[community]
+        check_may_admit(membership.chain)
+        self.check_invites(membership.community)
+        return await self._create(membership.community, lifetime_s, is_spoken=is_spoken)
 
     async def add_device(self, lifetime_s: float) -> core.Created:
         """A line that makes a fresh machine one more device of this twin. Raises Refused, Busy."""
@@ -238,11 +248,15 @@ class Admissions:
         return hand_over(self._overlay, self._signer, effect, self._clock.now())
 
     def _admit(self, effect: core.Admit) -> Admitted | JoinRefused:
-        membership = self._overlay.passport.memberships[effect.community]
+        membership = self._overlay.passport.memberships.get(effect.community)
+        if membership is None:
+            return JoinRefused("refused", "its owner has left that community", "Ask another member for an invitation.")
         try:
+            self.check_admits(effect.community, effect.twin)
             chain = admit(self._signer, membership.chain, effect.community, effect.twin)
         except Refused as error:
             return JoinRefused(error.code, error.message, error.remedy)
+        self.admitted(effect.community, effect.twin, effect.name)
         log.info("admitted %s (%s) to %s", effect.name, short(effect.peer), membership.name)
         records: list[bytes] = []
         size = 0

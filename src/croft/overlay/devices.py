@@ -57,6 +57,7 @@ class Devices:
                 verify=_verify,
                 on_new=self._learned,
                 limits=Limits(REVOCATIONS_MAX, REVOCATIONS_PER_TWIN_MAX),
+                outlives_membership=True,
             )
         )
         self._heard_of: asyncio.Queue[tuple[Membership, bytes]] = asyncio.Queue(MEMBERSHIPS_MAX)

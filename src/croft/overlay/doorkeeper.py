@@ -1,23 +1,52 @@
-"""Decides who is kept out whatever their grants say: people whom the owner blocked, devices that their owner revoked.
+"""Decides who is kept out whatever their grants say: people whom the owner blocked, devices that their owner revoked,
+and members whom their community removed.
 
 Asked by whatever lets something of another peer in: the hello, a dial, a record, a joiner. Sans-IO.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from croft.errors import Refused
-from croft.model.ids import PeerId, TwinId, short
+from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay.contacts import ContactBook
 
 BLOCKED = "blocked"
 REVOKED = "revoked"
 
 
+class Standing(Protocol):
+    """What communities themselves say of who is a member."""
+
+    def refusal(self, community: CommunityId, twin: TwinId, path: Sequence[TwinId]) -> Refused | None:
+        """Why somebody is none in spite of a valid grant, in words for them; `path`: who let whom in, by that grant."""
+        ...
+
+    def is_out(self, community: CommunityId, twin: TwinId) -> bool:
+        """Whether somebody was removed, or left."""
+        ...
+
+
+class EverybodyStands:
+    """Communities that remove nobody."""
+
+    def refusal(self, community: CommunityId, twin: TwinId, path: Sequence[TwinId]) -> Refused | None:
+        """Nobody is refused."""
+        return None
+
+    def is_out(self, community: CommunityId, twin: TwinId) -> bool:
+        """Nobody is."""
+        return False
+
+
 class Doorkeeper:
-    """Knows who is kept out."""
+    """Knows who is kept out. `standing` is told by whoever keeps the communities' state."""
 
     def __init__(self, contacts: ContactBook) -> None:
         self._contacts = contacts
+        self.standing: Standing = EverybodyStands()
         self._revoked: dict[tuple[PeerId, TwinId], float] = {}
 
     def revoke(self, peer: PeerId, twin: TwinId, at: float) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from croft.errors import CroftError, PeerMisbehaved
-from croft.model.ids import CommunityId, PeerId
+from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.overlay import records as core
 from croft.overlay.record_messages import NOTICE_RECORDS, RECORDS_PER_PUSH_MAX, Push, RecordMessage
 from croft.overlay.records import STEP, Claim, Entry, Limits
@@ -45,6 +45,7 @@ class Kind:
         on_overtaken: told when others hold a newer record by this device than this run of it has made; without it,
             such a record is taken back.
         is_kept: whether it outlives a restart. limits: per community.
+        outlives_membership: whether it counts although the twin whom it is of was removed from the community.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kind:
     on_overtaken: Callable[[Entry], None] | None = None
     is_kept: bool = True
     limits: Limits = LIMITS
+    outlives_membership: bool = False
 
 
 class Records:
@@ -68,6 +70,8 @@ class Records:
         self._kinds: dict[str, Kind] = {}
         self._unsaved: dict[tuple[str, CommunityId, str], bytes | None] = {}
         self._sequence = 0
+        self.is_out: Callable[[CommunityId, TwinId], bool] = lambda community, twin: False
+        """Whether a twin was removed from a community, or left it."""
         links.on_notice(NOTICE_RECORDS, self._heard)
 
     # --- what others use ---------------------------------------------------------------------------------------------
@@ -107,6 +111,13 @@ class Records:
     def drop(self, entry: Entry) -> None:
         """Holds a record no more; only for what this peer judges not worth its room."""
         self._perform(self._core.handle(core.Dropped(entry)))
+
+    def drop_departed(self, community: CommunityId) -> None:
+        """Drops what is of members who were removed, or left."""
+        for kind in self._kinds.values():
+            for entry in self._core.entries(kind.name, community):
+                if self._is_out(kind, community, entry.claim):
+                    self.drop(entry)
 
     def hold_partly(self, kind: str, community: CommunityId) -> None:
         """From now on this peer holds only some records of a kind, those that its `verify` lets pass."""
@@ -201,12 +212,16 @@ class Records:
                 # One bad record does not take the good ones with it; who sent it is named.
                 log.warning("a record from %s is refused: %s", source, fault)
                 continue
-            if claim is not None:
+            if claim is not None and not self._is_out(kind, community, claim):
                 entries.append(Entry.of(name, community, claim, record))
                 if claim.origin == self._own and sender is None:
                     # Our next word must count more than our last one, also if the clock was set back in between.
                     self._sequence = max(self._sequence, claim.sequence)
         self._perform(self._core.handle(core.Received(sender, entries, now)))
+
+    def _is_out(self, kind: Kind, community: CommunityId, claim: Claim) -> bool:
+        twin = getattr(claim.value, "twin", None)
+        return twin is not None and not kind.outlives_membership and self.is_out(community, twin)
 
     def _perform(self, effects: Sequence[core.Effect]) -> None:
         for effect in effects:

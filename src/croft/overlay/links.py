@@ -95,7 +95,7 @@ class Links:
     """All live links. `serve` runs them; register handlers before.
 
     `accept_other` takes connections of other protocols than that of members; `shape` holds streams to limits, given the
-    peer, the purpose, and whether this side opened it.
+    peer, the purpose, and whether this side opened it; `consumer` says as whom the other side of a link is served.
     """
 
     def __init__(self, transport: Transport, passport: Passport) -> None:
@@ -103,6 +103,7 @@ class Links:
         self._passport = passport
         self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
         self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
+        self.consumer: Callable[[Greeted], Greeted] = lambda greeted: greeted
         self._links: dict[PeerId, Link] = {}
         self._lost: dict[PeerId, int] = {}
         self._dialling: dict[PeerId, tuple[asyncio.Task[Link | CroftError], _Ways]] = {}
@@ -440,7 +441,7 @@ class Links:
                 stream.abort()
 
     def _shaped(self, handler: StreamHandler, purpose: str) -> StreamHandler:
-        return lambda greeted, stream: handler(greeted, self.shape(stream, greeted.peer, purpose, False))
+        return lambda greeted, stream: handler(self.consumer(greeted), self.shape(stream, greeted.peer, purpose, False))
 
     async def _purpose(self, link: Link, stream: Stream) -> tuple[StreamHeader, StreamHandler | None]:
         """What the stream says it is for, and who serves that. Raises ConnectionLost, PeerMisbehaved."""

@@ -130,18 +130,23 @@ class PeerPassport:
     def _shared(self, certified: Certified, hello: Hello) -> frozenset[CommunityId]:
         shared: set[CommunityId] = set()
         reason = "it shows no grant for a community of this peer"
+        remedy = "Join first: `croft invite` on a member's machine, `croft join` on this one."
         for name, chain in hello.memberships[:COMMUNITIES_SHOWN_MAX]:
             community = CommunityId(name)
             if community not in self.memberships:
                 continue
             try:
-                verify_chain(community, chain, certified.twin, self._now())
+                grant = verify_chain(community, chain, certified.twin, self._now())
             except Refused as refusal:
                 reason = refusal.message
-            else:
+                continue
+            out = self._door.standing.refusal(community, certified.twin, grant.path)
+            if out is None:
                 shared.add(community)
+            else:
+                reason, remedy = out.message, out.remedy
         if not shared:
-            raise Refused(reason, remedy="Join first: `croft invite` on a member's machine, `croft join` on this one.")
+            raise Refused(reason, remedy=remedy)
         return frozenset(shared)
 
 

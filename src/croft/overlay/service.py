@@ -86,6 +86,7 @@ class Overlay:
         self.passport = PeerPassport(own, clock.now, self._core.communities_of, self.door, self._name_of_certified)
         self.links = Links(transport, self.passport)
         self.records = Records(own.peer, self.links, database, clock)
+        self.records.is_out = lambda community, twin: self.door.standing.is_out(community, twin)
         self._seen: dict[PeerId, Seen] = {}
         self._seen_saved: dict[PeerId, float] = {}
         self._looks_soon = False
@@ -123,7 +124,7 @@ class Overlay:
                 community, [(MEMBER_KIND, record) for record in records], "a lookup"
             ),
             next_sequence=self.records.next_sequence,
-            open_member=lambda record: open_descriptor(record, self.passport.memberships, clock.now()),
+            open_member=lambda record: self._open_member(record, clock.now()),
             shares=self.records.shares,
         )
         self.liveness.on_change = self.finder.changed
@@ -155,6 +156,10 @@ class Overlay:
     def communities_of(self, peer: PeerId) -> frozenset[CommunityId]:
         """The communities in which a device is known."""
         return self._core.communities_of(peer)
+
+    def shared_with(self, peer: PeerId) -> frozenset[CommunityId]:
+        """The communities that the link to a peer serves."""
+        return self.records.shares(peer)
 
     def seen(self, peer: PeerId) -> Seen:
         """When a peer was last heard of, and how busy it last said it is."""
@@ -305,6 +310,34 @@ class Overlay:
         # A newcomer that is killed now must know whom to dial when it comes back.
         await self._save_or_warn()
 
+    async def leave(self, community: CommunityId, reason: str) -> None:
+        """Is a member no more: links end, and nothing of the community is kept."""
+        self.passport.memberships.pop(community, None)
+        await self._database.run(
+            lambda db: db.execute("DELETE FROM membership WHERE community = ?", (community,)).rowcount
+        )
+        for link in self.links.all():
+            if community in self.shared_with(link.peer):
+                self.links.cut(link.peer, reason)
+        self.records.leave(community)
+        await self._save_or_warn()
+
+    def standing_changed(self, community: CommunityId) -> None:
+        """Some may be members no more: their links are cut, and what they said in the community is dropped."""
+        standing = self.door.standing
+        for entry in self.records.entries(MEMBER_KIND, community):
+            member = entry.claim.value
+            if not isinstance(member, Member) or member.peer == self.own.peer:
+                continue
+            if (out := standing.refusal(community, member.twin, member.path)) is not None:
+                if community in self.shared_with(member.peer):
+                    self.links.cut(member.peer, out.message)
+                self.records.drop(entry)
+        for link in self.links.all():
+            if community in self.shared_with(link.peer) and standing.is_out(community, link.greeted.twin):
+                self.links.cut(link.peer, "no member any more")
+        self.records.drop_departed(community)
+
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
 
@@ -441,8 +474,14 @@ class Overlay:
         """Whether this peer knows all members, as far as it can tell."""
         return len(self._core.peers(community)) < self.view_max
 
-    def _verify_member(self, community: CommunityId, record: bytes, now: float) -> Claim | None:
+    def _open_member(self, record: bytes, now: float) -> Member:
         member = open_descriptor(record, self.passport.memberships, now)
+        if (out := self.door.standing.refusal(member.community, member.twin, member.path)) is not None:
+            raise PeerMisbehaved(f"a descriptor of {short(member.twin)}: {out.message}", step="member record")
+        return member
+
+    def _verify_member(self, community: CommunityId, record: bytes, now: float) -> Claim | None:
+        member = self._open_member(record, now)
         if member.community != community:
             raise PeerMisbehaved("a descriptor of another community", step="member record")
         if self.door.is_revoked(member.peer, member.twin):

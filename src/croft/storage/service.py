@@ -48,7 +48,7 @@ from croft.storage.messages import (
     ReadHeads,
 )
 from croft.storage.placement import Place, Rule, allowed, choose_layout
-from croft.storage.sealing import NONCE_BYTES
+from croft.storage.sealing import NONCE_BYTES, derive
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.tending import Standing, Tending
@@ -220,9 +220,21 @@ class Storage:
             check_name(name)
         await self._change(changes, putting)
 
-    async def keep(self, name: bytes, version: Version, putting: Putting) -> None:
-        """Keeps something beside the files under a name that no file can have. Raises as `commit`."""
-        await self._change({name: version}, putting)
+    async def keep(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
+        """Keeps something beside the files, under names that no file can have, or no more. Raises as `commit`."""
+        assert all(name.startswith(HIDDEN) for name in changes), "files are changed by `commit`"
+        await self._change(changes, putting)
+
+    async def kept(self, prefix: bytes) -> AsyncIterator[tuple[bytes, Version]]:
+        """What is kept beside the files under names that begin so. Raises Unreachable, Failed, Refused."""
+        files = await self._as_of("")
+        async for entry in files.entries(self._load, prefix):
+            if entry.versions:
+                yield entry.name, entry.versions[-1]
+
+    async def secret_for(self, purpose: str) -> bytes:
+        """A secret of the owner for one purpose. Raises Refused if the key is not here yet."""
+        return derive(await self._secret(), purpose)
 
     async def _change(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
         await self._refresh()
@@ -289,10 +301,8 @@ class Storage:
 
     async def snapshots(self) -> AsyncIterator[tuple[str, Version]]:
         """Their names, and when each was taken."""
-        files = await self._as_of("")
-        async for entry in files.entries(self._load, SNAPSHOTS):
-            if entry.versions:
-                yield entry.name.removeprefix(SNAPSHOTS).decode(), entry.versions[-1]
+        async for name, version in self.kept(SNAPSHOTS):
+            yield name.removeprefix(SNAPSHOTS).decode(), version
 
     async def drop_snapshot(self, name: str) -> None:
         """Forgets one; what only it needed is collected later. Raises NotFound."""

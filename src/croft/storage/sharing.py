@@ -137,7 +137,7 @@ class Sharing:
                 pending = await putting.add(BytesSource(plain))
                 await putting.finish()
                 kept = Version(0, b"", 0.0, len(plain), pending.content)
-                await self._storage.keep(LINKS + link.id, kept, putting)
+                await self._storage.keep({LINKS + link.id: kept}, putting)
                 peers = [bytes.fromhex(place.peer) for place in putting.chosen]
             sealed = seal_target(link.key, pending.content, self._entropy.token(NONCE_BYTES))
             link = replace(link, peers=tuple(dict.fromkeys([*peers, *link.peers])))

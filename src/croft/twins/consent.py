@@ -52,7 +52,7 @@ class Asker:
         if who.startswith(ROLE):
             return who.removeprefix(ROLE) in self.roles
         return (
-            who == MEMBERS
+            (who == MEMBERS and bool(self.communities))
             or (who == FRIENDS and self.is_friend)
             or (who == MINE and self.is_own)
             or who == self.twin

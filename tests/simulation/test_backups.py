@@ -1,0 +1,305 @@
+"""Backups through crashes, races, several devices and time: every snapshot that counts is restored as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from croft.control import backup_schema
+from croft.errors import Busy, Failed, NotFound, Refused
+from croft.sim.world import World
+from croft.storage.backup_formats import Definition, StoreName
+from croft.storage.contents import BytesSource
+from croft.storage.formats import FORMAT, Version
+from croft.storage.placement import Rule
+from croft.storage.service import SYNC_EVERY_S
+from croft.wire.codec import encode
+from support.backups import add, crash_during, desk, prune, restore, run, verify
+from support.trees import make_tree, state_of
+from support.worlds import Play, add_device
+
+MOMENTS = 8
+DAY_S = 86_400.0
+EVERY_S = 600.0
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    make_tree(tmp_path / "tree", 1, 60, 40_000)
+    return tmp_path / "tree"
+
+
+def rewrite(tree: Path, seed: int, share: float = 1.0) -> None:
+    """Other bytes in some of the files."""
+    random = Random(seed)
+    for path in sorted(tree.glob("folder*/*")):
+        if random.random() < share:
+            path.write_bytes(random.randbytes(random.randrange(1, 60_000)))
+
+
+async def held_by_others(world: World) -> int:
+    return sum([await machine.chunks.held_bytes() for machine in world.up()])
+
+
+def test_a_tree_comes_back_as_it_was_and_what_is_unchanged_is_not_read(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(5)
+        owner, here = world["peer1"], tmp_path / f"{world.seed}"
+        await add(owner, "tree", tree)
+        first = await run(owner, "tree")
+        second = await run(owner, "tree")
+
+        assert first.new > 60 and (second.new, second.changed, second.read_bytes) == (0, 0, 0)
+        assert second.sent_bytes < first.sent_bytes / 50
+        await restore(owner, "tree", here / "back")
+        assert state_of(here / "back/tree") == state_of(tree)
+        again = await restore(owner, "tree", here / "back")
+        assert again.left == again.files and state_of(here / "back/tree") == state_of(tree)
+
+    play(story)
+
+
+def test_a_crash_at_any_moment_of_a_run_loses_no_snapshot(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner, loop, here = world["peer1"], asyncio.get_running_loop(), tmp_path / f"{world.seed}"
+        await add(owner, "tree", tree)
+        began_at = loop.time()
+        await run(owner, "tree")
+        took_s, before = loop.time() - began_at, state_of(tree)
+        crashes = 0
+        for moment in range(MOMENTS):
+            rewrite(tree, moment)
+            crashes += await crash_during(world, "peer1", run(owner, "tree"), took_s * moment / MOMENTS)
+            await restore(owner, "tree", here / f"old{moment}", 1)
+            assert state_of(here / f"old{moment}/tree") == before
+        report = await run(owner, "tree")
+        await restore(owner, "tree", here / "new", report.snapshot)
+
+        assert crashes >= MOMENTS // 2
+        assert state_of(here / "new/tree") == state_of(tree)
+        found = await verify(owner, "tree")
+        assert (found.missing, found.damaged) == (0, [])
+
+    play(story)
+
+
+def test_a_crash_at_any_moment_of_pruning_loses_nothing_that_is_kept(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner, loop, here = world["peer1"], asyncio.get_running_loop(), tmp_path / f"{world.seed}"
+        await add(owner, "tree", tree)
+        crashes, took_s = 0, 1.0
+        for moment in range(MOMENTS + 1):
+            rewrite(tree, moment, 0.5)
+            report = await run(owner, "tree")
+            store = await owner.parts.backups.store(StoreName(bytes.fromhex(owner.peer), "tree"))
+            await store.forget([number for number in await store.numbers() if number < report.snapshot], Rule())
+            began_at = loop.time()
+            if not moment:
+                pruned = await prune(owner, "tree")
+                took_s = loop.time() - began_at
+                assert pruned.packs_dropped + pruned.packs_rewritten == 0 or pruned.freed_bytes > 0
+            else:
+                crashes += await crash_during(world, "peer1", prune(owner, "tree"), took_s * moment / MOMENTS)
+            await restore(owner, "tree", here / f"{moment}")
+            assert state_of(here / f"{moment}/tree") == state_of(tree)
+        await prune(owner, "tree")
+        found = await verify(owner, "tree")
+
+        assert crashes >= MOMENTS // 3 and (found.missing, found.damaged) == (0, [])
+        await restore(owner, "tree", here / "last")
+        assert state_of(here / "last/tree") == state_of(tree)
+
+    play(story)
+
+
+def test_pruning_frees_what_only_forgotten_snapshots_need(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner, here = world["peer1"], tmp_path / f"{world.seed}"
+        (tree / "large").write_bytes(Random(0).randbytes(6 << 20))
+        await add(owner, "tree", tree, last=1)
+        await run(owner, "tree")
+        held = await held_by_others(world)
+        (tree / "large").unlink()
+        await run(owner, "tree")
+        pruned = await prune(owner, "tree")
+
+        assert await held_by_others(world) < held / 2
+        assert pruned.packs_dropped + pruned.packs_rewritten > 0 or pruned.freed_bytes > 0
+        await restore(owner, "tree", here)
+        assert state_of(here / "tree") == state_of(tree)
+
+    play(story)
+
+
+def test_collecting_and_pruning_while_backups_run_drop_nothing_that_counts(
+    play: Play, tree: Path, tmp_path: Path
+) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner, here = world["peer1"], tmp_path / f"{world.seed}"
+        await add(owner, "tree", tree, last=2)
+
+        async def collect() -> None:
+            while True:
+                await owner.parts.upkeep.collect()
+
+        async def prune_now_and_then() -> None:
+            while True:
+                try:
+                    await prune(owner, "tree")
+                except Busy:
+                    await asyncio.sleep(0.01)
+
+        await run(owner, "tree")
+        others = [asyncio.create_task(collect()), asyncio.create_task(prune_now_and_then())]
+        for number in range(5):
+            rewrite(tree, number, 0.4)
+            report = await run(owner, "tree")
+            reading = restore(owner, "tree", here / f"{number}", report.snapshot)
+            await asyncio.gather(reading, prune_if_idle(world))
+            assert state_of(here / f"{number}/tree") == state_of(tree)
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+        assert (await verify(owner, "tree")).damaged == []
+
+    async def prune_if_idle(world: World) -> None:
+        try:
+            await prune(world["peer1"], "tree")
+        except Busy:
+            pass
+
+    play(story)
+
+
+def test_a_backup_runs_when_it_is_due_and_catches_up_what_was_missed(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner = world["peer1"]
+        await add(owner, "tree", tree, every_s=EVERY_S)
+        await asyncio.sleep(2.5 * EVERY_S)
+        assert len(await snapshots_of(world)) == 3
+        await world.crash("peer1")
+        await asyncio.sleep(5 * EVERY_S)
+        await world.start("peer1")
+        await world.until(world.disunity, within_s=60)
+        await asyncio.sleep(0.2 * EVERY_S)
+        assert len(await snapshots_of(world)) == 4
+        (shown,) = await desk(owner).backups()
+        assert shown.trouble == "" and shown.next_at is not None
+        assert 0.5 * EVERY_S < shown.next_at - owner.clock.now() <= EVERY_S
+
+    async def snapshots_of(world: World) -> list[int]:
+        store = await world["peer1"].parts.backups.store(StoreName(bytes.fromhex(world["peer1"].peer), "tree"))
+        return await store.numbers()
+
+    play(story)
+
+
+def test_one_backup_never_runs_twice_at_once(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner = world["peer1"]
+        await add(owner, "tree", tree)
+        first, second = await asyncio.gather(run(owner, "tree"), run(owner, "tree"))
+
+        assert first == second and first.snapshot == 1
+        store = await owner.parts.backups.store(StoreName(bytes.fromhex(owner.peer), "tree"))
+        assert await store.numbers() == [1]
+
+    play(story)
+
+
+def test_a_failed_run_is_told_and_tried_again(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner = world["peer1"]
+        away = tmp_path / f"away{world.seed}"
+        make_tree(away, 2, 3, 100)
+        await add(owner, "away", away, every_s=DAY_S)
+        await asyncio.sleep(60.0)
+        away.rename(tmp_path / f"unmounted{world.seed}")
+        with pytest.raises(Failed, match="cannot back up"):
+            await run(owner, "away")
+        (shown,) = await desk(owner).backups()
+        assert "cannot back up" in shown.trouble and shown.snapshots == 1
+        (tmp_path / f"unmounted{world.seed}").rename(away)
+        await asyncio.sleep(700.0)
+        (shown,) = await desk(owner).backups()
+        assert (shown.trouble, shown.snapshots) == ("", 2)
+        assert owner.parts.health.warnings() == []
+
+    play(story)
+
+
+def test_two_devices_have_backups_of_one_name_and_each_restores_both(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        await add_device(world, "laptop", by="peer1")
+        await world.until(world.disunity, within_s=60)
+        owner, laptop, here = world["peer1"], world["laptop"], tmp_path / f"{world.seed}"
+        other = here / "other" / "tree"
+        make_tree(other, 9, 5, 1_000)
+        await add(owner, "tree", tree)
+        await add(laptop, "tree", other)
+        await run(owner, "tree")
+        await run(laptop, "tree")
+        await asyncio.sleep(SYNC_EVERY_S)
+
+        assert [one.name for one in await desk(owner).backups()] == ["tree", "laptop:tree"]
+        assert [one.name for one in await desk(laptop).backups()] == ["tree", "peer1:tree"]
+        await restore(laptop, "peer1:tree", here / "one")
+        await restore(owner, "laptop:tree", here / "two")
+        assert state_of(here / "one/tree") == state_of(tree)
+        assert state_of(here / "two/tree") == state_of(other)
+        with pytest.raises(Refused, match="up and may be running"):
+            await desk(owner).remove(backup_schema.BackupNamed(name="laptop:tree"))
+        with pytest.raises(Busy):
+            await add(owner, "tree", tree)
+        with pytest.raises(NotFound):
+            await run(owner, "elsewhere:tree")
+
+    play(story)
+
+
+def test_a_restore_goes_on_when_holders_die_and_says_so_when_too_many_do(
+    play: Play, tree: Path, tmp_path: Path
+) -> None:
+    async def story(world: World) -> None:
+        await world.unite(5)
+        owner, here = world["peer1"], tmp_path / f"{world.seed}"
+        await add(owner, "tree", tree, keep="2of4")
+        await run(owner, "tree")
+        assert (await verify(owner, "tree", reads=False)).margin == 2
+        await world.crash("peer2")
+        await world.crash("peer3")
+        await restore(owner, "tree", here / "back")
+        assert state_of(here / "back/tree") == state_of(tree)
+
+    play(story)
+
+
+def test_a_backup_of_a_newer_format_is_refused_and_left_as_it_is(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner = world["peer1"]
+        await add(owner, "tree", tree)
+        name = StoreName(bytes.fromhex(owner.peer), "newer")
+        newer = encode(Definition(FORMAT + 1, "peer1", [os.fsencode(tree)]))
+        storage = owner.parts.storage
+        async with storage.putting(Rule()) as putting:
+            pending = await putting.add(BytesSource(newer))
+            await putting.finish()
+            await storage.keep({name.definition: Version(0, b"", 0.0, len(newer), pending.content)}, putting)
+        with pytest.raises(Failed, match="newer version of Croft"):
+            await run(owner, "newer")
+        assert await storage.note(name.definition[1:]) == newer
+
+    play(story)

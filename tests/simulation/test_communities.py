@@ -1,0 +1,164 @@
+"""Communities of whole simulated peers: who is removed is out everywhere, and after any split all agree."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from croft.errors import CroftError, Refused
+from croft.sim.world import COMMUNITY_NAME, World
+from croft.twins.community_operation import ADMIN, REMOVE, ROLE, RULE
+from support.worlds import Play, double, lasting
+
+SECONDS = 5.0
+
+
+def differing(world: World, *names: str) -> str:
+    """Which of these peers know something else than the first of them."""
+    first, *others = [world[name].parts.communities.of(world.community) for name in names]
+    told = [name for name, known in zip(names[1:], others, strict=True) if known.digest() != first.digest()]
+    return f"{told} differ from {names[0]}" if told else ""
+
+
+async def united(world: World, count: int) -> list[str]:
+    """So many peers in one community, each of whom knows from operations who is in it, and has it on disk."""
+    names = await world.unite(count)
+
+    def unknown() -> str:
+        known = [len(world[name].parts.communities.of(world.community).members()) for name in names]
+        return "" if set(known) == {count} else f"they know {known}"
+
+    await world.until(unknown, within_s=60)
+    await asyncio.sleep(3)
+    return names
+
+
+async def act(world: World, who: str, what: str, whom: str, value: str = "") -> None:
+    subject = world[whom].twin if whom in world.machines else whom
+    await world[who].parts.communities.act(world.community, what, subject, value)
+
+
+def test_everybody_who_was_let_in_is_in_the_log_of_all(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 4)
+
+        communities = world["peer3"].parts.communities
+        assert communities.members_of(world.community) == {world[name].twin for name in names}
+        assert communities.role_of(world.community, world["peer1"].twin) == "founder"
+        assert communities.role_of(world.community, world["peer2"].twin) == "member"
+
+    play(story)
+
+
+def test_whoever_is_removed_is_cut_off_everywhere_and_refused_with_the_reason(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 4)
+        gone = world["peer4"]
+        await world.until(lambda: differing(world, *names), within_s=30)
+        await asyncio.sleep(30)
+        job = world.submit("peer4", lasting(30.0, double), [1, 2], only=["peer2"])
+        await asyncio.sleep(2)
+        assert world["peer2"].parts.lender.slots_busy > 0
+
+        await act(world, "peer1", REMOVE, "peer4")
+
+        await world.until(
+            lambda: "".join(
+                f"{name} is linked to it" for name in names[:3] if world[name].parts.overlay.links.get(gone.peer)
+            ),
+            within_s=SECONDS,
+        )
+        await world.until(
+            lambda: "its work goes on" if world["peer2"].parts.lender.slots_busy else "", within_s=SECONDS
+        )
+        stay = {world[other].twin for other in names[:3]}
+
+        def listed() -> str:
+            members = {n: world[n].parts.overlay.community_members(world.community) for n in names[:3]}
+            return "".join(f"{name} lists it" for name, known in members.items() if {m.twin for m in known} != stay)
+
+        await world.until(listed, within_s=SECONDS)
+        # It was told, and is in the community no more.
+        await world.until(lambda: COMMUNITY_NAME if gone.parts.overlay.communities() else "", within_s=60)
+        (warning,) = gone.parts.health.warnings()
+        assert warning.title == "You were removed from the village by its founder."
+        job.running.cancel()
+        await asyncio.gather(job.running, return_exceptions=True)
+
+    play(story)
+
+
+def test_whoever_was_off_when_removed_is_refused_by_all_with_the_reason(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 4)
+        await world.crash("peer4")
+        await act(world, "peer1", REMOVE, "peer4")
+        await world.until(lambda: differing(world, *names[:3]), within_s=SECONDS)
+        await world.restart("peer2")
+
+        await world.start("peer4")
+        await asyncio.sleep(1)
+
+        for name in names[:3]:
+            with pytest.raises(Refused, match="you were removed from the village by its founder"):
+                await world["peer4"].parts.overlay.link_to(world[name].peer)
+
+    play(story)
+
+
+def test_a_member_who_comes_back_by_a_new_invitation_is_in_again(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 3)
+        await asyncio.sleep(30)
+        await act(world, "peer1", REMOVE, "peer3")
+        gone = world["peer3"]
+        await world.until(lambda: COMMUNITY_NAME if gone.parts.overlay.communities() else "", within_s=60)
+        line = (await world["peer2"].parts.admissions.invite(600.0, is_spoken=False)).line
+
+        with pytest.raises(CroftError, match="let in again by admins only"):
+            await gone.parts.admissions.join(line)
+        line = (await world["peer1"].parts.admissions.invite(600.0, is_spoken=False)).line
+        await gone.parts.admissions.join(line)
+
+        await world.until(lambda: world.disunity(names), within_s=30)
+        await world.until(lambda: differing(world, *names), within_s=30)
+        await asyncio.sleep(60)
+        assert world.disunity(names) == ""
+
+    play(story)
+
+
+def test_three_partitions_with_conflicting_acts_agree_once_they_meet(play: Play) -> None:
+    """F7, on virtual time."""
+
+    async def story(world: World) -> None:
+        names = await united(world, 6)
+        for admin in ("peer2", "peer3", "peer4"):
+            await act(world, "peer1", ROLE, admin, ADMIN)
+        await world.until(lambda: differing(world, *names), within_s=30)
+        world.partition(["peer1", "peer2"], ["peer3", "peer5"], ["peer4", "peer6"])
+        await asyncio.sleep(20)
+
+        await act(world, "peer1", REMOVE, "peer4")
+        await act(world, "peer2", RULE, "text", "be kind")
+        await act(world, "peer3", ROLE, "peer5", ADMIN)
+        await act(world, "peer3", RULE, "invite", "admins")
+        await act(world, "peer4", RULE, "invite", "founders")
+        with pytest.raises(Refused, match="only the founder and admins may"):
+            await act(world, "peer6", REMOVE, "peer2")
+        await act(world, "peer4", ROLE, "peer6", ADMIN)
+        with pytest.raises(Refused, match="an admin who became one earlier"):
+            await act(world, "peer4", REMOVE, "peer3")
+        await asyncio.sleep(20)
+        world.heal()
+
+        stay = [name for name in names if name != "peer4"]
+        await world.until(lambda: differing(world, *stay), within_s=60)
+        known = world["peer5"].parts.communities
+        assert known.of(world.community).rules() == {"invite": "admins", "text": "be kind"}
+        assert known.role_of(world.community, world["peer6"].twin) == "member"
+        assert known.role_of(world.community, world["peer5"].twin) == "admin"
+        assert world["peer4"].twin not in known.members_of(world.community)
+
+    play(story)
