@@ -140,6 +140,18 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Calling:
+    """What lets others call what is here, and the owner what others have; and the log of what others do here."""
+
+    audit: AuditLog
+    consent: ConsentBook
+    book: CapabilityBook
+    capabilities: Capabilities
+    server: CallServer
+    client: CallClient
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """A peer, assembled."""
 
@@ -172,12 +184,7 @@ class Parts:
     backups: Backups
     communities: Communities
     community_keeper: CommunityKeeper
-    audit: AuditLog
-    consent: ConsentBook
-    capability_book: CapabilityBook
-    capabilities: Capabilities
-    call_server: CallServer
-    calls: CallClient
+    calling: Calling
     cards: Cards
     post: Post
 
@@ -193,9 +200,9 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
-        await self.audit.load()
-        await self.consent.load()
-        await self.capability_book.load()
+        await self.calling.audit.load()
+        await self.calling.consent.load()
+        await self.calling.book.load()
         await self.cards.load()
         await self.post.load()
 
@@ -223,14 +230,14 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
-                ("audit", self.audit.serve),
-                ("consent", self.consent.serve),
+                ("audit", self.calling.audit.serve),
+                ("consent", self.calling.consent.serve),
                 ("communities", self.communities.serve),
                 ("members", self.community_keeper.serve),
                 ("backups", self.backups.serve),
-                ("capabilities", self.capabilities.serve),
-                ("capability processes", self.capability_book.serve),
-                ("calls", self.calls.serve),
+                ("capabilities", self.calling.capabilities.serve),
+                ("capability processes", self.calling.book.serve),
+                ("calls", self.calling.client.serve),
                 ("cards", self.cards.serve),
                 ("letters", self.post.serve),
             ):
@@ -282,8 +289,6 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     communities, keeper = _communities(plan, ports, overlay, health)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    audit, consent, capability_book, gate = _gate(plan, ports, overlay, health, communities)
-    capabilities = Capabilities(overlay, capability_book, plan.contacts, ports.clock)
     parts = Parts(
         plan,
         ports,
@@ -304,12 +309,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *_storage(plan, ports, overlay, offering, health),
         communities,
         keeper,
-        audit,
-        consent,
-        capability_book,
-        capabilities,
-        CallServer(gate),
-        CallClient(capabilities, overlay),
+        _calling(plan, ports, overlay, health, communities),
         *_post(plan, ports, overlay),
     )
     _ask_communities(parts)
@@ -420,17 +420,20 @@ def _ask_communities(parts: Parts) -> None:
     admissions.admitted = communities.admitted
 
 
-def _gate(
-    plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities
-) -> tuple[AuditLog, ConsentBook, CapabilityBook, CallGate]:
-    """What the owner lets others call, under which rules; and the log of what others do here."""
+def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities) -> Calling:
+    """What the owner lets others call, under which rules, and what others let the owner call."""
     contacts = plan.contacts
     audit = AuditLog(ports.database, ports.clock, plan.own.device, plan.own.peer, overlay.name_of)
     audit.on_broken = health.warn_of_broken_audit
     book = CapabilityBook(ports.database, ports.clock, ports.programs)
     consent = ConsentBook(ports.database, ports.clock)
-    gate = CallGate(book, consent, audit, communities, plan.own.twin, lambda twin: twin in contacts.friends())
-    return audit, consent, book, gate
+    gate = CallGate(
+        *(book, consent, audit, communities, plan.own.twin),
+        lambda twin: twin in contacts.friends(),
+        lambda peer: _served(peer, overlay, communities),
+    )
+    capabilities = Capabilities(overlay, book, contacts, ports.clock)
+    return Calling(audit, consent, book, capabilities, CallServer(gate), CallClient(capabilities, overlay))
 
 
 def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
@@ -456,8 +459,8 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
-    audit = parts.audit
+    audit = parts.calling.audit
     parts.leases.granted = lambda request: audit.record(request.purpose, request, request.job)
     parts.tunnel_host.opened = lambda consumer, service: audit.record("tunnel", consumer, service)
-    links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
+    links.on_stream(CALLS_PURPOSE, parts.calling.server.serve_stream)
     parts.holder.on_watch = parts.wards.told

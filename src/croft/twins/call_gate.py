@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from croft.errors import CodecError, CroftError, NotFound, Refused
-from croft.model.ids import CommunityId, TwinId
+from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.twins.audit_log import AuditLog
 from croft.twins.call_messages import AskCall
 from croft.twins.call_server import WAIT_S_MAX, Caller
@@ -18,6 +19,9 @@ from croft.twins.consent_book import ConsentBook
 from croft.wire.values import decode_value
 
 CALL_ACT: Final = "call"
+ASKER_KEPT_S: Final = 1.0
+"""Who somebody is, is not found out anew for each of a thousand calls."""
+ASKERS_MAX: Final = 4_096
 ARGUMENTS_SHOWN_MAX: Final = 8
 ARGUMENTS_CHARS_MAX: Final = 300
 ARGUMENT_CHARS_MAX: Final = 80
@@ -42,6 +46,7 @@ class CallGate:
         roles: Roles,
         own: TwinId,
         is_friend: Callable[[TwinId], bool],
+        communities_of: Callable[[PeerId], frozenset[CommunityId]],
     ) -> None:
         self._book = book
         self._consent = consent
@@ -49,6 +54,8 @@ class CallGate:
         self._roles = roles
         self._own = own
         self._is_friend = is_friend
+        self._communities_of = communities_of
+        self._askers: dict[PeerId, tuple[Asker, float]] = {}
         self._live: set[AdmittedCall] = set()
         consent.changed = self._consent_changed
         book.withdrawn = self._withdrawn
@@ -93,9 +100,18 @@ class CallGate:
         return row, decision
 
     def _asker(self, caller: Caller) -> Asker:
-        twin = caller.twin
-        roles = frozenset(self._roles.role_of(community, twin) for community in caller.communities)
-        return Asker(twin, caller.communities, twin == self._own, self._is_friend(twin), roles)
+        """Who that is at present: streams last for days, and people leave communities meanwhile."""
+        now = asyncio.get_running_loop().time()
+        known = self._askers.get(caller.peer)
+        if known is not None and now - known[1] < ASKER_KEPT_S:
+            return known[0]
+        twin, communities = caller.twin, self._communities_of(caller.peer)
+        roles = frozenset(self._roles.role_of(community, twin) for community in communities)
+        asker = Asker(twin, communities, twin == self._own, self._is_friend(twin), roles)
+        if len(self._askers) >= ASKERS_MAX:
+            self._askers.clear()
+        self._askers[caller.peer] = asker, now
+        return asker
 
     def _withdrawn(self, name: str) -> None:
         for call in [call for call in self._live if call.row.name == name]:
