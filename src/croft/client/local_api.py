@@ -181,6 +181,22 @@ class LocalApi:
         """What others are told of the owner. Raises Usage, NotFound."""
         return self._ask("POST", "/v1/twins", schema.Twin, wanted)
 
+    def pipelines(self) -> list[schema.Pipeline]:
+        """Pipelines of this peer's owner, newest first."""
+        return self._ask("GET", "/v1/pipelines", list[schema.Pipeline])
+
+    def pipeline(self, name: str) -> schema.Pipeline:
+        """One, by its id or name. Raises NotFound."""
+        return self._ask("GET", f"/v1/pipelines/{quote(name, safe='')}", schema.Pipeline)
+
+    def cancel_pipeline(self, name: str) -> schema.Pipeline:
+        """Ends a pipeline; what is through stays. Raises NotFound."""
+        return self._ask("POST", f"/v1/pipelines/{quote(name, safe='')}/cancellation", schema.Pipeline)
+
+    def forget_pipeline(self, name: str) -> schema.Pipeline:
+        """Ends a pipeline if it runs, and drops its results. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/pipelines/{quote(name, safe='')}", schema.Pipeline)
+
     def set_limit(self, wanted: schema.LimitWanted) -> schema.Limit:
         """Sets one more rate limit. Raises Usage, NotFound, Busy."""
         return self._ask("POST", "/v1/limits", schema.Limit, wanted)

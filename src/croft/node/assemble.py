@@ -87,7 +87,9 @@ from croft.twins.call_server import CallServer
 from croft.twins.capability_book import CapabilityBook
 from croft.twins.communities import Communities
 from croft.twins.consent_book import ConsentBook
+from croft.twins.kept_values import VALUES_PURPOSE, KeptValues
 from croft.twins.letters import Author
+from croft.twins.pipelines import Pipelines
 from croft.twins.post import Post
 
 VERSION = version("croft")
@@ -141,7 +143,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Calling:
-    """What lets others call what is here, and the owner what others have; and the log of what others do here."""
+    """What lets others call what is here, and the owner what others have, one by one and in pipelines; and the log."""
 
     audit: AuditLog
     consent: ConsentBook
@@ -149,6 +151,8 @@ class Calling:
     capabilities: Capabilities
     server: CallServer
     client: CallClient
+    values: KeptValues
+    pipelines: Pipelines
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,8 @@ class Parts:
         await self.calling.audit.load()
         await self.calling.consent.load()
         await self.calling.book.load()
+        await self.calling.values.load()
+        await self.calling.pipelines.load()
         await self.cards.load()
         await self.post.load()
 
@@ -238,6 +244,8 @@ class Parts:
                 ("capabilities", self.calling.capabilities.serve),
                 ("capability processes", self.calling.book.serve),
                 ("calls", self.calling.client.serve),
+                ("kept values", self.calling.values.serve),
+                ("pipelines", self.calling.pipelines.serve),
                 ("cards", self.cards.serve),
                 ("letters", self.post.serve),
             ):
@@ -274,13 +282,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
         on_clock_compared=health.compare_clock,
     )
-    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
-    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
-    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
-    admissions = Admissions(
-        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
-    )
-    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    paths, relaying, admissions = _ways(plan, ports, overlay)
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
@@ -315,6 +317,18 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     _ask_communities(parts)
     _answer_others(parts)
     return parts
+
+
+def _ways(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Paths, Relaying, Admissions]:
+    """How this peer is reached, by what relays, and who is let in."""
+    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
+    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
+    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
+    admissions = Admissions(
+        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
+    )
+    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    return paths, relaying, admissions
 
 
 def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder, Environments]:
@@ -422,18 +436,21 @@ def _ask_communities(parts: Parts) -> None:
 
 def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities) -> Calling:
     """What the owner lets others call, under which rules, and what others let the owner call."""
-    contacts = plan.contacts
-    audit = AuditLog(ports.database, ports.clock, plan.own.device, plan.own.peer, overlay.name_of)
+    contacts, own = plan.contacts, plan.own
+    audit = AuditLog(ports.database, ports.clock, own.device, own.peer, overlay.name_of)
     audit.on_broken = health.warn_of_broken_audit
     book = CapabilityBook(ports.database, ports.clock, ports.programs)
     consent = ConsentBook(ports.database, ports.clock)
     gate = CallGate(
-        *(book, consent, audit, communities, plan.own.twin),
+        *(book, consent, audit, communities, own.twin),
         lambda twin: twin in contacts.friends(),
         lambda peer: _served(peer, overlay, communities),
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
-    return Calling(audit, consent, book, capabilities, CallServer(gate), CallClient(capabilities, overlay))
+    values = KeptValues(own.peer, overlay, ports.chunks, ports.database, ports.clock, ports.entropy)
+    calls = CallClient(capabilities, overlay)
+    pipelines = Pipelines(own.peer, own.twin, calls, capabilities, values, ports.database, ports.clock, ports.entropy)
+    return Calling(audit, consent, book, capabilities, CallServer(gate, values), calls, values, pipelines)
 
 
 def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
@@ -463,4 +480,5 @@ def _answer_others(parts: Parts) -> None:
     parts.leases.granted = lambda request: audit.record(request.purpose, request, request.job)
     parts.tunnel_host.opened = lambda consumer, service: audit.record("tunnel", consumer, service)
     links.on_stream(CALLS_PURPOSE, parts.calling.server.serve_stream)
+    links.on_stream(VALUES_PURPOSE, parts.calling.values.serve_stream)
     parts.holder.on_watch = parts.wards.told

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from croft.errors import Busy, NotFound, PeerMisbehaved, Usage
-from croft.twins.capability import Signature, Terms, check_terms
+from croft.twins.capability import SLOTS_MAX, Signature, Terms, check_terms
 from croft.twins.capability_host import CapabilityHost
 from croft.twins.consent import Verdict
 from croft.wire.codec import decode, encode
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 CAPABILITIES_MAX: Final = 32
 """Each is one record, and a device may have so many of them in a community."""
-SLOTS_MAX: Final = 64
 LOOK_EVERY_S: Final = 30.0
 WORKER: Final = "croft.twins.capability_worker"
 
@@ -124,6 +123,7 @@ class CapabilityBook:
             raise Usage(f"{slots} calls at a time", remedy=f"Write a number from 1 to {SLOTS_MAX}.")
         if terms.name not in self._rows and len(self._rows) >= CAPABILITIES_MAX:
             raise Busy(f"this peer offers {CAPABILITIES_MAX} capabilities already", remedy="Withdraw one of them.")
+        terms = msgspec.structs.replace(terms, slots=slots)
         row = OwnCapability(source, terms, signature, tuple(to), consent, slots, self._clock.now())
         values = (
             row.name,
