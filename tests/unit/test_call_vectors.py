@@ -18,6 +18,7 @@ from croft.control.work_messages import (
     PipelineTaken,
 )
 from croft.node.capabilities import Told
+from croft.twins.audit import Seal
 from croft.twins.call_messages import (
     ArgumentPart,
     AskCall,
@@ -70,6 +71,7 @@ OTHERS: dict[str, Message] = {
     "open calls": OpenCalls(),
     "terms": TERMS,
     "capability": CapabilityContent("c" * 64, [b"grant"], b"certificate", TERMS, 7, 1.5, ("t" * 64,), False),
+    "audit seal": Seal(1, b"b" * 32, 7, b"l" * 32),
     "told": Told([("c" * 64, b"record")]),
     "want value": WantValue(b"token"),
     "release values": ReleaseValues([b"token"]),

@@ -58,6 +58,8 @@ SECTIONS = {
         "pipeline": "croft.cli.pipeline:pipeline",
         "capabilities": "croft.cli.capability:capabilities",
         "call": "croft.cli.capability:call",
+        "consent": "croft.cli.consent:consent",
+        "audit": "croft.cli.consent:audit",
     },
     "Services": {
         "expose": "croft.cli.tunnel:expose",

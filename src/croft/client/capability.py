@@ -6,7 +6,7 @@ import difflib
 import inspect
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ from croft.twins.capability_signature import lowered
 from croft.wire.values import decode_value, encode_in_parts
 
 KEY_BYTES: Final = 16
+CONSENT_S: Final = 60.0
+"""How long a call waits for its provider's owner, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Known:
 
     Attributes:
         offered: what its provider published. of: the id of the peer or twin that is to run it; empty: any that promises
-            the same. time_s: how long a call may take; 0: as its provider says. wait_s: for the owner's consent.
+            the same. time_s: how long a call may take; 0: as its provider says. wait_s: for the owner's consent, and
+            `on_wait` is told, from another thread, who is asked.
     """
 
     offered: schema.Capability
     of: str = ""
     time_s: float = 0.0
-    wait_s: float = 0.0
+    wait_s: float = CONSENT_S
+    on_wait: Callable[[str], None] = lambda provider: None
 
     @cached_property
     def signature(self) -> Signature:
@@ -137,9 +141,11 @@ class Known:
         digest = bytes.fromhex(self.offered.digest)
         return AskCall(0, self.name, b"", True, digest, key, self.wait_s, self.time_s, self.of)
 
-    def begin(self, session: CallSession, bound: Mapping[str, Any]) -> ClientCall:
-        """Makes the call. Raises BadArgument, TooLarge before anything is sent."""
-        return session.begin(self.asked(), self.encoded(bound))
+    def begin(self, session: CallSession, arguments: bytes) -> ClientCall:
+        """Makes the call, on the session's loop."""
+        call = session.begin(self.asked(), arguments)
+        call.on_wait = self.on_wait
+        return call
 
     # --- the way back ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 
 from croft.client.backups import Backups
 from croft.client.capabilities import Calls, Twin
-from croft.client.capability import Known
+from croft.client.capability import CONSENT_S, Known
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
 from croft.client.messages import Messages
@@ -206,7 +206,7 @@ class Grid:
     # --- what other twins can do -------------------------------------------------------------------------------------
 
     def capability(
-        self, name: str, *, of: str = "", timeout_s: float = 0.0, consent_s: float = 0.0
+        self, name: str, *, of: str = "", timeout_s: float = 0.0, consent_s: float = CONSENT_S
     ) -> Callable[..., Any]:
         """A function that runs at whoever offers a capability of that name; `help` shows what it takes.
 

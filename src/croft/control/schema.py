@@ -9,6 +9,15 @@ import enum
 
 import msgspec
 
+from croft.control.capability_schema import Act as Act
+from croft.control.capability_schema import AuditState as AuditState
+from croft.control.capability_schema import AuditWanted as AuditWanted
+from croft.control.capability_schema import Capability as Capability
+from croft.control.capability_schema import CapabilityWanted as CapabilityWanted
+from croft.control.capability_schema import ConsentAnswer as ConsentAnswer
+from croft.control.capability_schema import ConsentQuestion as ConsentQuestion
+from croft.control.capability_schema import ConsentRule as ConsentRule
+from croft.control.capability_schema import ConsentWanted as ConsentWanted
 from croft.control.community_schema import Community as Community
 from croft.control.community_schema import CommunityAct as CommunityAct
 from croft.control.community_schema import CommunityMember as CommunityMember
@@ -467,51 +476,3 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     remedy: str = ""
     exit_code: int = 1
-
-
-class CapabilityWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A capability that this peer is to offer; see `croft offer capability`."""
-
-    name: str
-    file: str
-    function: str
-    python: str
-    signature: str
-    text: str = ""
-    examples: list[str] = []
-    needs: list[str] = []
-    price: float = 0.0
-    is_idempotent: bool = False
-    time_s_max: float = 600.0
-    to: list[str] = []
-    consent: str = "auto"
-    slots: int = 1
-
-
-class Capability(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody lets the owner of this peer call, or this peer others.
-
-    `shown`: the signature as people write it; `signature`: its JSON; `digest`: of that, in hex. `trust`: own, or as the
-    owner holds of its twin. `to`, `consent` and `slots` are told of one's own alone. `price`: favours a call.
-    """
-
-    name: str
-    peer: str
-    twin: str
-    by: str
-    is_own: bool
-    shown: str
-    signature: str
-    digest: str
-    text: str = ""
-    examples: list[str] = []
-    needs: list[str] = []
-    price: float = 0.0
-    is_idempotent: bool = False
-    time_s_max: float = 600.0
-    is_alive: bool = True
-    trust: str = ""
-    to: list[str] = []
-    consent: str = ""
-    slots: int = 0
-    source: str = ""

@@ -23,7 +23,7 @@ class PipelineDesk:
     """Fulfils `croft.control.pipelines.PipelineDesk` and `croft.control.pipelines_app.Pipelines`."""
 
     def __init__(self, parts: Parts) -> None:
-        self._pipelines = parts.pipelines
+        self._pipelines = parts.calling.pipelines
         self._name_of = parts.overlay.name_of
 
     # --- filling and emptying ----------------------------------------------------------------------------------------

@@ -48,6 +48,13 @@ WAIT_S_MAX: Final = 86_400.0
 FETCHED_BYTES_MAX: Final = 512 << 20
 """Arguments from elsewhere that may lie here, waiting for their call's turn."""
 STEP: Final = "calls"
+TOO_LARGE: Final = "too large"
+REVOKED: Final = "revoked"
+_WHY: Final = {
+    TOO_LARGE: ("too_large", f"over {ARGUMENT_BYTES_MAX:,} bytes wait to be read", "Send less at a time."),
+    REVOKED: ("refused", "the owner lets you call it no more, and ended the call", "Ask the owner."),
+}
+"""Of a call that is ended here: code, message and remedy."""
 
 
 class Caller(Protocol):
@@ -74,6 +81,9 @@ class Admitted(Protocol):
 
     @property
     def time_s_max(self) -> float: ...
+
+    revoke: Callable[[], None]
+    """Called once it may run no more."""
 
     def ended(self, outcome: str) -> None:
         """It is over: `ok`, or the code of its failure."""
@@ -188,7 +198,7 @@ class _Session:
             return
         self._bytes[call] += size
         if sum(self._bytes.values()) > ARGUMENT_BYTES_MAX:
-            self._calls[call][0].cancel("too large")
+            self._end(call, TOO_LARGE)
 
     async def _serve(self, asked: AskCall, running: Running) -> None:
         outcome = "ended"
@@ -203,6 +213,7 @@ class _Session:
 
         try:
             admitted = await self._gate.admit(self._caller, asked, waits)
+            admitted.revoke = lambda: self._end(asked.call, REVOKED)
             try:
                 time_s = min(asked.time_s_max or admitted.time_s_max, admitted.time_s_max)
                 kept: list[bytes] = []
@@ -222,12 +233,16 @@ class _Session:
         except ConnectionLost:
             pass
         except asyncio.CancelledError as stopped:
-            if stopped.args != ("too large",):
+            if stopped.args not in ((TOO_LARGE,), (REVOKED,)):
                 raise
-            self._refuse(failure_of(asked.call, _oversized(), has_begun=False))
+            self._refuse(CallFailed(asked.call, *_WHY[stopped.args[0]], has_begun=True))
         finally:
             self._calls.pop(asked.call, None)
             self._bytes.pop(asked.call, None)
+
+    def _end(self, call: int, why: str) -> None:
+        if call in self._calls:
+            self._calls[call][0].cancel(why)
 
     @contextlib.asynccontextmanager
     async def _inputs(self, asked: AskCall, running: Running) -> AsyncIterator[None]:
