@@ -141,7 +141,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftCallWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A call to be left for the peer that offers it; `arguments` in the safe codec, `digest` of its signature in hex."""
+    """A call to be left for the peer that offers it. `arguments`: in the safe codec; `digest`: of its signature."""
 
     name: str
     peer: str

@@ -231,6 +231,7 @@ class LeftCalls:
                             return Outcome(
                                 code=CapabilityFailed.code,
                                 message=f"{name}: {text}"[:TEXT_CHARS_MAX],
+                                remedy="Leave it again with other arguments, or tell its owner.",
                                 traceback=traceback[-TEXT_CHARS_MAX:],
                             )
                         case CallFailed(_, code, text, remedy):
