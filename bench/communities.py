@@ -66,7 +66,7 @@ def history(members: int, operations: int) -> Iterator[tuple[bytes, Signed]]:
             value = draw.choice(("member", "guest")) if act == "role" else ""
         operation = replicas[at].next_operation(TwinId(key.public), act, subject, value, at=1e9 + count, chain=())
         record = write_operation(key, operation)
-        opened = signed[bytes()] = open_operation(record, PLACE)
+        opened = open_operation(record, PLACE)
         signed[opened.id] = opened
         replicas[at].take(opened, is_needed=True)
         yield record, opened
