@@ -16,8 +16,8 @@ demo: setup
 	@$(BIN)/croft demo
 
 check: setup
-	@$(BIN)/ruff format --check src tests bench tools
-	@$(BIN)/ruff check src tests bench
+	@$(BIN)/ruff format --check src tests bench tools examples
+	@$(BIN)/ruff check src tests bench examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest tests/tidy

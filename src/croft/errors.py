@@ -63,6 +63,12 @@ class BadArgument(Usage):
         self.field = field
 
 
+class ValueLost(CroftError):
+    """Something that was made before and kept by a peer is not kept any more; it can be made again."""
+
+    code = "value_lost"
+
+
 class Unreachable(CroftError):
     """A peer, or the local daemon, cannot be reached."""
 

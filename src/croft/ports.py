@@ -391,6 +391,8 @@ class Database(Protocol):
 CHUNK_BYTES_MAX = 8 << 20
 """The largest chunk that a store takes."""
 CHUNK_KEY_BYTES = 32
+OWN_VALUES = bytes(CHUNK_KEY_BYTES)
+"""An owner that no twin can be: what is kept under it is this peer's own, and under no lease."""
 
 
 @dataclass(frozen=True, slots=True)

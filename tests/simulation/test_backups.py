@@ -22,9 +22,18 @@ from support.backups import add, crash_during, desk, prune, restore, run, verify
 from support.trees import make_tree, state_of
 from support.worlds import Play, add_device
 
-MOMENTS = 8
+MOMENTS = 6
 DAY_S = 86_400.0
-EVERY_S = 600.0
+EVERY_S = 240.0
+
+
+@pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many packs, and many commits in one run, of little data."""
+    monkeypatch.setattr("croft.storage.backup_packs.PACK_BYTES", 64 << 10)
+    monkeypatch.setattr("croft.storage.backup_store.PACK_BYTES", 64 << 10)
+    monkeypatch.setattr("croft.storage.backup_packs.BATCH_BYTES", 200 << 10)
+    monkeypatch.setattr("croft.node.tree_reading.BATCH_BYTES", 50 << 10)
 
 
 @pytest.fixture
@@ -63,6 +72,7 @@ def test_a_tree_comes_back_as_it_was_and_what_is_unchanged_is_not_read(play: Pla
     play(story)
 
 
+@pytest.mark.usefixtures("small_packs")
 def test_a_crash_at_any_moment_of_a_run_loses_no_snapshot(play: Play, tree: Path, tmp_path: Path) -> None:
     async def story(world: World) -> None:
         await world.unite(4)
@@ -88,6 +98,7 @@ def test_a_crash_at_any_moment_of_a_run_loses_no_snapshot(play: Play, tree: Path
     play(story)
 
 
+@pytest.mark.usefixtures("small_packs")
 def test_a_crash_at_any_moment_of_pruning_loses_nothing_that_is_kept(play: Play, tree: Path, tmp_path: Path) -> None:
     async def story(world: World) -> None:
         await world.unite(4)
@@ -118,6 +129,65 @@ def test_a_crash_at_any_moment_of_pruning_loses_nothing_that_is_kept(play: Play,
     play(story)
 
 
+@pytest.mark.usefixtures("small_packs")
+def test_what_was_stored_before_a_crash_is_not_sent_again(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner, loop = world["peer1"], asyncio.get_running_loop()
+        await add(owner, "tree", tree)
+        began_at = loop.time()
+        whole = await run(owner, "tree")
+        took_s = loop.time() - began_at
+        rewrite(tree, 1)
+        assert await crash_during(world, "peer1", run(owner, "tree"), 0.8 * took_s)
+        report = await run(owner, "tree")
+
+        assert report.snapshot == 2 and report.sent_bytes < 0.7 * whole.sent_bytes
+        assert (await verify(owner, "tree")).damaged == []
+
+    play(story)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_an_index_that_is_lost_is_made_anew_from_what_holders_keep(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        owner, here = world["peer1"], tmp_path / f"{world.seed}"
+        await add(owner, "tree", tree)
+        await run(owner, "tree")
+        for table in ("backup_chunk", "backup_pack", "backup_seen", "backup_store"):
+            owner.disk.connection.execute(f"DELETE FROM {table}")
+        await world.restart("peer1")
+        await world.until(world.disunity, within_s=60)
+        await restore(owner, "tree", here)
+        report = await run(owner, "tree")
+
+        assert state_of(here / "tree") == state_of(tree)
+        assert report.read_bytes > 0 and report.new_bytes < 1_000, "all is read, and nothing but the snapshot is new"
+
+    play(story)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_many_small_runs_leave_few_packs_after_pruning(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner = world["peer1"]
+        await add(owner, "tree", tree)
+        for number in range(20):
+            (tree / "folder1/diary").write_text(f"day {number}")
+            await run(owner, "tree")
+        before = (await verify(owner, "tree", reads=False)).packs
+        pruned = await prune(owner, "tree")
+        after = await verify(owner, "tree")
+
+        assert pruned.packs_rewritten > 20 and after.packs < before - 20 and after.damaged == []
+        await restore(owner, "tree", tmp_path / f"{world.seed}", 7)
+        assert (tmp_path / f"{world.seed}/tree/folder1/diary").read_text() == "day 6"
+
+    play(story)
+
+
 def test_pruning_frees_what_only_forgotten_snapshots_need(play: Play, tree: Path, tmp_path: Path) -> None:
     async def story(world: World) -> None:
         await world.unite(4)
@@ -138,6 +208,7 @@ def test_pruning_frees_what_only_forgotten_snapshots_need(play: Play, tree: Path
     play(story)
 
 
+@pytest.mark.usefixtures("small_packs")
 def test_collecting_and_pruning_while_backups_run_drop_nothing_that_counts(
     play: Play, tree: Path, tmp_path: Path
 ) -> None:
@@ -190,7 +261,7 @@ def test_a_backup_runs_when_it_is_due_and_catches_up_what_was_missed(play: Play,
         await asyncio.sleep(5 * EVERY_S)
         await world.start("peer1")
         await world.until(world.disunity, within_s=60)
-        await asyncio.sleep(0.2 * EVERY_S)
+        await asyncio.sleep(0.4 * EVERY_S)
         assert len(await snapshots_of(world)) == 4
         (shown,) = await desk(owner).backups()
         assert shown.trouble == "" and shown.next_at is not None
@@ -265,6 +336,49 @@ def test_two_devices_have_backups_of_one_name_and_each_restores_both(play: Play,
             await add(owner, "tree", tree)
         with pytest.raises(NotFound):
             await run(owner, "elsewhere:tree")
+
+    play(story)
+
+
+def test_the_backup_of_a_device_that_is_gone_is_removed_by_another_one(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(4)
+        await add_device(world, "laptop", by="peer1")
+        await world.until(world.disunity, within_s=60)
+        owner, laptop = world["peer1"], world["laptop"]
+        await add(laptop, "tree", tree)
+        first = await run(laptop, "tree")
+        await world.crash("laptop")
+        await world.until(lambda: is_up(world), within_s=60)
+        await desk(owner).remove(backup_schema.BackupNamed(name="tree"))
+        assert await desk(owner).backups() == []
+        # Back again, it takes in that its backup is no more.
+        await world.start("laptop")
+        await world.until(world.disunity, within_s=60)
+        await asyncio.sleep(SYNC_EVERY_S)
+        assert await desk(laptop).backups() == []
+        await add(laptop, "tree", tree)
+        report = await run(laptop, "tree")
+        assert report.read_bytes == first.read_bytes and (await verify(laptop, "tree")).damaged == []
+
+    def is_up(world: World) -> str:
+        return "it seems to live" if world["peer1"].parts.overlay.is_alive(world["laptop"].peer) else ""
+
+    play(story)
+
+
+def test_a_large_file_with_a_long_list_of_chunks_comes_back(play: Play, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(Random(3).randbytes(50 << 20))
+
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner, here = world["peer1"], tmp_path / f"{world.seed}"
+        await add(owner, "large", tmp_path / "large", last=1)
+        await run(owner, "large")
+        await run(owner, "large")
+        await prune(owner, "large")
+        await restore(owner, "large", here)
+        assert (here / "large").read_bytes() == (tmp_path / "large").read_bytes()
 
     play(story)
 

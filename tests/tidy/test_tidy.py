@@ -55,6 +55,7 @@ CORES = [
     "twins/capability.py",
     "twins/capability_schema.py",
     "twins/consent.py",
+    "twins/audit.py",
     "storage/placement.py",
     "storage/upload.py",
     "storage/download.py",

@@ -7,8 +7,18 @@ import pathlib
 
 import pytest
 
-from croft.control.work_messages import OpenCalls
+from croft.control.work_messages import (
+    OpenCalls,
+    OpenPipeline,
+    OpenPipelineResults,
+    PipelineFailure,
+    PipelineInput,
+    PipelineOver,
+    PipelineResult,
+    PipelineTaken,
+)
 from croft.node.capabilities import Told
+from croft.twins.audit import Seal
 from croft.twins.call_messages import (
     ArgumentPart,
     AskCall,
@@ -21,19 +31,26 @@ from croft.twins.call_messages import (
     InputItem,
     InputWanted,
     MoreWanted,
+    NamedArgument,
     StopCall,
     ToCaller,
     ToProvider,
+    ValueKept,
     ValuePart,
+    ValueRef,
     WorkerReady,
 )
 from croft.twins.capability import CapabilityContent, Terms
+from croft.twins.kept_values import ReleaseValues, ValueFollows, WantValue
+from croft.twins.pipeline_store import PipelineSpec, StageSpec
 from croft.wire.codec import Message, decode, decode_union, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "calls.json"
-TERMS = Terms("ocr", b'{"parameters": {}}', "Reads.", ("ocr(page)",), ("gpu",), 1.5, True, 60.0)
+TERMS = Terms("ocr", b'{"parameters": {}}', "Reads.", ("ocr(page)",), ("gpu",), 1.5, True, 60.0, 2)
 MESSAGES: dict[str, Message] = {
-    "ask call": AskCall(1, "ocr", b"arguments", False, b"digest", b"key", 60.0, 5.0, "ada"),
+    "ask call": AskCall(
+        1, "ocr", b"arguments", False, b"digest", b"key", 60.0, 5.0, "ada", [ValueRef("page", "bb", b"token", 9)], True
+    ),
     "argument part": ArgumentPart(1, b"more", True),
     "input item": InputItem(1, b"item", True),
     "input end": InputEnd(1),
@@ -47,12 +64,27 @@ MESSAGES: dict[str, Message] = {
     "call at": CallAt(1, "peer", "bob"),
     "input wanted": InputWanted(1, 4),
     "worker ready": WorkerReady(0, "3.11.2"),
+    "named argument": NamedArgument(1, "page", b"data", True),
+    "value kept": ValueKept(1, b"token", 9),
 }
 OTHERS: dict[str, Message] = {
     "open calls": OpenCalls(),
     "terms": TERMS,
     "capability": CapabilityContent("c" * 64, [b"grant"], b"certificate", TERMS, 7, 1.5, ("t" * 64,), False),
+    "audit seal": Seal(1, b"b" * 32, 7, b"l" * 32),
     "told": Told([("c" * 64, b"record")]),
+    "want value": WantValue(b"token"),
+    "release values": ReleaseValues([b"token"]),
+    "value follows": ValueFollows(9),
+    "open pipeline": OpenPipeline(
+        PipelineSpec("tapes", [StageSpec("ocr", "bb", b"arguments", "page", b"digest", 5.0)], 2)
+    ),
+    "pipeline input": PipelineInput(b"data", False, False),
+    "open pipeline results": OpenPipelineResults("0123", False),
+    "pipeline taken": PipelineTaken("0123", 4),
+    "pipeline result": PipelineResult(3, b"data", True),
+    "pipeline failure": PipelineFailure(3, "ocr", "no"),
+    "pipeline over": PipelineOver("done"),
 }
 
 

@@ -56,9 +56,12 @@ def capabilities(name: str | None, as_json: bool) -> None:
 @click.argument("arguments", nargs=-1, metavar="[FIELD=VALUE|FIELD=@FILE]…")
 @click.option("--of", default="", metavar="WHO", help="Who is to run it. Default: the first listed.")
 @click.option("--timeout", default="", metavar="TIME", help="How long it may take. Default: as its owner says.")
+@click.option("--wait", default="60s", show_default=True, metavar="TIME", help="For its owner, if the owner is asked.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the result to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; of a stream, a line for each item.")
-def call(name: str, arguments: tuple[str, ...], of: str, timeout: str, output: str | None, as_json: bool) -> None:
+def call(
+    name: str, arguments: tuple[str, ...], of: str, timeout: str, wait: str, output: str | None, as_json: bool
+) -> None:
     """Call a capability of somebody by its name.
 
     \b
@@ -71,7 +74,8 @@ def call(name: str, arguments: tuple[str, ...], of: str, timeout: str, output: s
     with connect() as grid:
         provider = grid.api.find_provider(of) if of else ""
         offered = choose(grid.capabilities(), name, provider)
-        known = Known(offered, provider, duration_s(timeout) if timeout else 0.0)
+        time_s = duration_s(timeout) if timeout else 0.0
+        known = Known(offered, provider, time_s, duration_s(wait), _say_waits)
         texts: dict[str, str] = {}
         for one in arguments:
             field, equals, text = one.partition("=")
@@ -86,6 +90,10 @@ def call(name: str, arguments: tuple[str, ...], of: str, timeout: str, output: s
         with _output(output) as file:
             for value in result if known.signature.streams else [result]:
                 _show(value, file, as_json, is_many=known.signature.streams)
+
+
+def _say_waits(provider: str) -> None:
+    say(f"Waiting for the owner of {provider} to allow it …")
 
 
 def offered(

@@ -55,8 +55,11 @@ SECTIONS = {
         "resume": "croft.cli.lending:resume",
     },
     "What people can do": {
+        "pipeline": "croft.cli.pipeline:pipeline",
         "capabilities": "croft.cli.capability:capabilities",
         "call": "croft.cli.capability:call",
+        "consent": "croft.cli.consent:consent",
+        "audit": "croft.cli.consent:audit",
     },
     "Services": {
         "expose": "croft.cli.tunnel:expose",

@@ -88,10 +88,10 @@ def relay(rate: str, to: tuple[str, ...], per_peer: str | None, as_json: bool) -
 )
 @click.option(
     "--consent",
-    type=click.Choice(["auto", "deny"]),
+    type=click.Choice(["auto", "ask", "deny"]),
     default="auto",
     show_default=True,
-    help="What becomes of calls.",
+    help="What becomes of calls; see `croft consent`.",
 )
 @click.option("--needs", default="", metavar="GPU,…", help="What it uses of this machine, shown to callers.")
 @click.option("--example", multiple=True, metavar="CALL", help="A call as people write it, shown to callers.")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -124,7 +124,8 @@ class ClientCall:
 
     def __init__(self, session: CallSession, number: int) -> None:
         self.provider = ""
-        self.is_waiting_for_consent = False
+        self.on_wait: Callable[[str], None] = lambda provider: None
+        """Told, on the loop, when the provider's owner is asked for consent."""
         self._session = session
         self._number = number
         self._parts: list[bytes] = []
@@ -141,7 +142,7 @@ class ClientCall:
                 self.provider = name
                 return
             case CallWaits():
-                self.is_waiting_for_consent = True
+                self.on_wait(self.provider)
             case InputWanted(_, items):
                 self._input_room += items
             case ValuePart(_, data, is_whole, is_item):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from croft.client.call_session import CallSession, ClientCall
-from croft.client.capability import Known, choose, document, names
+from croft.client.capability import CONSENT_S, Known, choose, document, names
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.twins.call_messages import CallEnded
@@ -27,7 +27,7 @@ class Calls:
         self._session: CallSession | None = None
         self._lock = threading.Lock()
 
-    def capability(self, name: str, of: str = "", time_s: float = 0.0, wait_s: float = 0.0) -> Callable[..., Any]:
+    def capability(self, name: str, of: str = "", time_s: float = 0.0, wait_s: float = CONSENT_S) -> Callable[..., Any]:
         """A function that calls it. `of`: a peer or a person by name. Raises NotFound, Usage."""
         provider = self._api.find_provider(of) if of else ""
         return self.function(Known(choose(self._api.capabilities(), name, provider), provider, time_s, wait_s))
@@ -48,10 +48,10 @@ class Calls:
         session = self._open()
 
         async def begin() -> ClientCall:
-            return session.begin(known.asked(), data)
+            return known.begin(session, data)
 
         async def whole() -> Any:
-            call = session.begin(known.asked(), data)
+            call = known.begin(session, data)
             return known.value(await call.result(), call.provider)
 
         if stream is None and not known.signature.streams:

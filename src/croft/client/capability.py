@@ -6,7 +6,7 @@ import difflib
 import inspect
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ from croft.twins.capability_signature import lowered
 from croft.wire.values import decode_value, encode_in_parts
 
 KEY_BYTES: Final = 16
+CONSENT_S: Final = 60.0
+"""How long a call waits for its provider's owner, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Known:
 
     Attributes:
         offered: what its provider published. of: the id of the peer or twin that is to run it; empty: any that promises
-            the same. time_s: how long a call may take; 0: as its provider says. wait_s: for the owner's consent.
+            the same. time_s: how long a call may take; 0: as its provider says. wait_s: for the owner's consent, and
+            `on_wait` is told, from another thread, who is asked.
     """
 
     offered: schema.Capability
     of: str = ""
     time_s: float = 0.0
-    wait_s: float = 0.0
+    wait_s: float = CONSENT_S
+    on_wait: Callable[[str], None] = lambda provider: None
 
     @cached_property
     def signature(self) -> Signature:
@@ -110,12 +114,26 @@ class Known:
     def encoded_item(self, item: Any) -> bytes:
         """An item of the stream into the call, likewise."""
         field = self.signature.stream_in
-        plain = self._lowered(field, item)
+        return self._encoded(self._fitting(field, item, "[]"), field)
+
+    def encoded_field(self, field: str, value: Any) -> bytes:
+        """One argument by itself, likewise."""
+        return self._encoded(self._fitting(field, value), field)
+
+    def encoded_some(self, bound: Mapping[str, Any]) -> bytes:
+        """Some of the arguments, likewise, whatever else the call needs."""
+        for name in bound:
+            if name not in self.fields:
+                raise self.unknown(name)
+        return self._encoded({name: self._fitting(name, value) for name, value in bound.items()}, "arguments")
+
+    def _fitting(self, field: str, value: Any, where: str = "") -> Any:
+        plain = self._lowered(field, value)
         try:
             self.checker.check(plain, self.fields[field])
         except Mismatch as mismatch:
-            raise self.bad(mismatch.under(f".{field}[]")) from None
-        return self._encoded(plain, field)
+            raise self.bad(mismatch.under(f".{field}{where}")) from None
+        return plain
 
     def asked(self) -> AskCall:
         """What to ask for, but for the arguments."""
@@ -123,9 +141,11 @@ class Known:
         digest = bytes.fromhex(self.offered.digest)
         return AskCall(0, self.name, b"", True, digest, key, self.wait_s, self.time_s, self.of)
 
-    def begin(self, session: CallSession, bound: Mapping[str, Any]) -> ClientCall:
-        """Makes the call. Raises BadArgument, TooLarge before anything is sent."""
-        return session.begin(self.asked(), self.encoded(bound))
+    def begin(self, session: CallSession, arguments: bytes) -> ClientCall:
+        """Makes the call, on the session's loop."""
+        call = session.begin(self.asked(), arguments)
+        call.on_wait = self.on_wait
+        return call
 
     # --- the way back ------------------------------------------------------------------------------------------------
 
@@ -143,7 +163,7 @@ class Known:
             why = f"{provider} answered `{self.name}` with the wrong type: result{mismatch.where} {mismatch.what}"
             remedy = f"It promised {describe(self.signature.returns)}; tell its owner, or name another one with `of`."
             raise CapabilityFailed(why, remedy=remedy, provider=provider) from None
-        return _with_files(value)
+        return with_files(value)
 
     def error(self, answer: CallRaised | CallFailed | CallEnded, provider: str) -> CroftError:
         """What went wrong."""
@@ -280,27 +300,27 @@ def bound_text(known: Known, texts: Mapping[str, str]) -> dict[str, Any]:
     return bound
 
 
-def read_item(known: Known, text: str) -> Any:
-    """An item of the stream into a call, out of a line. Raises BadArgument."""
-    field = known.signature.stream_in
+def read_item(known: Known, text: str, parameter: str = "") -> Any:
+    """A line as an item of the stream into a call, or as `parameter`. Raises BadArgument."""
+    field = parameter or known.signature.stream_in
     try:
         return read_text(text, known.fields[field], known.checker)
     except Mismatch as mismatch:
-        raise known.bad(mismatch.under(f".{field}[]")) from None
+        raise known.bad(mismatch.under(f".{field}" if parameter else f".{field}[]")) from None
 
 
 def _identifier(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _with_files(value: Any) -> Any:
+def with_files(value: Any) -> Any:
     """Files in a result become files here, in folders of their own, which are the caller's from then on."""
     if is_file(value) and isinstance(value[FILE], str) and isinstance(value[CONTENT], bytes | bytearray | memoryview):
         path = Path(tempfile.mkdtemp(prefix="croft-result-")) / (Path(value[FILE]).name or "file")
         path.write_bytes(value[CONTENT])
         return path
     if isinstance(value, list | tuple) and any(isinstance(one, dict | list | tuple) for one in value):
-        return type(value)(map(_with_files, value))
+        return type(value)(map(with_files, value))
     if isinstance(value, dict):
-        return {name: _with_files(one) for name, one in value.items()}
+        return {name: with_files(one) for name, one in value.items()}
     return value

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 
 from croft.client.backups import Backups
 from croft.client.capabilities import Calls, Twin
-from croft.client.capability import Known
+from croft.client.capability import CONSENT_S, Known
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
 from croft.client.messages import Messages
+from croft.client.pipelines import Pipeline, PipelineRun
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskFuture, TaskSession
@@ -205,7 +206,7 @@ class Grid:
     # --- what other twins can do -------------------------------------------------------------------------------------
 
     def capability(
-        self, name: str, *, of: str = "", timeout_s: float = 0.0, consent_s: float = 0.0
+        self, name: str, *, of: str = "", timeout_s: float = 0.0, consent_s: float = CONSENT_S
     ) -> Callable[..., Any]:
         """A function that runs at whoever offers a capability of that name; `help` shows what it takes.
 
@@ -233,6 +234,14 @@ class Grid:
     def capabilities(self) -> list[schema.Capability]:
         """What others let the owner call, and what this peer offers."""
         return self.api.capabilities()
+
+    def pipeline(self) -> Pipeline:
+        """Stages for items: `grid.pipeline().then("transcribe").then("translate", to="en").run(paths).results()`."""
+        return Pipeline(self._home.work_socket, self.api)
+
+    def pipeline_run(self, name: str) -> PipelineRun:
+        """A pipeline of this peer's owner, by its id or name. Raises NotFound."""
+        return PipelineRun(self._home.work_socket, self.api, self.api.pipeline(name).pipeline)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

@@ -181,6 +181,22 @@ class LocalApi:
         """What others are told of the owner. Raises Usage, NotFound."""
         return self._ask("POST", "/v1/twins", schema.Twin, wanted)
 
+    def pipelines(self) -> list[schema.Pipeline]:
+        """Pipelines of this peer's owner, newest first."""
+        return self._ask("GET", "/v1/pipelines", list[schema.Pipeline])
+
+    def pipeline(self, name: str) -> schema.Pipeline:
+        """One, by its id or name. Raises NotFound."""
+        return self._ask("GET", f"/v1/pipelines/{quote(name, safe='')}", schema.Pipeline)
+
+    def cancel_pipeline(self, name: str) -> schema.Pipeline:
+        """Ends a pipeline; what is through stays. Raises NotFound."""
+        return self._ask("POST", f"/v1/pipelines/{quote(name, safe='')}/cancellation", schema.Pipeline)
+
+    def forget_pipeline(self, name: str) -> schema.Pipeline:
+        """Ends a pipeline if it runs, and drops its results. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/pipelines/{quote(name, safe='')}", schema.Pipeline)
+
     def set_limit(self, wanted: schema.LimitWanted) -> schema.Limit:
         """Sets one more rate limit. Raises Usage, NotFound, Busy."""
         return self._ask("POST", "/v1/limits", schema.Limit, wanted)
@@ -276,6 +292,35 @@ class LocalApi:
     def withdraw_capability(self, name: str) -> schema.Capability:
         """Lets nobody call it any more. Raises NotFound."""
         return self._ask("DELETE", f"/v1/capabilities/{quote(name, safe='')}", schema.Capability)
+
+    def consent_rules(self) -> list[schema.ConsentRule]:
+        """The owner's rules of consent, as they are tried."""
+        return self._ask("GET", "/v1/consent", list[schema.ConsentRule])
+
+    def set_consent(self, wanted: schema.ConsentWanted) -> schema.ConsentRule:
+        """One more rule, in place of the one about the same. Raises Usage, NotFound, Busy."""
+        return self._ask("POST", "/v1/consent", schema.ConsentRule, wanted)
+
+    def remove_consent(self, number: int) -> schema.ConsentRule:
+        """Removes a rule. Raises NotFound."""
+        return self._ask("DELETE", f"/v1/consent/{number}", schema.ConsentRule)
+
+    def consent_queue(self) -> list[schema.ConsentQuestion]:
+        """Calls that wait until the owner says whether they may run, oldest first."""
+        return self._ask("GET", "/v1/consent/queue", list[schema.ConsentQuestion])
+
+    def answer_question(self, number: int, *, is_allowed: bool, always: bool = False) -> schema.ConsentQuestion:
+        """Says whether a call may run. Raises NotFound."""
+        answer = schema.ConsentAnswer(is_allowed=is_allowed, always=always)
+        return self._ask("POST", f"/v1/consent/queue/{number}", schema.ConsentQuestion, answer)
+
+    def acts(self, wanted: schema.AuditWanted) -> list[schema.Act]:
+        """What others did here, oldest first. Raises NotFound, Usage."""
+        return self._ask("POST", "/v1/audit", list[schema.Act], wanted)
+
+    def verify_audit(self) -> schema.AuditState:
+        """Whether the log of that is as this peer left it."""
+        return self._ask("GET", "/v1/audit/verification", schema.AuditState)
 
     def find_provider(self, name: str) -> str:
         """The id of the peer, or of the person, that a name means. Raises NotFound, Usage."""

@@ -19,6 +19,7 @@ from croft.control.messages_app import Messages, message_routes
 from croft.control.network_app import Network, network_routes
 from croft.control.offers_app import Offers, offer_routes
 from croft.control.people_app import People, people_routes
+from croft.control.pipelines_app import Pipelines, pipeline_routes
 from croft.control.services_app import Services, service_routes
 from croft.control.storage_app import Files, storage_routes
 
@@ -62,6 +63,7 @@ def create_app(
     backups: Backups,
     capabilities: Capabilities,
     messages: Messages,
+    pipelines: Pipelines,
 ) -> Starlette:
     """The application; the caller serves it on a socket that only the owner can open."""
 
@@ -123,5 +125,6 @@ def create_app(
             *backup_routes(backups),
             *capability_routes(capabilities),
             *message_routes(messages),
+            *pipeline_routes(pipelines),
         ]
     )

@@ -9,6 +9,15 @@ import enum
 
 import msgspec
 
+from croft.control.capability_schema import Act as Act
+from croft.control.capability_schema import AuditState as AuditState
+from croft.control.capability_schema import AuditWanted as AuditWanted
+from croft.control.capability_schema import Capability as Capability
+from croft.control.capability_schema import CapabilityWanted as CapabilityWanted
+from croft.control.capability_schema import ConsentAnswer as ConsentAnswer
+from croft.control.capability_schema import ConsentQuestion as ConsentQuestion
+from croft.control.capability_schema import ConsentRule as ConsentRule
+from croft.control.capability_schema import ConsentWanted as ConsentWanted
 from croft.control.community_schema import Community as Community
 from croft.control.community_schema import CommunityAct as CommunityAct
 from croft.control.community_schema import CommunityMember as CommunityMember
@@ -33,6 +42,15 @@ from croft.control.storage_schema import StorageState as StorageState
 from croft.control.storage_schema import StoredFile as StoredFile
 from croft.control.storage_schema import StoredVersion as StoredVersion
 from croft.control.storage_schema import WatchedData as WatchedData
+from croft.control.twin_schema import Message as Message
+from croft.control.twin_schema import MessagesWanted as MessagesWanted
+from croft.control.twin_schema import MessageWanted as MessageWanted
+from croft.control.twin_schema import Pipeline as Pipeline
+from croft.control.twin_schema import PipelinePeer as PipelinePeer
+from croft.control.twin_schema import PipelineStage as PipelineStage
+from croft.control.twin_schema import Room as Room
+from croft.control.twin_schema import Twin as Twin
+from croft.control.twin_schema import TwinWanted as TwinWanted
 
 SCHEMA = 1
 
@@ -298,98 +316,6 @@ class ContactWanted(msgspec.Struct, frozen=True, kw_only=True):
     is_blocked: bool | None = None
 
 
-class Twin(msgspec.Struct, frozen=True, kw_only=True):
-    """A person or organisation, as it says itself and as it is known here.
-
-    `delegates`: peers that it named to stand in for it; `devices`: its own, by what they are called here, and `alive`
-    those of them that are up. `kept_letters`: of this peer's owner alone, letters of others that are kept here.
-    """
-
-    twin: str
-    name: str
-    is_self: bool
-    profile: str = ""
-    delegates: list[str] = []
-    devices: list[str] = []
-    alive: list[str] = []
-    communities: list[str] = []
-    said_at: float | None = None
-    kept_letters: int | None = None
-
-
-class TwinWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the owner says of itself from now on; None leaves it as it is. Delegates are named as peers are."""
-
-    profile: str | None = None
-    delegates: list[str] | None = None
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Something written to a person or into a room.
-
-    Attributes:
-        number: in the order in which messages came to this peer. by: who wrote it; device: on which peer.
-        to: whose inbox; empty for a room. kind: `text`, or `sealed` where this device was given no key to it.
-        answers: the id of the message that it answers. missing: how many before it from there never came.
-        state: of own ones: `delivered`, `kept` by others meanwhile, or `here` alone; of others: `new` or `read`.
-        kept_by: peers known to hold it.
-    """
-
-    message: str
-    number: int
-    by: str
-    twin: str
-    device: str
-    community: str
-    to: str
-    room: str
-    written_at: float
-    arrived_at: float
-    kind: str
-    text: str
-    state: str
-    answers: str = ""
-    missing: int = 0
-    is_own: bool = False
-    delivered_at: float | None = None
-    kept_by: list[str] = []
-
-
-class MessageWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What to write to whom: people by any of their names, or a room of a community. `answers`: a message's id."""
-
-    text: str
-    to: list[str] = []
-    room: str = ""
-    community: str = ""
-    answers: str = ""
-
-
-class MessagesWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which messages to show: with a person, of a room, after a number, only new ones; the newest `count` of them.
-
-    `wait_s`: how long to wait for one if there is none. `marks`: whether the owner has seen them now.
-    """
-
-    who: str = ""
-    room: str = ""
-    community: str = ""
-    after: int = 0
-    only_new: bool = False
-    count: int = 100
-    wait_s: float = 0.0
-    marks: bool = False
-
-
-class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """A room in which something was written. `new`: messages that the owner has not seen."""
-
-    room: str
-    community: str
-    community_name: str
-    new: int
-
-
 class Relay(msgspec.Struct, frozen=True, kw_only=True):
     """A relay that can be used here; `is_home` if this peer is reached by it now."""
 
@@ -547,51 +473,3 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     remedy: str = ""
     exit_code: int = 1
-
-
-class CapabilityWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A capability that this peer is to offer; see `croft offer capability`."""
-
-    name: str
-    file: str
-    function: str
-    python: str
-    signature: str
-    text: str = ""
-    examples: list[str] = []
-    needs: list[str] = []
-    price: float = 0.0
-    is_idempotent: bool = False
-    time_s_max: float = 600.0
-    to: list[str] = []
-    consent: str = "auto"
-    slots: int = 1
-
-
-class Capability(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody lets the owner of this peer call, or this peer others.
-
-    `shown`: the signature as people write it; `signature`: its JSON; `digest`: of that, in hex. `trust`: own, or as the
-    owner holds of its twin. `to`, `consent` and `slots` are told of one's own alone. `price`: favours a call.
-    """
-
-    name: str
-    peer: str
-    twin: str
-    by: str
-    is_own: bool
-    shown: str
-    signature: str
-    digest: str
-    text: str = ""
-    examples: list[str] = []
-    needs: list[str] = []
-    price: float = 0.0
-    is_idempotent: bool = False
-    time_s_max: float = 600.0
-    is_alive: bool = True
-    trust: str = ""
-    to: list[str] = []
-    consent: str = ""
-    slots: int = 0
-    source: str = ""

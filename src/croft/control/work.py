@@ -18,6 +18,7 @@ from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import backup_work, durable_work, storage_work, tunnels
 from croft.control.calls import Calls, serve_calls
 from croft.control.circles import CircleDesk
+from croft.control.pipelines import PipelineDesk, serve_pipeline, serve_pipeline_results
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -37,6 +38,8 @@ from croft.control.work_messages import (
     OpenForward,
     OpenGet,
     OpenPipe,
+    OpenPipeline,
+    OpenPipelineResults,
     OpenProxy,
     OpenPut,
     OpenResults,
@@ -84,7 +87,9 @@ class WorkServer:
         storage: storage_work.StorageDesk,
         backups: backup_work.BackupDesk,
         calls: Calls,
+        pipelines: PipelineDesk,
     ) -> None:
+        self._pipelines = pipelines
         self._calls = calls
         self._circles = CircleDesk(circles)
         self._jobs = jobs
@@ -135,6 +140,10 @@ class WorkServer:
                         await storage_work.serve_put(self._storage, opening, messages)
                     case OpenGet():
                         await storage_work.serve_get(self._storage, opening, messages)
+                    case OpenPipeline():
+                        await serve_pipeline(self._pipelines, opening, messages)
+                    case OpenPipelineResults():
+                        await serve_pipeline_results(self._pipelines, opening, messages)
                     case OpenBackupRun() | OpenBackupRestore() | OpenBackupVerify():
                         await backup_work.serve_backup(self._backups, opening, messages)
                     case OpenCalls():

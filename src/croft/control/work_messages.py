@@ -12,6 +12,7 @@ import msgspec
 
 from croft.compute.environment import Environment
 from croft.compute.worker_messages import BufferPart, DropBuffer
+from croft.twins.pipeline_store import PipelineSpec
 from croft.wire.codec import Message
 
 # --- from the program ------------------------------------------------------------------------------------------------
@@ -203,6 +204,27 @@ class OpenGet(Message, frozen=True, tag=172):
     snapshot: str = ""
 
 
+class OpenPipeline(Message, frozen=True, tag=191):
+    """A pipeline; its items follow as `PipelineInput`."""
+
+    spec: PipelineSpec
+
+
+class PipelineInput(Message, frozen=True, tag=192):
+    """A part of an item in the safe codec, or with `is_end` no more items."""
+
+    data: bytes = b""
+    is_last: bool = True
+    is_end: bool = False
+
+
+class OpenPipelineResults(Message, frozen=True, tag=193):
+    """What became of the items of a pipeline, as it comes or in order."""
+
+    name: str
+    is_in_order: bool = True
+
+
 class OpenBackupRun(Message, frozen=True, tag=173):
     """Runs a backup; the answer is a `BackupReport`."""
 
@@ -232,6 +254,9 @@ class OpenBackupVerify(Message, frozen=True, tag=175):
 
 FromProgram = (
     OpenPut
+    | OpenPipeline
+    | PipelineInput
+    | OpenPipelineResults
     | OpenBackupRun
     | OpenBackupRestore
     | OpenBackupVerify
@@ -398,6 +423,35 @@ class GetDone(Message, frozen=True, tag=183):
     faults: list[str]
 
 
+class PipelineTaken(Message, frozen=True, tag=194):
+    """The id of a pipeline, and how many items it has; sent when it is made, and when it takes no more."""
+
+    pipeline: str
+    items: int
+
+
+class PipelineResult(Message, frozen=True, tag=195):
+    """A part of an item's result."""
+
+    item: int
+    data: bytes
+    is_last: bool
+
+
+class PipelineFailure(Message, frozen=True, tag=196):
+    """An item did not get through. `stage`: where; empty: its result is not there any more."""
+
+    item: int
+    stage: str
+    why: str
+
+
+class PipelineOver(Message, frozen=True, tag=197):
+    """No more items come to an end."""
+
+    state: str
+
+
 class BackupDone(Message, frozen=True, tag=184):
     """What was asked of a backup is done. `answer`: the JSON of what `croft.control.backup_schema` says."""
 
@@ -406,6 +460,10 @@ class BackupDone(Message, frozen=True, tag=184):
 
 FromDaemon = (
     BackupDone
+    | PipelineTaken
+    | PipelineResult
+    | PipelineFailure
+    | PipelineOver
     | CircleOpened
     | StreamWaits
     | StorageProgress

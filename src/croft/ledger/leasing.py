@@ -64,6 +64,8 @@ class LeaseBook:
         self._usage: dict[int, Usage] = {}
         self.reclaim: Callable[[Lease], None] = lambda lease: self.ended(lease)
         self.settled: Callable[[Settled], None] = lambda settled: None
+        self.granted: Callable[[Request], None] = lambda request: None
+        """Told of each use of a lease that is granted."""
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -137,6 +139,7 @@ class LeaseBook:
             raise
         finally:
             del self._answers[ask]
+        self.granted(request)
         return lease
 
     def resize(self, lease: Lease, wants: Amounts, offers: Sequence[str], *, is_taken: bool = False) -> Lease:

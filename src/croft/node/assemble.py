@@ -79,12 +79,17 @@ from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
 from croft.storage.upkeep import Upkeep
 from croft.storage.wards import Wards, places_for
+from croft.twins.audit_log import AuditLog
 from croft.twins.call_client import CallClient
+from croft.twins.call_gate import CallGate
 from croft.twins.call_messages import CALLS_PURPOSE
 from croft.twins.call_server import CallServer
 from croft.twins.capability_book import CapabilityBook
 from croft.twins.communities import Communities
+from croft.twins.consent_book import ConsentBook
+from croft.twins.kept_values import VALUES_PURPOSE, KeptValues
 from croft.twins.letters import Author
+from croft.twins.pipelines import Pipelines
 from croft.twins.post import Post
 
 VERSION = version("croft")
@@ -137,6 +142,20 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Calling:
+    """What lets others call what is here, and the owner what others have, one by one and in pipelines; and the log."""
+
+    audit: AuditLog
+    consent: ConsentBook
+    book: CapabilityBook
+    capabilities: Capabilities
+    server: CallServer
+    client: CallClient
+    values: KeptValues
+    pipelines: Pipelines
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """A peer, assembled."""
 
@@ -169,10 +188,7 @@ class Parts:
     backups: Backups
     communities: Communities
     community_keeper: CommunityKeeper
-    capability_book: CapabilityBook
-    capabilities: Capabilities
-    call_server: CallServer
-    calls: CallClient
+    calling: Calling
     cards: Cards
     post: Post
 
@@ -188,7 +204,11 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
-        await self.capability_book.load()
+        await self.calling.audit.load()
+        await self.calling.consent.load()
+        await self.calling.book.load()
+        await self.calling.values.load()
+        await self.calling.pipelines.load()
         await self.cards.load()
         await self.post.load()
 
@@ -216,12 +236,16 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("audit", self.calling.audit.serve),
+                ("consent", self.calling.consent.serve),
                 ("communities", self.communities.serve),
                 ("members", self.community_keeper.serve),
                 ("backups", self.backups.serve),
-                ("capabilities", self.capabilities.serve),
-                ("capability processes", self.capability_book.serve),
-                ("calls", self.calls.serve),
+                ("capabilities", self.calling.capabilities.serve),
+                ("capability processes", self.calling.book.serve),
+                ("calls", self.calling.client.serve),
+                ("kept values", self.calling.values.serve),
+                ("pipelines", self.calling.pipelines.serve),
                 ("cards", self.cards.serve),
                 ("letters", self.post.serve),
             ):
@@ -258,13 +282,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         on_key_used_elsewhere=lambda addresses: health.warn_of_key_used_elsewhere(list(addresses)),
         on_clock_compared=health.compare_clock,
     )
-    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
-    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
-    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
-    admissions = Admissions(
-        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
-    )
-    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    paths, relaying, admissions = _ways(plan, ports, overlay)
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
@@ -293,12 +311,24 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *_storage(plan, ports, overlay, offering, health),
         communities,
         keeper,
-        *_capabilities(plan, ports, overlay),
+        _calling(plan, ports, overlay, health, communities),
         *_post(plan, ports, overlay),
     )
     _ask_communities(parts)
     _answer_others(parts)
     return parts
+
+
+def _ways(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Paths, Relaying, Admissions]:
+    """How this peer is reached, by what relays, and who is let in."""
+    paths = Paths(plan.own.peer, overlay.links, ports.transport, ports.relays)
+    overlay.told_addresses, overlay.relay_access, overlay.doubt_relays = paths.addresses, paths.access, paths.doubt
+    relaying = Relaying(overlay, paths, ports.relays, ports.database, ports.clock, port=plan.relay_port)
+    admissions = Admissions(
+        overlay, ports.database, ports.clock, ports.entropy, ports.discovery, plan.root, plan.twin_key, plan.adopt
+    )
+    admissions.relay_passes, admissions.trust_relays = relaying.passes, paths.trust
+    return paths, relaying, admissions
 
 
 def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lending, Lender, Holder, Environments]:
@@ -404,16 +434,23 @@ def _ask_communities(parts: Parts) -> None:
     admissions.admitted = communities.admitted
 
 
-def _capabilities(
-    plan: Plan, ports: Ports, overlay: Overlay
-) -> tuple[CapabilityBook, Capabilities, CallServer, CallClient]:
-    """What the owner lets others call, and what others let the owner call."""
-    contacts = plan.contacts
-    book = CapabilityBook(
-        *(ports.database, ports.clock, ports.programs, plan.own.twin), lambda twin: twin in contacts.friends()
+def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities) -> Calling:
+    """What the owner lets others call, under which rules, and what others let the owner call."""
+    contacts, own = plan.contacts, plan.own
+    audit = AuditLog(ports.database, ports.clock, own.device, own.peer, overlay.name_of)
+    audit.on_broken = health.warn_of_broken_audit
+    book = CapabilityBook(ports.database, ports.clock, ports.programs)
+    consent = ConsentBook(ports.database, ports.clock)
+    gate = CallGate(
+        *(book, consent, audit, communities, own.twin),
+        lambda twin: twin in contacts.friends(),
+        lambda peer: _served(peer, overlay, communities),
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
-    return book, capabilities, CallServer(book), CallClient(capabilities, overlay)
+    values = KeptValues(own.peer, overlay, ports.chunks, ports.database, ports.clock, ports.entropy)
+    calls = CallClient(capabilities, overlay)
+    pipelines = Pipelines(own.peer, own.twin, calls, capabilities, values, ports.database, ports.clock, ports.entropy)
+    return Calling(audit, consent, book, capabilities, CallServer(gate, values), calls, values, pipelines)
 
 
 def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
@@ -439,5 +476,9 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(TUNNEL_PURPOSE, parts.tunnel_host.serve_tunnel, lasts=True)
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
-    links.on_stream(CALLS_PURPOSE, parts.call_server.serve_stream)
+    audit = parts.calling.audit
+    parts.leases.granted = lambda request: audit.record(request.purpose, request, request.job)
+    parts.tunnel_host.opened = lambda consumer, service: audit.record("tunnel", consumer, service)
+    links.on_stream(CALLS_PURPOSE, parts.calling.server.serve_stream)
+    links.on_stream(VALUES_PURPOSE, parts.calling.values.serve_stream)
     parts.holder.on_watch = parts.wards.told

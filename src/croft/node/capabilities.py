@@ -107,6 +107,7 @@ class Capabilities:
             overlay.is_alive(one.peer),
             0.0 if is_self else link.round_trip_s if link else None,
             None if seen.load is None else seen.load.cpu,
+            one.terms.slots,
         )
 
     def candidates(self, name: str, signature: bytes, of: str) -> tuple[Sequence[Candidate], bool]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from croft.control import schema
-from croft.control.naming import find_person
+from croft.control.naming import find_person, find_provider
 from croft.errors import Usage
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.twins.call import ranked
@@ -18,12 +18,14 @@ from croft.twins.call_client import Deliver, OpenCall
 from croft.twins.call_messages import AskCall
 from croft.twins.capability import Capability, Terms, check_name, show_signature
 from croft.twins.capability_book import OwnCapability, Source
-from croft.twins.consent import FRIENDS, MEMBERS, MINE, Verdict
+from croft.twins.consent import FRIENDS, MEMBERS, MINE, ROLE, Rule, Verdict
+from croft.twins.consent_book import Question
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
 
 RECIPIENTS_MAX = 32
+ACTS_MAX = 10_000
 
 
 class CapabilityDesk:
@@ -41,11 +43,11 @@ class CapabilityDesk:
 
     def capabilities(self) -> list[schema.Capability]:
         """What the owner may call, of one name in the order in which they are asked; this peer's own among them."""
-        board = self._parts.capabilities
+        board = self._parts.calling.capabilities
         found = [(one, board.candidate(one)) for one in board.known()]
         order = {candidate.peer: at for at, candidate in enumerate(ranked([each for _, each in found]))}
         found.sort(key=lambda pair: (pair[0].terms.name, order[pair[1].peer]))
-        own = {row.name: row for row in self._parts.capability_book.all()}
+        own = {row.name: row for row in self._parts.calling.book.all()}
         return [
             self._own(own[one.terms.name]) if one.peer == self._parts.overlay.own.peer else self._shown(one)
             for one, _ in found
@@ -57,10 +59,7 @@ class CapabilityDesk:
             raise Usage("a capability for too many", remedy="Found a community for them, or make them friends.")
         if not Path(wanted.file).is_absolute() or not Path(wanted.python or sys.executable).is_absolute():
             raise Usage("a file without its whole path", remedy="Use `croft offer capability`.")
-        try:
-            consent = Verdict(wanted.consent)
-        except ValueError:
-            raise Usage(f"`{wanted.consent}` is no consent", remedy="Write auto or deny.") from None
+        consent = _verdict(wanted.consent)
         terms = Terms(
             check_name(wanted.name),
             wanted.signature.encode(),
@@ -73,19 +72,61 @@ class CapabilityDesk:
         )
         source = Source(file=wanted.file, function=wanted.function, python=wanted.python or sys.executable)
         to = list(dict.fromkeys(map(self._recipient, wanted.to))) or [MEMBERS]
-        row = await self._parts.capability_book.offer(source, terms, to, consent, wanted.slots)
-        self._parts.capabilities.publish()
+        row = await self._parts.calling.book.offer(source, terms, to, consent, wanted.slots)
+        self._parts.calling.capabilities.publish()
         return self._own(row)
 
     async def withdraw_capability(self, name: str) -> schema.Capability:
         """Lets nobody call it any more. Raises NotFound."""
-        row = await self._parts.capability_book.withdraw(name)
-        self._parts.capabilities.publish()
+        row = await self._parts.calling.book.withdraw(name)
+        self._parts.calling.capabilities.publish()
         return self._own(row)
 
     def call(self, asked: AskCall, deliver: Deliver) -> OpenCall:
         """Makes a call for a program. Raises NotFound, Usage."""
-        return self._parts.calls.call(asked, deliver)
+        return self._parts.calling.client.call(asked, deliver)
+
+    # --- consent and the log of it -----------------------------------------------------------------------------------
+
+    def consent_rules(self) -> list[schema.ConsentRule]:
+        """As they are tried."""
+        return list(map(self._rule, self._parts.calling.consent.rules()))
+
+    async def set_consent(self, wanted: schema.ConsentWanted) -> schema.ConsentRule:
+        """One more rule. Raises Usage, NotFound, Busy."""
+        if wanted.capability:
+            self._parts.calling.book.get(wanted.capability)
+        who = wanted.who if wanted.who.startswith(ROLE) else self._recipient(wanted.who)
+        is_community = any(who == one.community for one in self._parts.overlay.communities())
+        verdict = _verdict(wanted.verdict)
+        consent = self._parts.calling.consent
+        return self._rule(
+            await consent.set_rule(wanted.capability, who, verdict, wanted.per_day, is_community=is_community)
+        )
+
+    async def remove_consent(self, number: int) -> schema.ConsentRule:
+        """Removes a rule. Raises NotFound."""
+        return self._rule(await self._parts.calling.consent.remove_rule(number))
+
+    def consent_questions(self) -> list[schema.ConsentQuestion]:
+        """Calls that wait for the owner."""
+        return list(map(self._question, self._parts.calling.consent.questions()))
+
+    async def answer_question(self, number: int, answer: schema.ConsentAnswer) -> schema.ConsentQuestion:
+        """Lets a waiting call in, or not. Raises NotFound."""
+        consent = self._parts.calling.consent
+        return self._question(await consent.answer(number, is_allowed=answer.is_allowed, always=answer.always))
+
+    async def acts(self, wanted: schema.AuditWanted) -> list[schema.Act]:
+        """What others did here, oldest first. Raises NotFound, Usage."""
+        who = find_provider(self._contacts(), self._peers(), wanted.who) if wanted.who else ""
+        found = [act for act in await self._parts.calling.audit.acts(wanted.since) if who in ("", act.peer, act.twin)]
+        return [schema.Act(**msgspec.structs.asdict(act)) for act in found[-max(1, min(wanted.count_max, ACTS_MAX)) :]]
+
+    async def verify_audit(self) -> schema.AuditState:
+        """Whether the log is as this peer left it."""
+        lines, findings = await self._parts.calling.audit.verify()
+        return schema.AuditState(lines=lines, findings=[finding.what for finding in findings])
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -123,6 +164,27 @@ class CapabilityDesk:
             source=f"{row.source.file}:{row.source.function}",
         )
 
+    def _rule(self, rule: Rule) -> schema.ConsentRule:
+        return schema.ConsentRule(
+            number=rule.number,
+            capability=rule.capability,
+            who=self._name_of(rule.who),
+            verdict=rule.verdict.value,
+            per_day=rule.per_day,
+        )
+
+    def _question(self, question: Question) -> schema.ConsentQuestion:
+        return schema.ConsentQuestion(
+            number=question.number,
+            capability=question.capability,
+            by=self._parts.overlay.name_of(question.peer),
+            peer=question.peer,
+            twin=question.twin,
+            arguments=question.arguments,
+            asked_at=question.asked_at,
+            expires_at=question.expires_at,
+        )
+
     def _recipient(self, who: str) -> str:
         """Whom a word means: members, friends, mine, a community, or a person. Raises NotFound, Usage."""
         if who in (MEMBERS, FRIENDS, MINE):
@@ -133,7 +195,7 @@ class CapabilityDesk:
         return communities[0].community if communities else find_person(self._contacts(), self._peers(), who)
 
     def _name_of(self, recipient: str) -> str:
-        if recipient in (MEMBERS, FRIENDS, MINE):
+        if recipient in (MEMBERS, FRIENDS, MINE) or recipient.startswith(ROLE):
             return recipient
         overlay = self._parts.overlay
         for one in overlay.communities():
@@ -142,3 +204,10 @@ class CapabilityDesk:
         petname = self._parts.plan.contacts.get(TwinId(recipient)).petname
         peer = next((one.peer for one in overlay.members() if one.twin == recipient), PeerId(recipient))
         return petname or overlay.name_of(peer)
+
+
+def _verdict(text: str) -> Verdict:
+    try:
+        return Verdict(text)
+    except ValueError:
+        raise Usage(f"`{text}` is no verdict", remedy="Write auto, ask or deny.") from None

@@ -54,6 +54,7 @@ from croft.node.network import NetworkDesk
 from croft.node.offer_desk import OfferDesk
 from croft.node.peer import LocalPeer
 from croft.node.people import PeopleDesk
+from croft.node.pipeline_desk import PipelineDesk
 from croft.node.policy import OwnersPolicy
 from croft.node.search import SearchDesk
 from croft.node.services import ServiceDesk
@@ -150,6 +151,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
     peer.named_community = communities.named
     backups = BackupDesk(parts, peer.peers)
     capabilities = CapabilityDesk(parts, peer.peers, people.contacts)
+    pipelines = PipelineDesk(parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, peer.stopping.set)
@@ -169,6 +171,7 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
                 backups,
                 capabilities,
                 MessageDesk(parts, peer.peers, people.contacts),
+                pipelines,
             ),
             log_config=None,
             lifespan="off",
@@ -176,7 +179,8 @@ async def _serve_parts(parts: Parts, home: Home, config: Config, ready_fd: int |
             timeout_graceful_shutdown=1,
         )
     )
-    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups, capabilities)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups, capabilities, pipelines)
+    work = WorkServer(parts.jobs, desk, parts.circles, storage, backups, capabilities, pipelines)
     health = parts.health
     async with asyncio.TaskGroup() as tasks:
         services = [

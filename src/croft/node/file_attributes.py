@@ -110,18 +110,22 @@ def spans(size: int, holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 def apply_attributes(path: bytes, node: Node, problems: list[str], shown_path: bytes = b"") -> None:
     """Gives a file what it had; what this system or user may not give is said, and does not stop the rest."""
     shown = os.fsdecode(shown_path or path)
+    # The mode comes after the attributes, which need leave to write, and after the owner, who takes setuid away.
     try:
-        if hasattr(os, "geteuid") and os.geteuid() == 0:
+        if os.geteuid() == 0:
             os.chown(path, node.uid, node.gid, follow_symlinks=False)
-        if node.kind != Kind.SYMLINK:
-            os.chmod(path, node.mode & MODE_MASK)
     except OSError as error:
-        problems.append(f"{shown}: its owner or mode cannot be set: {error.strerror}")
+        problems.append(f"{shown}: its owner cannot be set: {error.strerror}")
     for name, value in node.xattrs if hasattr(os, "setxattr") else ():
         try:
             os.setxattr(path, name, value, follow_symlinks=False)
         except OSError as error:
             problems.append(f"{shown}: attribute {os.fsdecode(name)} cannot be set: {error.strerror}")
+    try:
+        if node.kind != Kind.SYMLINK:
+            os.chmod(path, node.mode & MODE_MASK)
+    except OSError as error:
+        problems.append(f"{shown}: its mode cannot be set: {error.strerror}")
     try:
         os.utime(path, ns=(node.mtime_ns, node.mtime_ns), follow_symlinks=False)
     except OSError as error:

@@ -26,6 +26,15 @@ class Health:
             remedy="Stop one of them, remove its `keys/device` file, and let it join anew.",
         )
 
+    def warn_of_broken_audit(self, what: str) -> None:
+        """The log of what others did here is not as this peer left it."""
+        self.warn(
+            "audit.broken",
+            f"The audit log was changed by somebody else: {what}.",
+            severity=Severity.CRITICAL,
+            remedy="See all of it: `croft audit --verify`. Whoever did it can write to this machine's disk.",
+        )
+
     def compare_clock(self, ahead_s: float) -> None:
         """Warns if the clocks of the peers here are that far before this machine's, or clears the warning."""
         if abs(ahead_s) <= CLOCK_AHEAD_S_MAX:

@@ -57,6 +57,8 @@ class TunnelHost:
         self._communities_of = communities_of
         self._core = Exposures()
         self._serving: dict[int, asyncio.Task[None]] = {}
+        self.opened: Callable[[Greeted, str], None] = lambda greeted, service: None
+        """Told of each connection to a service."""
 
     # --- what the owner does -----------------------------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ class TunnelHost:
             task = asyncio.current_task()
             assert task is not None, "streams are served by tasks"
             self._serving[number] = task
+            self.opened(consumer, exposure.name)
             log.info("tunnel of %s (%s) to service %s", greeted.name, short(greeted.peer), exposure.name)
             await self._join(exposure, stream)
         except CroftError as error:

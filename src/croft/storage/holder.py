@@ -19,7 +19,7 @@ from croft.model.amounts import DISK, Amounts
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.model.lease import Lease, Stage, Usage
 from croft.model.lease import Request as LeaseRequest
-from croft.ports import Chunk, ChunkStore, Clock, Database, Offload, Stream
+from croft.ports import OWN_VALUES, Chunk, ChunkStore, Clock, Database, Offload, Stream
 from croft.storage import merkle
 from croft.storage.formats import SHARE_BYTES_MAX
 from croft.storage.heads import open_head
@@ -52,10 +52,11 @@ from croft.storage.messages import (
     check_watch,
 )
 from croft.storage.permits import Bearer, check_permit
-from croft.storage.share_stream import STEP, Room, receive_raw
+from croft.storage.share_stream import STEP, receive_raw
 from croft.wire import frames
 from croft.wire.codec import decode_union, encode
 from croft.wire.message_stream import receive_alone
+from croft.wire.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,8 @@ class Holder:
     async def serve(self) -> None:
         """Takes up the leases of what is on the disk from earlier; until cancelled."""
         for owner in await self._chunks.owners():
+            if owner == OWN_VALUES:
+                continue
             twin = TwinId(owner.hex())
             while True:
                 try:

@@ -10,7 +10,7 @@ from croft.storage.erasure import code
 from croft.storage.formats import STRIPE_BYTES_MAX, Stripe
 from croft.storage.placement import Layout
 from croft.storage.sealing import SEGMENT_BYTES, Method, padded, seal, sealed_bytes_max
-from croft.storage.share_stream import Room
+from croft.wire.room import Room
 
 ALONE_BYTES: Final = 256 << 10
 """What was sealed to so much is a stripe of its own."""

@@ -41,6 +41,10 @@ GRACE_S: Final = 3_600.0
 TRASH_S: Final = 30 * 86_400.0
 SETTLE_S: Final = 2.0
 """Changes in so short a time are told to delegates at once."""
+TELLING_SHARE_MAX: Final = 1 / 20
+"""Of the time: where much is stored the list of it is long, and a backup changes it for hours."""
+TELLING_S_MAX: Final = 3.0
+"""A telling that took longer, as where a peer does not answer, counts as this."""
 
 
 class Upkeep:
@@ -191,15 +195,18 @@ class Upkeep:
 
     async def _tell_delegates(self) -> None:
         """After a change, tells peers that are to look after the data while this one is away what there is now."""
+        loop, took_s = asyncio.get_running_loop(), 0.0
         while True:
             await self._storage.changed.wait()
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(max(SETTLE_S, took_s / TELLING_SHARE_MAX))
             self._storage.changed.clear()
+            began_at = loop.time()
             try:
                 await self.refresh_links()
                 await self._tell_delegates_now()
             except CroftError as error:
                 log.info("no delegate knows of the last change yet: %s", error.message)
+            took_s = min(loop.time() - began_at, TELLING_S_MAX)
 
     async def _tell_delegates_now(self) -> None:
         rule = await self._storage.last_rule()

@@ -25,7 +25,7 @@ class Candidate:
     """Somebody who offers what is called.
 
     `trust`: 0 for the owner's own devices, then the more the less the owner trusts its twin. `load`: share of its
-    processors in use.
+    processors in use. `slots`: how many calls it runs at a time.
     """
 
     peer: PeerId
@@ -36,6 +36,7 @@ class Candidate:
     is_alive: bool = True
     round_trip_s: float | None = None
     load: float | None = None
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ are in the safe codec, in parts of VALUE_PART_BYTES_MAX.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from croft.wire.codec import Message
@@ -18,6 +19,8 @@ CALLS_OPEN_MAX: Final = 1_024
 """Calls that one side may have open on one stream."""
 ARGUMENT_BYTES_MAX: Final = 256 << 20
 RESULT_BYTES_MAX: Final = 256 << 20
+REFS_MAX: Final = 16
+"""Arguments of one call that are kept elsewhere."""
 ITEMS_AHEAD: Final = 16
 """Items of a stream that may be under way before its reader has taken them."""
 
@@ -25,12 +28,22 @@ ITEMS_AHEAD: Final = 16
 # --- towards whoever runs it -----------------------------------------------------------------------------------------
 
 
+class ValueRef(Message, frozen=True):
+    """An argument that a peer keeps, under a token; see `croft.twins.kept_values`."""
+
+    parameter: str
+    peer: str
+    token: bytes
+    size: int
+
+
 class AskCall(Message, frozen=True, tag=1):
     """Asks for a call of `name`. Its arguments begin with `arguments`, and go on in parts unless that `is_whole`.
 
     `signature`: digest of the signature that the caller knows; empty: whatever it is. `key`: the same for a call that
     is made again. `wait_s`: how long the caller waits for the owner's consent. `of`: from a program, the twin or peer
-    that is to run it; empty: any.
+    that is to run it; empty: any. `refs`: arguments that the provider fetches from whoever keeps them. `is_kept`: the
+    provider is to keep the result, and say where.
     """
 
     call: int
@@ -42,6 +55,8 @@ class AskCall(Message, frozen=True, tag=1):
     wait_s: float = 0.0
     time_s_max: float = 0.0
     of: str = ""
+    refs: Sequence[ValueRef] = ()
+    is_kept: bool = False
 
 
 class ArgumentPart(Message, frozen=True, tag=2):
@@ -79,7 +94,16 @@ class StopCall(Message, frozen=True, tag=6):
     call: int
 
 
-ToProvider = AskCall | ArgumentPart | InputItem | InputEnd | MoreWanted | StopCall
+class NamedArgument(Message, frozen=True, tag=7):
+    """To the process: more of an argument that was fetched for it."""
+
+    call: int
+    parameter: str
+    data: bytes
+    is_last: bool
+
+
+ToProvider = AskCall | ArgumentPart | InputItem | InputEnd | MoreWanted | StopCall | NamedArgument
 
 
 # --- towards whoever called ------------------------------------------------------------------------------------------
@@ -148,7 +172,15 @@ class WorkerReady(Message, frozen=True, tag=27):
     python: str = ""
 
 
-ToCaller = ValuePart | CallEnded | CallRaised | CallFailed | CallWaits | CallAt | InputWanted | WorkerReady
+class ValueKept(Message, frozen=True, tag=28):
+    """The provider keeps the result: so many bytes in the safe codec."""
+
+    call: int
+    token: bytes
+    size: int
+
+
+ToCaller = ValuePart | CallEnded | CallRaised | CallFailed | CallWaits | CallAt | InputWanted | WorkerReady | ValueKept
 
 
 def is_last(message: ToCaller) -> bool:
@@ -156,6 +188,6 @@ def is_last(message: ToCaller) -> bool:
     match message:
         case ValuePart(_, _, is_last, is_item):
             return is_last and not is_item
-        case CallEnded() | CallRaised() | CallFailed():
+        case CallEnded() | CallRaised() | CallFailed() | ValueKept():
             return True
     return False

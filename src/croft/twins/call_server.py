@@ -7,29 +7,37 @@ answered. When the stream ends, so do its calls.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, TooLarge
+from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, TooLarge, ValueLost
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.twins.call_messages import (
     ARGUMENT_BYTES_MAX,
     CALLS_OPEN_MAX,
     FRAME_BYTES_MAX,
+    REFS_MAX,
     VALUE_PART_BYTES_MAX,
     ArgumentPart,
     AskCall,
     CallFailed,
     CallWaits,
     InputItem,
+    NamedArgument,
     StopCall,
     ToCaller,
     ToProvider,
+    ValueKept,
+    ValuePart,
+    ValueRef,
 )
-from croft.twins.capability_host import CapabilityHost, Running, failure_of
+from croft.twins.capability_host import CapabilityHost, Deliver, Running, failure_of
+from croft.twins.pipeline import Held
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
+from croft.wire.room import Room
 
 if TYPE_CHECKING:
     from croft.ports import Stream
@@ -37,7 +45,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAIT_S_MAX: Final = 86_400.0
+FETCHED_BYTES_MAX: Final = 512 << 20
+"""Arguments from elsewhere that may lie here, waiting for their call's turn."""
 STEP: Final = "calls"
+TOO_LARGE: Final = "too large"
+REVOKED: Final = "revoked"
+_WHY: Final = {
+    TOO_LARGE: ("too_large", f"over {ARGUMENT_BYTES_MAX:,} bytes wait to be read", "Send less at a time."),
+    REVOKED: ("refused", "the owner lets you call it no more, and ended the call", "Ask the owner."),
+}
+"""Of a call that is ended here: code, message and remedy."""
 
 
 class Caller(Protocol):
@@ -65,6 +82,9 @@ class Admitted(Protocol):
     @property
     def time_s_max(self) -> float: ...
 
+    revoke: Callable[[], None]
+    """Called once it may run no more."""
+
     def ended(self, outcome: str) -> None:
         """It is over: `ok`, or the code of its failure."""
         ...
@@ -78,17 +98,31 @@ class Gate(Protocol):
         ...
 
 
+class Values(Protocol):
+    """Keeps results for the next call, and fetches what others keep."""
+
+    async def keep(self, keeper: str, parts: Sequence[bytes]) -> Held:
+        """Raises Busy, Failed."""
+        ...
+
+    def read(self, value: Held) -> AsyncIterator[bytes]:
+        """Raises NotFound, Unreachable, Failed."""
+        ...
+
+
 class CallServer:
     """Serves the calls of other peers, and of this peer's own programs."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, values: Values) -> None:
         self._gate = gate
+        self._values = values
+        self._room = Room(FETCHED_BYTES_MAX)
 
     async def serve_stream(self, caller: Caller, stream: Stream) -> None:
         """Serves one stream until it ends. Raises PeerMisbehaved."""
         async with MessageStream(stream, step=STEP, frame_bytes_max=FRAME_BYTES_MAX) as messages:
             async with asyncio.TaskGroup() as tasks:
-                session = _Session(self._gate, caller, messages, tasks)
+                session = _Session(self._gate, self._values, self._room, caller, messages, tasks)
                 try:
                     while (payload := await messages.receive()) is not None:
                         session.take(decode_union(payload, ToProvider, step=STEP))
@@ -101,8 +135,18 @@ class CallServer:
 class _Session:
     """The open calls of one stream."""
 
-    def __init__(self, gate: Gate, caller: Caller, messages: MessageStream, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        values: Values,
+        room: Room,
+        caller: Caller,
+        messages: MessageStream,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         self._gate = gate
+        self._values = values
+        self._room = room
         self._caller = caller
         self._messages = messages
         self._tasks = tasks
@@ -119,6 +163,8 @@ class _Session:
                 if len(message.data) > VALUE_PART_BYTES_MAX:
                     raise PeerMisbehaved(f"a part of {len(message.data)} bytes", step=STEP)
                 self._count(message.call, len(message.data))
+            case NamedArgument():
+                raise PeerMisbehaved("an argument that this peer was to fetch", step=STEP)
         task, running = self._calls.get(message.call, (None, None))
         if task is None or running is None:
             return  # of a call that is over
@@ -135,6 +181,8 @@ class _Session:
     def _begin(self, asked: AskCall) -> None:
         if asked.call in self._calls or len(asked.arguments) > VALUE_PART_BYTES_MAX:
             raise PeerMisbehaved("a call under a number that is in use, or of oversized arguments", step=STEP)
+        if len(asked.refs) > REFS_MAX or len({ref.parameter for ref in asked.refs}) < len(asked.refs):
+            raise PeerMisbehaved("a call of too many arguments that are kept elsewhere", step=STEP)
         if len(self._calls) >= CALLS_OPEN_MAX:
             why = f"{CALLS_OPEN_MAX} calls of yours are open here"
             self._messages.post(CallFailed(asked.call, "busy", why, "Wait for some of them."))
@@ -150,7 +198,7 @@ class _Session:
             return
         self._bytes[call] += size
         if sum(self._bytes.values()) > ARGUMENT_BYTES_MAX:
-            self._calls[call][0].cancel("too large")
+            self._end(call, TOO_LARGE)
 
     async def _serve(self, asked: AskCall, running: Running) -> None:
         outcome = "ended"
@@ -165,9 +213,16 @@ class _Session:
 
         try:
             admitted = await self._gate.admit(self._caller, asked, waits)
+            admitted.revoke = lambda: self._end(asked.call, REVOKED)
             try:
                 time_s = min(asked.time_s_max or admitted.time_s_max, admitted.time_s_max)
-                await admitted.host.run(running, asked.call, time_s, deliver)
+                kept: list[bytes] = []
+                async with self._inputs(asked, running):
+                    taken = _collecting(kept, deliver) if asked.is_kept else deliver
+                    await admitted.host.run(running, asked.call, time_s, taken)
+                if kept:
+                    # Only now: while a value is written to the disk, the next call runs.
+                    await self._keep(asked.call, kept, deliver)
             except CroftError as error:
                 outcome = error.code
                 raise
@@ -178,16 +233,71 @@ class _Session:
         except ConnectionLost:
             pass
         except asyncio.CancelledError as stopped:
-            if stopped.args != ("too large",):
+            if stopped.args not in ((TOO_LARGE,), (REVOKED,)):
                 raise
-            oversized = TooLarge(f"over {ARGUMENT_BYTES_MAX:,} bytes of arguments", remedy="Send less at a time.")
-            self._refuse(failure_of(asked.call, oversized, has_begun=False))
+            self._refuse(CallFailed(asked.call, *_WHY[stopped.args[0]], has_begun=True))
         finally:
             self._calls.pop(asked.call, None)
             self._bytes.pop(asked.call, None)
+
+    def _end(self, call: int, why: str) -> None:
+        if call in self._calls:
+            self._calls[call][0].cancel(why)
+
+    @contextlib.asynccontextmanager
+    async def _inputs(self, asked: AskCall, running: Running) -> AsyncIterator[None]:
+        """Fetches what is kept elsewhere, while the call waits for its turn. Raises TooLarge, ValueLost."""
+        total = sum(ref.size for ref in asked.refs)
+        if not 0 <= total <= ARGUMENT_BYTES_MAX or any(ref.size < 0 for ref in asked.refs):
+            raise _oversized()
+        await self._room.take(total)
+        try:
+            for ref in asked.refs:
+                await self._fetch(asked.call, ref, running)
+            yield
+        finally:
+            self._room.give(total)
+
+    async def _fetch(self, call: int, ref: ValueRef, running: Running) -> None:
+        left = ref.size
+        try:
+            async for whole in self._values.read(Held(PeerId(ref.peer), ref.token, ref.size)):
+                for at in range(0, len(whole), VALUE_PART_BYTES_MAX):
+                    part = whole[at : at + VALUE_PART_BYTES_MAX]
+                    left -= len(part)
+                    running.post(NamedArgument(call, ref.parameter, part, left <= 0))
+        except CroftError as error:
+            raise ValueLost(f"`{ref.parameter}` is not to be had: {error.message}") from None
+        if left:
+            raise ValueLost(f"`{ref.parameter}` is not what was announced")
+
+    async def _keep(self, call: int, parts: Sequence[bytes], deliver: Deliver) -> None:
+        """Keeps a result here, and tells the caller where."""
+        try:
+            held = await self._values.keep(self._caller.twin, parts)
+        except CroftError as error:
+            await deliver(failure_of(call, error, has_begun=True))
+            return
+        await deliver(ValueKept(call, held.token, held.size))
 
     def _refuse(self, failure: CallFailed) -> None:
         try:
             self._messages.post(failure)
         except ConnectionLost:
             pass
+
+
+def _collecting(parts: list[bytes], deliver: Deliver) -> Deliver:
+    """Takes the parts of a result aside; what else is said goes on."""
+
+    async def take(message: ToCaller) -> None:
+        if isinstance(message, ValuePart):
+            parts.append(message.data)
+        else:
+            await deliver(message)
+
+    return take
+
+
+def _oversized() -> TooLarge:
+    return TooLarge(f"over {ARGUMENT_BYTES_MAX:,} bytes of arguments", remedy="Send less at a time.")

@@ -38,6 +38,7 @@ NEEDS_MAX: Final = 16
 NEED_CHARS_MAX: Final = 32
 TWINS_MAX: Final = 64
 PRICE_MAX: Final = 1e9
+SLOTS_MAX: Final = 64
 DIGEST_BYTES: Final = 16
 STEP: Final = "capability"
 
@@ -64,7 +65,7 @@ class Terms(Message, frozen=True):
     Attributes:
         name: what it is called by. signature: JSON of a `Signature`. text: what it does. examples: calls as people
         write them. needs: what it uses of its machine. price: favours per call. is_idempotent: whether a call may be
-        made twice. time_s_max: how long one call may take.
+        made twice. time_s_max: how long one call may take. slots: how many run at a time.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Terms(Message, frozen=True):
     price: float = 0.0
     is_idempotent: bool = False
     time_s_max: float = 600.0
+    slots: int = 1
 
     @property
     def digest(self) -> bytes:
@@ -236,4 +238,6 @@ def check_terms(terms: Terms) -> Signature:
         raise PeerMisbehaved("needs something without a proper name", step=STEP)
     if not 0 <= terms.price <= PRICE_MAX or not 0 < terms.time_s_max <= LIFETIME_S_MAX:
         raise PeerMisbehaved("an impossible price or time", step=STEP)
+    if not 1 <= terms.slots <= SLOTS_MAX:
+        raise PeerMisbehaved("an impossible number of calls at a time", step=STEP)
     return open_signature(terms.signature)

@@ -1,24 +1,21 @@
-"""Keeps what the owner of this peer lets others call, and lets in the calls to which the owner consents."""
+"""Keeps what the owner of this peer lets others call, and the processes that run it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from croft.errors import Busy, NotFound, PeerMisbehaved, Refused, Usage
-from croft.model.ids import TwinId
-from croft.twins.call_messages import AskCall
-from croft.twins.call_server import Caller
-from croft.twins.capability import Signature, Terms, check_terms
+from croft.errors import Busy, NotFound, PeerMisbehaved, Usage
+from croft.twins.capability import SLOTS_MAX, Signature, Terms, check_terms
 from croft.twins.capability_host import CapabilityHost
-from croft.twins.consent import Asker, Verdict
+from croft.twins.consent import Verdict
 from croft.wire.codec import decode, encode
 
 if TYPE_CHECKING:
@@ -30,7 +27,6 @@ log = logging.getLogger(__name__)
 
 CAPABILITIES_MAX: Final = 32
 """Each is one record, and a device may have so many of them in a community."""
-SLOTS_MAX: Final = 64
 LOOK_EVERY_S: Final = 30.0
 WORKER: Final = "croft.twins.capability_worker"
 
@@ -69,14 +65,12 @@ class CapabilityBook:
         database: Database,
         clock: Clock,
         programs: OwnersPrograms,
-        own: TwinId,
-        is_friend: Callable[[TwinId], bool],
     ) -> None:
         self._database = database
         self._clock = clock
         self._programs = programs
-        self._own = own
-        self._is_friend = is_friend
+        self.withdrawn: Callable[[str], None] = lambda name: None
+        """Told of each name that is offered no more."""
         self._rows: dict[str, OwnCapability] = {}
         self._hosts: dict[str, CapabilityHost] = {}
 
@@ -85,6 +79,10 @@ class CapabilityBook:
     def all(self) -> list[OwnCapability]:
         """By name."""
         return [self._rows[name] for name in sorted(self._rows)]
+
+    def find(self, name: str) -> OwnCapability | None:
+        """One of them, if there is such a one."""
+        return self._rows.get(name)
 
     def get(self, name: str) -> OwnCapability:
         """One of them. Raises NotFound."""
@@ -125,6 +123,7 @@ class CapabilityBook:
             raise Usage(f"{slots} calls at a time", remedy=f"Write a number from 1 to {SLOTS_MAX}.")
         if terms.name not in self._rows and len(self._rows) >= CAPABILITIES_MAX:
             raise Busy(f"this peer offers {CAPABILITIES_MAX} capabilities already", remedy="Withdraw one of them.")
+        terms = msgspec.structs.replace(terms, slots=slots)
         row = OwnCapability(source, terms, signature, tuple(to), consent, slots, self._clock.now())
         values = (
             row.name,
@@ -147,6 +146,7 @@ class CapabilityBook:
         row = self.get(name)
         await self._database.run(lambda db: db.execute("DELETE FROM own_capability WHERE name = ?", (name,)).rowcount)
         del self._rows[name]
+        self.withdrawn(name)
         self._drop_host(name)
         return row
 
@@ -161,22 +161,10 @@ class CapabilityBook:
             for name in list(self._hosts):
                 self._drop_host(name)
 
-    # --- the callers' side -------------------------------------------------------------------------------------------
+    # --- running -----------------------------------------------------------------------------------------------------
 
-    async def admit(self, caller: Caller, asked: AskCall, waits: Callable[[], Awaitable[None]]) -> AdmittedCall:
-        """See `croft.twins.call_server.Gate`."""
-        asker = Asker(caller.twin, caller.communities, caller.twin == self._own, self._is_friend(caller.twin))
-        row = self._rows.get(asked.name)
-        if row is None or not asker.is_among(row.to):
-            # Whoever it is not for does not learn that it exists.
-            raise NotFound(f"no capability `{asked.name[:64]}` here", remedy="See what there is: `croft capabilities`.")
-        if asked.signature and asked.signature != row.terms.digest:
-            raise NotFound(f"`{row.name}` has another signature by now", remedy="See it again: `croft capabilities`.")
-        if row.consent is not Verdict.AUTO and not asker.is_own:
-            raise Refused(f"the owner does not let you call `{row.name}`", remedy="Ask its owner.")
-        return AdmittedCall(self._host(row), row.terms.time_s_max)
-
-    def _host(self, row: OwnCapability) -> CapabilityHost:
+    def host(self, row: OwnCapability) -> CapabilityHost:
+        """What runs it."""
         host = self._hosts.get(row.name)
         if host is None:
             source = row.source
@@ -188,14 +176,3 @@ class CapabilityBook:
     def _drop_host(self, name: str) -> None:
         if host := self._hosts.pop(name, None):
             host.close()
-
-
-@dataclass(frozen=True, slots=True)
-class AdmittedCall:
-    """See `croft.twins.call_server.Admitted`."""
-
-    host: CapabilityHost
-    time_s_max: float
-
-    def ended(self, outcome: str) -> None:
-        """Nothing is kept of it yet."""

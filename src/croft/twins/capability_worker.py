@@ -41,6 +41,7 @@ from croft.twins.call_messages import (
     InputItem,
     InputWanted,
     MoreWanted,
+    NamedArgument,
     StopCall,
     ToProvider,
     ValuePart,
@@ -112,6 +113,8 @@ class Worker:
         self._call = call
         self._inputs: deque[bytes] = deque()
         self._parts: list[bytes] = []
+        self._fetching: dict[str, list[bytes]] = {}
+        self._fetched: dict[str, bytes] = {}
         self._is_input_over = False
         self._ahead = 0
 
@@ -141,6 +144,9 @@ class Worker:
         arguments = decode_value(bytearray(asked.arguments if asked.is_whole else self._inputs.popleft()))
         if not isinstance(arguments, dict):
             raise BadField("", "arguments come by name")
+        while len(self._fetched) < len(asked.refs):
+            self._take_message()
+        arguments.update({name: decode_value(bytearray(data)) for name, data in self._fetched.items()})
         bound = self._typed.bind(arguments, files.put)
         if self._typed.stream_in:
             bound[self._typed.stream_in] = self._input()
@@ -202,6 +208,10 @@ class Worker:
                 self._take_part(data, is_whole)
             case ArgumentPart(_, data, is_last):
                 self._take_part(data, is_last)
+            case NamedArgument(_, parameter, data, is_last):
+                self._fetching.setdefault(parameter, []).append(data)
+                if is_last:
+                    self._fetched[parameter] = b"".join(self._fetching.pop(parameter))
 
     def _take_part(self, data: bytes, is_last: bool) -> None:
         self._parts.append(data)
