@@ -100,7 +100,7 @@ class CommunityKeeper:
 
     def _refused(self, peer: PeerId, rejected: Rejected) -> None:
         """Somebody says that this peer's owner was removed. It shows no proof, so that is only told."""
-        if rejected.code == REMOVED:
+        if rejected.code == REMOVED and self._overlay.communities_of(peer):
             self._health.warn(
                 f"{REFUSED}{short(peer)}",
                 f"{self._overlay.name_of(peer)} says: {rejected.message}.",
