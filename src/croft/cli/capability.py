@@ -166,6 +166,7 @@ def _items(known: Known, stream: str) -> Any:
 
 @contextlib.contextmanager
 def opened_output(path: str | None) -> Iterator[BinaryIO | None]:
+    """The file that a result is written to, if it is to be."""
     if path is None:
         yield None
         return
