@@ -6,11 +6,13 @@ import asyncio
 import os
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from croft.control import backup_schema
 from croft.errors import Busy, Failed, NotFound, Refused
+from croft.node.backup_desk import BackupDesk
 from croft.sim.world import World
 from croft.storage.backup_formats import Definition, StoreName
 from croft.storage.contents import BytesSource
@@ -19,6 +21,7 @@ from croft.storage.placement import Rule
 from croft.storage.service import SYNC_EVERY_S
 from croft.wire.codec import encode
 from support.backups import add, crash_during, desk, prune, restore, run, verify
+from support.stored import held, put, rule
 from support.trees import make_tree, state_of
 from support.worlds import Play, add_device
 
@@ -136,13 +139,13 @@ def test_what_was_stored_before_a_crash_is_not_sent_again(play: Play, tree: Path
         owner, loop = world["peer1"], asyncio.get_running_loop()
         await add(owner, "tree", tree)
         began_at = loop.time()
-        whole = await run(owner, "tree")
+        await run(owner, "tree")
         took_s = loop.time() - began_at
         rewrite(tree, 1)
         assert await crash_during(world, "peer1", run(owner, "tree"), 0.8 * took_s)
         report = await run(owner, "tree")
 
-        assert report.snapshot == 2 and report.sent_bytes < 0.7 * whole.sent_bytes
+        assert report.snapshot == 2 and report.new_bytes < 0.9 * report.read_bytes
         assert (await verify(owner, "tree")).damaged == []
 
     play(story)
@@ -363,6 +366,68 @@ def test_the_backup_of_a_device_that_is_gone_is_removed_by_another_one(play: Pla
 
     def is_up(world: World) -> str:
         return "it seems to live" if world["peer1"].parts.overlay.is_alive(world["laptop"].peer) else ""
+
+    play(story)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_what_holders_lost_for_good_is_named_and_sent_anew(play: Play, tree: Path, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner, here = world["peer1"], tmp_path / f"{world.seed}"
+        await add(owner, "tree", tree, keep="copies=2", last=5)
+        await run(owner, "tree")
+        store = await owner.parts.backups.store(StoreName(bytes.fromhex(owner.peer), "tree"))
+        (lost, _) = [version async for _, version in store.packs()][:2]
+        assert lost.content is not None
+        for name in ("peer2", "peer3"):
+            shares = held(world[name], owner)
+            for part in lost.content.parts:
+                for share in part.stripe.shares:
+                    shares.pop(share, None)
+        found = await verify(owner, "tree")
+        assert found.margin == -1 and found.damaged
+
+        report = await run(owner, "tree", is_anew=True)
+        await restore(owner, "tree", here, report.snapshot)
+        await restore(owner, "tree", here / "earlier", 1)
+        assert report.read_bytes > 0
+        assert state_of(here / "tree") == state_of(here / "earlier/tree") == state_of(tree)
+        await prune(owner, "tree")
+        again = await verify(owner, "tree")
+        assert (again.damaged, again.missing, again.margin) == ([], 0, 1)
+
+    play(story)
+
+
+def test_where_the_list_of_files_lies_is_not_for_backups_to_say(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(5)
+        owner = world["peer1"]
+        await put(owner, "letter", b"dear", rule(world, on=["peer2", "peer3"], keep="copies=2"))
+        wanted = backup_schema.BackupWanted(name="tree", paths_hex=[os.fsencode(tree).hex()], to=["peer4"])
+        peers = [SimpleNamespace(name="peer4", peer=world["peer4"].peer)]
+        await BackupDesk(owner.parts, lambda: peers).add(wanted)  # type: ignore[arg-type,return-value]
+        await run(owner, "tree")
+
+        store = await owner.parts.backups.store(StoreName(bytes.fromhex(owner.peer), "tree"))
+        holders = {
+            holder.hex()
+            async for _, version in store.packs()
+            for part in (version.content.parts if version.content else [])
+            for holder in part.stripe.holders
+        }
+        assert holders == {world["peer4"].peer}
+        assert (await owner.parts.storage.last_rule()).on == (world["peer2"].peer, world["peer3"].peer)
+        await world.crash("peer2")
+        await world.crash("peer3")
+        await world.until(lambda: alive(world), within_s=60)
+        assert (await run(owner, "tree")).snapshot == 2, "others hold the list while those are off"
+        assert (await owner.parts.storage.last_rule()).on == (world["peer2"].peer, world["peer3"].peer)
+
+    def alive(world: World) -> str:
+        overlay = world["peer1"].parts.overlay
+        return " ".join(name for name in ("peer2", "peer3") if overlay.is_alive(world[name].peer))
 
     play(story)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from croft.control import backup_schema
-from croft.control.work_messages import OpenBackupRestore, OpenBackupVerify
+from croft.control.work_messages import OpenBackupRestore, OpenBackupRun, OpenBackupVerify
 from croft.node.backup_desk import BackupDesk
 from croft.sim.world import Machine, World
 
@@ -41,9 +41,9 @@ async def add(
     return await desk(machine).add(wanted)
 
 
-async def run(machine: Machine, name: str) -> backup_schema.BackupReport:
+async def run(machine: Machine, name: str, *, is_anew: bool = False) -> backup_schema.BackupReport:
     """Runs it now."""
-    return await desk(machine).run(name, _nobody)
+    return await desk(machine).run(OpenBackupRun(name, is_anew), _nobody)
 
 
 async def restore(

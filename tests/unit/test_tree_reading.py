@@ -222,6 +222,13 @@ def test_a_path_that_is_not_there_fails_the_run(disk: Disk, tmp_path: Path) -> N
         disk.run(tmp_path / "unmounted")
 
 
+def test_what_the_peer_keeps_for_itself_is_refused(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "own/keys").mkdir(parents=True)
+    for path in ("own", "own/keys"):
+        with pytest.raises(Failed, match="keeps for itself"):
+            disk.run(tmp_path / path, never=(tmp_path / "own",))
+
+
 def test_a_socket_is_no_use_to_anybody_later(disk: Disk, tmp_path: Path) -> None:
     import socket
 

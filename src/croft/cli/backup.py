@@ -105,11 +105,12 @@ def list_backups(as_json: bool) -> None:
 
 @backup.command("run")
 @click.argument("name")
+@click.option("--anew", is_flag=True, help="Read and send everything, as where holders lost some of it for good.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def run(name: str, as_json: bool) -> None:
+def run(name: str, anew: bool, as_json: bool) -> None:
     """Run a backup now: what changed is read, and what no snapshot has yet is sent."""
     with ProgressLine("looked at") as progress:
-        report = _backups().run(name, progress=progress)
+        report = _backups().run(name, is_anew=anew, progress=progress)
     if as_json:
         print_json("run", report)
         return
@@ -189,7 +190,7 @@ def verify(name: str, reads: bool, as_json: bool) -> None:
     _say_named(answer.damaged, len(answer.damaged), "things lack something")
     raise Failed(
         f"part of {name} cannot be restored now",
-        remedy="If holders are off, try again when they are back: `croft peers`.",
+        remedy=f"Try again when holders are back: `croft peers`; if they are gone: `croft backup run {name} --anew`.",
     )
 
 

@@ -79,9 +79,14 @@ class Backups:
         """Every backup of the owner, those of this device first."""
         return self._api.backups()
 
-    def run(self, name: str, *, progress: OnProgress = lambda _: None) -> backup_schema.BackupReport:
-        """Runs one to its end; if it runs already, waits for that. Raises CroftError if it fails."""
-        return self._work(OpenBackupRun(name), backup_schema.BackupReport, progress)
+    def run(
+        self, name: str, *, is_anew: bool = False, progress: OnProgress = lambda _: None
+    ) -> backup_schema.BackupReport:
+        """Runs one to its end; if it runs already, waits for that. Raises CroftError if it fails.
+
+        `is_anew`: everything is read and sent, as if nothing were stored: for when holders lost some of it for good.
+        """
+        return self._work(OpenBackupRun(name, is_anew), backup_schema.BackupReport, progress)
 
     def snapshots(self, name: str) -> Sequence[backup_schema.BackupSnapshot]:
         """What runs found, oldest first. Raises NotFound."""
@@ -167,9 +172,9 @@ class AsyncBackups:
         """See `Backups.list`."""
         return await asyncio.to_thread(self._backups.list)
 
-    async def run(self, name: str) -> backup_schema.BackupReport:
+    async def run(self, name: str, *, is_anew: bool = False) -> backup_schema.BackupReport:
         """See `Backups.run`."""
-        return await asyncio.to_thread(self._backups.run, name)
+        return await asyncio.to_thread(self._backups.run, name, is_anew=is_anew)
 
     async def snapshots(self, name: str) -> Sequence[backup_schema.BackupSnapshot]:
         """See `Backups.snapshots`."""

@@ -15,7 +15,7 @@ from croft.wire.message_stream import MessageStream
 class BackupDesk(Protocol):
     """What is asked of the peer's backups."""
 
-    async def run(self, name: str, progress: Progress) -> backup_schema.BackupReport:
+    async def run(self, opening: OpenBackupRun, progress: Progress) -> backup_schema.BackupReport:
         """Runs one, or watches it if it runs already. Raises CroftError."""
         ...
 
@@ -35,8 +35,8 @@ async def serve_backup(
 
     async def done() -> msgspec.Struct:
         match opening:
-            case OpenBackupRun(name):
-                return await desk.run(name, told(messages))
+            case OpenBackupRun():
+                return await desk.run(opening, told(messages))
             case OpenBackupRestore():
                 return await desk.restore(opening, told(messages))
             case OpenBackupVerify():

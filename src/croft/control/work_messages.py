@@ -226,9 +226,10 @@ class OpenPipelineResults(Message, frozen=True, tag=193):
 
 
 class OpenBackupRun(Message, frozen=True, tag=173):
-    """Runs a backup; the answer is a `BackupReport`."""
+    """Runs a backup; `is_anew`: everything is read and sent. The answer is a `BackupReport`."""
 
     name: str
+    is_anew: bool = False
 
 
 class OpenBackupRestore(Message, frozen=True, tag=174):

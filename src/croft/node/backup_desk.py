@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from croft.control import backup_schema, schema
 from croft.control.naming import find_peer
 from croft.control.storage_work import Progress
-from croft.control.work_messages import OpenBackupRestore, OpenBackupVerify
+from croft.control.work_messages import OpenBackupRestore, OpenBackupRun, OpenBackupVerify
 from croft.errors import NotFound, Refused, Usage
 from croft.model.ids import CommunityId, PeerId
 from croft.node.backup_verifying import Verifying, margin_of
@@ -119,10 +119,14 @@ class BackupDesk:
 
     # --- what takes long ---------------------------------------------------------------------------------------------
 
-    async def run(self, name: str, progress: Progress) -> backup_schema.BackupReport:
+    async def run(self, opening: OpenBackupRun, progress: Progress) -> backup_schema.BackupReport:
         """See `croft.control.backup_work.BackupDesk`."""
-        found, _ = await self._backups.find(name)
-        return _report(await self._backups.run(found, lambda files, size: progress(files, size, UNKNOWN)))
+        found, _ = await self._backups.find(opening.name)
+
+        def tell(files: int, size: int) -> None:
+            progress(files, size, UNKNOWN)
+
+        return _report(await self._backups.run(found, tell, is_anew=opening.is_anew))
 
     async def restore(self, opening: OpenBackupRestore, progress: Progress) -> backup_schema.BackupRestored:
         """See `croft.control.backup_work.BackupDesk`."""

@@ -6,7 +6,7 @@ Reading, looking up and sending go on side by side; work on bytes and on the dis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from croft.errors import PeerMisbehaved
@@ -38,7 +38,10 @@ class RunDone:
 
 @dataclass(slots=True)
 class BackupRun:
-    """Hold the store's `writing` while it runs. `never`: folders that are no part of any backup."""
+    """Hold the store's `writing` while it runs. `never`: folders that are no part of any backup.
+
+    `is_anew`: everything is read and sent, whatever packs have: holders may have lost some of them for good.
+    """
 
     store: BackupStore
     definition: Definition
@@ -48,8 +51,10 @@ class BackupRun:
     entropy: Entropy
     offload: Offload
     tell: Tell = lambda files, size: None
+    is_anew: bool = False
     _is_trusted: bool = False
     _seen: Changes = field(default_factory=Changes)
+    _sent_anew: set[bytes] = field(default_factory=set)
 
     async def run(self) -> RunDone:
         """Raises CroftError: then there is no new snapshot, and what was stored need not be sent again."""
@@ -97,21 +102,26 @@ class BackupRun:
                 await asyncio.gather(storing, return_exceptions=True)
 
     async def _store(self, batch: Batch, writer: PackWriter) -> None:
-        known = await self.store.index.known(dict.fromkeys(chunk for chunk, _, _ in batch.chunks))
+        known = await self._known(dict.fromkeys(chunk for chunk, _, _ in batch.chunks))
         for chunk, data, is_listing in batch.chunks:
             if chunk not in known and not writer.is_fresh(chunk):
                 await writer.add(chunk, data, is_listing=is_listing)
         self._seen.seen.update(batch.seen)
         self._seen.forgotten += batch.forgotten
+        if self.is_anew:
+            self._sent_anew.update(chunk for chunk, _, _ in batch.chunks)
         if writer.is_due:
             # Until there is a snapshot, nothing but the index says that what was seen is stored.
             self._seen.seen_for = 0
             await writer.commit(seen=self._seen)
             self._seen = Changes()
 
+    async def _known(self, chunks: Iterable[bytes]) -> Collection[bytes]:
+        return self._sent_anew if self.is_anew else await self.store.index.known(chunks)
+
     async def _seen_in(self, folders: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """What was seen there, but for files of which a chunk is in no pack any more."""
-        seen = await self.store.index.seen(folders)
+        seen = {} if self.is_anew else await self.store.index.seen(folders)
         if self._is_trusted or not seen:
             return seen
         return {path: encode(await self._still_stored(record)) for path, record in seen.items()}

@@ -233,12 +233,17 @@ class Backups:
         return await self._due_at(name, definition)
 
     async def run(
-        self, name: StoreName, watcher: Watcher = lambda files, size: None, *, is_attended: bool = True
+        self,
+        name: StoreName,
+        watcher: Watcher = lambda files, size: None,
+        *,
+        is_attended: bool = True,
+        is_anew: bool = False,
     ) -> LastRun:
         """Runs it, or watches if it runs already. Raises CroftError.
 
         A run ends with whoever started it by this call; one that was only watched goes on. What was not `is_attended`
-        when it ended is caught up at the next start.
+        when it ended is caught up at the next start. `is_anew`: everything is read and sent.
         """
         if not self.is_own(name):
             raise Refused("this is the backup of another device", remedy="Run it there; here it can be restored.")
@@ -252,7 +257,7 @@ class Backups:
                     raise _stopped() from None
                 raise
         watchers = [watcher]
-        task = asyncio.create_task(self._run(name, watchers), name="backup.run")
+        task = asyncio.create_task(self._run(name, watchers, is_anew), name="backup.run")
         self._running[name.name] = _Running(task, watchers)
         try:
             return await task
@@ -273,7 +278,7 @@ class Backups:
         last = None if row is None else msgspec.msgpack.decode(row[0], type=LastRun)
         return last if last is not None and last.began_at else None
 
-    async def _run(self, name: StoreName, watchers: Sequence[Watcher]) -> LastRun:
+    async def _run(self, name: StoreName, watchers: Sequence[Watcher], is_anew: bool) -> LastRun:
         _, definition = await self.find(f"{name.device.hex()}:{name.name}")
         before = await self.last_run(name)
         pruned_at = before.pruned_at if before else 0.0
@@ -291,6 +296,7 @@ class Backups:
                 run = BackupRun(
                     *(store, definition, rule, self._never),
                     *(self._clock, self._entropy, self._offload, tell),
+                    is_anew=is_anew,
                 )
                 done = await run.run()
                 counts = done.counts

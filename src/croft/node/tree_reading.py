@@ -110,6 +110,11 @@ class TreeReader:
         for path in paths:
             place = os.path.realpath(path)
             name = root_name(path)
+            if any(place == own or place.startswith(own + b"/") for own in self._never):
+                raise Failed(
+                    f"{os.fsdecode(path)} is what this peer keeps for itself",
+                    remedy="Leave it out: your words bring it back, and its key must not be on two machines.",
+                )
             try:
                 info = os.lstat(place)
                 if stat.S_ISDIR(info.st_mode):

@@ -120,7 +120,9 @@ class PackWriter:
         }
         changes.update(dict.fromkeys([*gone, *removed]))
         if changes:
-            await self._storage.keep(changes, putting)
+            async with await self._storage.listing() as listing:
+                await self._storage.keep(changes, listing)
+            self.sent_bytes += listing.stored_bytes
         self.sent_bytes += putting.stored_bytes
         await self._close()
         told = seen or Changes()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from croft.errors import NotFound
+from croft.errors import CroftError, NotFound
 from croft.ports import Clock, Database, Entropy
 from croft.storage.backup_formats import (
     PACKS,
@@ -35,6 +36,8 @@ from croft.storage.placement import Rule
 from croft.storage.pruning import plan
 from croft.storage.service import HIDDEN, Storage
 from croft.wire.codec import encode
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +181,11 @@ class BackupStore:
             return Pruned()
         async with self._dropping() as reader, self.writer(rule, clock, entropy) as writer:
             gone = list(todo.drop)
+            rewritten = 0
             for number in todo.rewrite:
-                await self._move(number, reader, writer)
+                if not await self._move(number, reader, writer):
+                    continue
+                rewritten += 1
                 gone.append(number)
                 if writer.is_due:
                     await writer.commit(gone=await self.index.names(gone))
@@ -188,13 +194,21 @@ class BackupStore:
             await writer.commit(gone=names, removed=await self._tables_without(names))
         before = sum(use.size_bytes for use in uses)
         after = sum(use.size_bytes for use in await self.index.uses())
-        return Pruned(len(todo.drop), len(todo.rewrite), max(0, before - after))
+        return Pruned(len(todo.drop), rewritten, max(0, before - after))
 
-    async def _move(self, number: int, reader: PackReader, writer: PackWriter) -> None:
+    async def _move(self, number: int, reader: PackReader, writer: PackWriter) -> bool:
+        """Adds what lives in a pack to new ones; whether it could be read."""
         marked = await self.index.marked_chunks(number)
         places = await reader.places([chunk for chunk, _ in marked])
+        try:
+            if places:
+                await reader.chunk(places[0])
+        except CroftError as error:
+            log.info("a pack of %s stays as it is: %s", self.name.name, error.message)
+            return False
         for (chunk, mark), place in zip(marked, places, strict=True):
             await writer.add(chunk, await reader.chunk(place), is_listing=mark is Mark.LISTING)
+        return True
 
     async def _mark(self, reader: PackReader) -> None:
         await self.index.clear_marks()
@@ -260,4 +274,5 @@ class BackupStore:
                 name: Version(0, b"", 0.0, one.size, one.content) for name, one in pending.items()
             }
             changes.update(dict.fromkeys(removed))
-            await self._storage.keep(changes, putting)
+            async with await self._storage.listing() as listing:
+                await self._storage.keep(changes, listing)

@@ -41,12 +41,7 @@ from croft.storage.formats import (
 from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_version, without_versions
-from croft.storage.messages import (
-    Done,
-    Heads,
-    PutHead,
-    ReadHeads,
-)
+from croft.storage.messages import Done, Heads, PutHead, ReadHeads
 from croft.storage.placement import Place, Rule, allowed, choose_layout
 from croft.storage.sealing import NONCE_BYTES, derive
 from croft.storage.share_client import Holders
@@ -224,6 +219,16 @@ class Storage:
         """Keeps something beside the files, under names that no file can have, or no more. Raises as `commit`."""
         assert all(name.startswith(HIDDEN) for name in changes), "files are changed by `commit`"
         await self._change(changes, putting)
+
+    async def listing(self) -> Putting:
+        """Puts the list where it was put last, or, while too few are here who may hold it then, wherever it may be."""
+        rule = await self.last_rule()
+        try:
+            return self.putting(rule)
+        except Refused:
+            putting = self.putting(Rule())
+            putting.rule = rule
+            return putting
 
     async def kept(self, prefix: bytes) -> AsyncIterator[tuple[bytes, Version]]:
         """What is kept beside the files under names that begin so. Raises Unreachable, Failed, Refused."""

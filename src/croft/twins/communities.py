@@ -27,6 +27,8 @@ COMPARE_EVERY_S: Final = 20.0
 SALT_BYTES: Final = 16
 FIRST: Final = b"first"
 """The salt of the community that a peer founds by its first invitation."""
+REMOVED: Final = "removed"
+"""The code by which a removed member is refused."""
 VOUCHED_MAX: Final = 1_024
 ADMINS_NAMED_MAX: Final = 5
 NEEDS_KEY: Final = "Do it on the device that holds your key: the one you began with. See `croft device list` there."
@@ -98,10 +100,12 @@ class Communities:
         if (by := known.was_removed_by(twin)) is not None:
             named = known.name_of(by) or by[:10]
             who = "its founder" if by == known.founder else f"its admin {named}"
-            return Refused(
+            refusal = Refused(
                 f"you were removed from {self._name(community)} by {who}",
                 remedy="An admin lets you in again by a new invitation.",
             )
+            refusal.code = REMOVED
+            return refusal
         return Refused(
             f"your membership of {self._name(community)} does not hold: {why}",
             remedy="Ask an admin for a new invitation: `croft community invite`.",
