@@ -242,6 +242,10 @@ class Capabilities:
         finally:
             self._telling.discard(peer)
 
+    def handed_to(self, peer: PeerId) -> frozenset[bytes]:
+        """The records that a device was handed."""
+        return self._handed[peer][1] if peer in self._handed else frozenset()
+
     async def _hear(self, link: Link, body: bytes) -> bytes:
         told = decode(body, Told, step=STEP)
         if len(told.records) > TOLD_MAX:
