@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,22 @@ from support import peers
 from support.peers import RealPeer, two_lines, until
 from support.searching import in_memory, on_disk
 
+GAUGE = """
+from pathlib import Path
+
+def measure(times: int) -> str:
+    '''Measures so often.'''
+    1 / times
+    with Path(__file__).with_name("runs").open("a") as runs:
+        runs.write(f"{times}\\n")
+    return f"measured {times}"
+
+def burn() -> str:
+    return "burnt"
+
+def open_gate(word: str) -> str:
+    return f"open to {len(word)}"
+"""
 SECRET = "a very particular sentence that nobody else ever wrote"
 
 
@@ -115,6 +132,42 @@ def test_a_twin_is_there_while_its_owner_is_off(village: list[RealPeer]) -> None
     until(
         lambda: json.loads(ada.ok("message", "list", "bo", "--json"))["messages"][-1]["state"] == "delivered", "a note"
     )
+
+
+def test_calls_are_left_for_whom_is_away_and_run_once_when_they_are_back(
+    village: list[RealPeer], tmp_path: Path
+) -> None:
+    """F1: while the owner is off, others take calls for them; back again, those that the rules allow run, each once."""
+    ada, bo, cyd = village
+    file = tmp_path / "gauge.py"
+    file.write_text(GAUGE)
+    for function, consent in (("measure", "auto"), ("burn", "deny"), ("open_gate", "ask")):
+        bo.ok("offer", "capability", f"{file}:{function}", "--consent", consent)
+    until(lambda: len(ada.api.capabilities()) == 3, "ada to know of them")
+    before = kept_at(cyd)
+    bo.kill()
+    left = [ada.json("leave", "measure", f"times={times}")["call"] for times in (2, 3)]
+    denied = ada.json("leave", "burn")["call"]
+    asked = ada.json("leave", "open_gate", f"word={SECRET[::-1]}")["call"]
+    raised = ada.json("leave", "measure", "times=0")["call"]
+    until(lambda: kept_at(cyd) == before + 5, "cyd to keep them")
+    assert not in_memory(cyd, SECRET[::-1].encode()), "who keeps a call cannot read it"
+    ada.stop()
+    bo.start()
+    until(lambda: len(bo.json("consent", "queue")["queue"]) == 1, "the one that the owner is asked about")
+    ada.start()
+    assert [ada.ok("calls", call, "--wait", "30s").strip() for call in left] == ["measured 2", "measured 3"]
+    assert "does not let you call `burn`" in two_lines(ada.croft("calls", denied, "--wait", "30s"))[0]
+    assert "ZeroDivisionError" in two_lines(ada.croft("calls", raised, "--wait", "30s"))[0]
+    assert ada.json("calls", asked)["state"] == "waiting"
+    bo.ok("consent", "allow", str(bo.json("consent", "queue")["queue"][0]["number"]))
+    assert ada.ok("calls", asked, "--wait", "30s").strip() == f"open to {len(SECRET)}"
+    bo.kill()
+    bo.start()
+    peers.await_links(village)
+    states = {one["call"]: one["state"] for one in ada.json("calls")["calls"]}
+    assert states == {**dict.fromkeys([*left, asked], "done"), denied: "failed", raised: "failed"}
+    assert (tmp_path / "runs").read_text().split() == ["2", "3"]
 
 
 def test_programs_write_and_wait_for_answers(village: list[RealPeer]) -> None:

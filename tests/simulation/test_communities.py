@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from croft.errors import CroftError, Refused
+from croft.model.ids import CommunityId
+from croft.overlay.passport import Membership
+from croft.overlay.service import Overlay
 from croft.sim.world import COMMUNITY_NAME, World
-from croft.twins.community_operation import ADMIN, REMOVE, ROLE, RULE
-from support.worlds import Play, double, lasting
+from croft.twins.community import REFUSED_KEPT_MAX
+from croft.twins.community_messages import NOTICE_HEADS, Heads
+from croft.twins.community_operation import ADMIN, LEAVE, REMOVE, ROLE, RULE, open_operation, write_operation
+from croft.twins.community_reducer import TWO_TONGUES
+from croft.wire.codec import encode
+from support.worlds import Play, add_device, double, lasting
 
 SECONDS = 5.0
 
@@ -32,6 +41,11 @@ async def united(world: World, count: int) -> list[str]:
     await world.until(unknown, within_s=60)
     await asyncio.sleep(3)
     return names
+
+
+def enter_as(overlay: Overlay, name: str) -> Callable[[CommunityId, Sequence[bytes]], Awaitable[None]]:
+    """Makes a peer a member of what it founds."""
+    return lambda community, chain: overlay.enter(Membership(community, name, tuple(chain)))
 
 
 async def act(world: World, who: str, what: str, whom: str, value: str = "") -> None:
@@ -160,5 +174,183 @@ def test_three_partitions_with_conflicting_acts_agree_once_they_meet(play: Play)
         assert known.role_of(world.community, world["peer6"].twin) == "member"
         assert known.role_of(world.community, world["peer5"].twin) == "admin"
         assert world["peer4"].twin not in known.members_of(world.community)
+
+    play(story)
+
+
+# --- hostile members -------------------------------------------------------------------------------------------------
+
+
+def forge(world: World, who: str, act: str, whom: str, value: str = "", **changes: object) -> bytes:
+    """An act that somebody signs whatever their own peer thinks of it; their replica stays as it is."""
+    machine = world[who]
+    known = machine.parts.communities.of(world.community)
+    subject = world[whom].twin if whom in world.machines else whom
+    operation = known.next_operation(machine.twin, act, subject, value, at=0.0, chain=machine.chain)
+    return write_operation(machine.twin_key, replace(operation, **changes))
+
+
+def tell(world: World, who: str, whom: str, records: list[bytes], heads: list[bytes] | None = None) -> None:
+    """Sends operations to a neighbour, as if just signed."""
+    link = world[who].parts.overlay.links.get(world[whom].peer)
+    assert link is not None, f"{who} is linked to {whom}"
+    named = [open_operation(record, world.community).id for record in records] if heads is None else heads
+    link.notify(NOTICE_HEADS, encode(Heads(world.community, named, records)))
+
+
+def test_what_somebody_without_rights_signs_is_ignored_by_all(play: Play) -> None:
+    """F7: a non-admin's write is ignored by all; so is a forged one, and a flood of them is not even kept."""
+
+    async def story(world: World) -> None:
+        names = await united(world, 4)
+        before = {name: world[name].parts.communities.of(world.community).digest() for name in names}
+        count = len(world["peer1"].parts.communities.of(world.community))
+        forged = bytearray(forge(world, "peer4", RULE, "text", "mine"))
+        forged[-1] ^= 1
+        for name in names[:3]:
+            tell(world, "peer4", name, [forge(world, "peer4", REMOVE, "peer2")])
+            tell(world, "peer4", name, [bytes(forged)], heads=[b"x" * 32])
+            for number in range(300):
+                flood = [forge(world, "peer4", RULE, "text", f"{number}/{n}", sequence=number) for n in range(2)]
+                tell(world, "peer4", name, flood)
+        await asyncio.sleep(30)
+
+        for name in names:
+            known = world[name].parts.communities.of(world.community)
+            assert (known.digest(), len(known)) == (before[name], count)
+        refused = world["peer1"].parts.communities.of(world.community).refused
+        assert len(refused) == REFUSED_KEPT_MAX and {one.author for one in refused} == {world["peer4"].twin}
+        assert world.disunity(names) == ""
+
+    play(story)
+
+
+def test_an_admin_who_tells_two_peers_different_things_is_found_out_by_all(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 4)
+        await act(world, "peer1", ROLE, "peer4", ADMIN)
+        await world.until(lambda: differing(world, *names), within_s=30)
+        await asyncio.sleep(3)
+
+        tell(world, "peer4", "peer1", [forge(world, "peer4", REMOVE, "peer2")])
+        tell(world, "peer4", "peer2", [forge(world, "peer4", REMOVE, "peer3")])
+        await asyncio.sleep(60)
+
+        assert differing(world, *names) == ""
+        for name in names:
+            communities = world[name].parts.communities
+            log = communities.of(world.community).log()
+            assert [one.why_not for one in log if one.act == REMOVE] == [TWO_TONGUES] * 2
+            assert communities.role_of(world.community, world["peer4"].twin) == "member"
+        await world.until(lambda: world.disunity(names), within_s=60)
+
+    play(story)
+
+
+def test_a_member_who_names_operations_that_it_does_not_send_costs_little(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 3)
+        for number in range(50):
+            invented = [bytes([number, n]) * 16 for n in range(64)]
+            tell(world, "peer3", "peer1", [], heads=invented)
+            await asyncio.sleep(0.1)
+
+        await act(world, "peer1", ROLE, "peer2", ADMIN)
+        await world.until(lambda: differing(world, *names), within_s=30)
+        assert world.disunity(names) == ""
+        link = world["peer1"].parts.overlay.links.get(world["peer3"].peer)
+        assert link is not None
+        tell(world, "peer3", "peer1", [], heads=[bytes(32)] * 65)
+        await world.until(lambda: "" if "broke the protocol" in link.end_reason else "it goes on", within_s=5)
+
+    play(story)
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_device_without_the_key_follows_its_owner_and_acts_by_no_role(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 2)
+        world.add("phone")
+        await world.start("phone")
+        line = (await world["peer2"].parts.admissions.add_device(600.0)).line
+        await world["phone"].parts.admissions.join(line)
+        await world.restart("phone")
+        phone = world["phone"].parts
+        await world.until(lambda: "" if len(phone.communities.of(world.community)) else "knows nothing", within_s=60)
+        await act(world, "peer1", ROLE, "peer2", ADMIN)
+        everybody = [*names, "phone"]
+        await world.until(lambda: differing(world, *everybody), within_s=30)
+
+        with pytest.raises(Refused, match="does not hold your key"):
+            await phone.communities.act(world.community, RULE, "text", "hello")
+        assert phone.communities.role_of(world.community, world["peer2"].twin) == "admin"
+
+        await act(world, "peer1", REMOVE, "peer2")
+        await world.until(lambda: COMMUNITY_NAME if phone.overlay.communities() else "", within_s=60)
+
+    play(story)
+
+
+def test_a_device_that_missed_it_does_not_bring_its_owner_back_into_a_community_that_was_left(play: Play) -> None:
+    async def story(world: World) -> None:
+        await united(world, 2)
+        await add_device(world, "phone", by="peer2")
+        laptop = world["peer2"].parts
+        await laptop.communities.create("lake", enter_as(laptop.overlay, "lake"))
+        laptop.devices.tell()
+        phone = world["phone"]
+        await world.until(lambda: "" if len(phone.parts.overlay.communities()) == 2 else "in one", within_s=30)
+        await asyncio.sleep(5)
+        await world.crash("phone")
+        membership = laptop.overlay.passport.memberships[world.community]
+        await laptop.communities.act(world.community, LEAVE, world["peer2"].twin)
+        await asyncio.sleep(1)
+        await laptop.community_keeper.leave(membership, "its owner left")
+
+        await world.start("phone")
+
+        def at_the_lake() -> str:
+            named = {n: [one.name for one in world[n].parts.overlay.communities()] for n in ("peer2", "phone")}
+            return "" if named == {"peer2": ["lake"], "phone": ["lake"]} else str(named)
+
+        await world.until(at_the_lake, within_s=60)
+        await asyncio.sleep(60)
+        assert at_the_lake() == ""
+
+    play(story)
+
+
+def test_whoever_is_removed_from_one_community_goes_on_in_another_one(play: Play) -> None:
+    """F3, on virtual time: a link serves the communities that both are in, and no others."""
+
+    async def story(world: World) -> None:
+        names = await united(world, 3)
+        first, second = world["peer1"].parts, world["peer2"].parts
+        lake = await first.communities.create("lake", enter_as(first.overlay, "lake"))
+        line = (await first.admissions.invite(600.0, is_spoken=False, community=lake)).line
+        await second.admissions.join(line)
+        both = frozenset([world.community, lake])
+        await world.until(
+            lambda: "" if first.overlay.shared_with(world["peer2"].peer) == both else "not both", within_s=30
+        )
+        assert first.overlay.shared_with(world["peer3"].peer) == {world.community}
+        await asyncio.sleep(30)
+
+        await act(world, "peer1", REMOVE, "peer2")
+
+        await world.until(
+            lambda: "" if first.overlay.shared_with(world["peer2"].peer) == {lake} else "not the lake", within_s=30
+        )
+        await world.until(lambda: differing(world, "peer1", "peer3"), within_s=30)
+        third = world["peer3"].parts.overlay
+        await world.until(lambda: "a link" if third.links.get(world["peer2"].peer) else "", within_s=SECONDS)
+        await asyncio.sleep(30)
+        assert third.links.get(world["peer2"].peer) is None
+        job = world.submit("peer2", double, [1, 2, 3], only=["peer1"])
+        await job.running
+        assert first.communities.members_of(world.community) == {world[name].twin for name in (names[0], names[2])}
+        assert first.communities.members_of(lake) == {world[name].twin for name in names[:2]}
 
     play(story)

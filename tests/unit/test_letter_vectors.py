@@ -9,6 +9,7 @@ import pytest
 
 from croft.identity.keys import SecretKey
 from croft.twins.cards import CardContent
+from croft.twins.left_calls import LeftCall, Outcome
 from croft.twins.letter_messages import Given, Offered, Taken, Wanted
 from croft.twins.letters import Body, Letter, find_key, open_body, open_letter, reading_key
 from croft.wire.codec import Message, decode, encode
@@ -22,6 +23,8 @@ MESSAGES: dict[str, Message] = {
     "taken": Taken(2, "no room"),
     "letter": Letter(b"o", b"d", "aa", b"t", "room", 3, b"before", 1e9, 2, [(b"d", b"key")], b"sealed"),
     "body": Body("text", "hello", "0123"),
+    "left call": LeftCall("aa", "ocr", b"arguments", b"digest", True),
+    "outcome": Outcome(b"value", b"token", 9, "failed", "no", "Try.", "Traceback"),
     "card": CardContent("aa", [b"token"], b"certificate", b"key", "I mend radios", ["bb"], 1e9, 5, 2e9),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -76,20 +76,26 @@ def call(
         offered = choose(grid.capabilities(), name, provider)
         time_s = duration_s(timeout) if timeout else 0.0
         known = Known(offered, provider, time_s, duration_s(wait), _say_waits)
-        texts: dict[str, str] = {}
-        for one in arguments:
-            field, equals, text = one.partition("=")
-            if not equals:
-                raise Usage(f"`{one}` is no argument", remedy=f"Write it like FIELD=VALUE; it is {offered.shown}")
-            texts[field] = text
+        texts = fields(arguments, offered.shown)
         stream = texts.pop(known.signature.stream_in, "-") if known.signature.stream_in else None
         bound = bound_text(known, texts)
         if stream is not None:
             bound[known.signature.stream_in] = _items(known, stream)
         result = grid.function(known)(**bound)
-        with _output(output) as file:
+        with opened_output(output) as file:
             for value in result if known.signature.streams else [result]:
-                _show(value, file, as_json, is_many=known.signature.streams)
+                show_value(value, file, as_json, is_many=known.signature.streams)
+
+
+def fields(arguments: Sequence[str], shown: str) -> dict[str, str]:
+    """What people wrote as FIELD=VALUE, for a capability that is `shown` so. Raises Usage."""
+    texts: dict[str, str] = {}
+    for one in arguments:
+        field, equals, text = one.partition("=")
+        if not equals:
+            raise Usage(f"`{one}` is no argument", remedy=f"Write it like FIELD=VALUE; it is {shown}")
+        texts[field] = text
+    return texts
 
 
 def _say_waits(provider: str) -> None:
@@ -159,7 +165,8 @@ def _items(known: Known, stream: str) -> Any:
 
 
 @contextlib.contextmanager
-def _output(path: str | None) -> Iterator[BinaryIO | None]:
+def opened_output(path: str | None) -> Iterator[BinaryIO | None]:
+    """The file that a result is written to, if it is to be."""
     if path is None:
         yield None
         return
@@ -167,7 +174,7 @@ def _output(path: str | None) -> Iterator[BinaryIO | None]:
         yield file
 
 
-def _show(value: Any, file: BinaryIO | None, as_json: bool, *, is_many: bool) -> None:
+def show_value(value: Any, file: BinaryIO | None, as_json: bool, *, is_many: bool) -> None:
     """Prints a result, or writes it to a file: bytes and files as they are, text as text, the rest as JSON."""
     if file is not None and isinstance(value, bytes | Path):
         file.write(value if isinstance(value, bytes) else value.read_bytes())

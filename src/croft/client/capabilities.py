@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from croft.client.call_session import CallSession, ClientCall
-from croft.client.capability import CONSENT_S, Known, choose, document, names
+from croft.client.capability import CONSENT_S, Known, choose, document, names, with_files
 from croft.client.local_api import LocalApi
 from croft.control import schema
+from croft.errors import TimedOut, Usage, by_code
 from croft.twins.call_messages import CallEnded
+from croft.wire.values import decode_value
+
+WAIT_S = 20.0
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -40,6 +45,28 @@ class Calls:
 
         document(call, known)
         return call
+
+    def left(self, name: str, of: str = "") -> Callable[..., LeftCall]:
+        """A function that leaves a call for whoever offers it. Raises NotFound, Usage."""
+        provider = self._api.find_provider(of) if of else ""
+        known = Known(choose(self._api.capabilities(), name, provider), provider)
+        if known.signature.streams or known.signature.stream_in:
+            raise Usage(f"`{name}` streams, and cannot be left", remedy="Call it when its owner is up.")
+
+        def leave(*positional: Any, **named: Any) -> LeftCall:
+            bound, _ = known.bind(positional, named)
+            offered = known.offered
+            wanted = schema.LeftCallWanted(
+                name=offered.name,
+                peer=offered.peer,
+                arguments=known.encoded(bound),
+                digest=offered.digest,
+                is_idempotent=offered.is_idempotent,
+            )
+            return LeftCall(self._api, self._api.leave_call(wanted).call)
+
+        document(leave, known)
+        return leave
 
     def call(self, known: Known, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """One call. Raises BadArgument, Refused, CapabilityFailed, Unreachable."""
@@ -101,6 +128,31 @@ class Calls:
             self._run(fail(error))
         else:
             self._run(finish())
+
+
+class LeftCall:
+    """A call that was left for somebody; `id` finds it again."""
+
+    def __init__(self, api: LocalApi, id_: str) -> None:
+        self._api = api
+        self.id = id_
+
+    def status(self) -> schema.LeftCall:
+        """Whether it was answered."""
+        return self._api.left_call(self.id)
+
+    def result(self, timeout_s: float | None = None) -> Any:
+        """What it gave, once that is known. Raises TimedOut; CapabilityFailed, Refused as its provider said."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = WAIT_S if deadline is None else min(WAIT_S, deadline - time.monotonic())
+            status = self._api.left_call(self.id, max(0.0, left_s))
+            if status.state == "done":
+                return with_files(decode_value(bytearray(self._api.left_value(self.id).value)))
+            if status.state == "failed":
+                raise by_code(status.code, f"`{status.name}` of {status.by}: {status.message}", status.remedy)
+            if left_s <= 0:
+                raise TimedOut(f"{status.by} has not answered yet", remedy=f"See later: `croft calls {self.id[:8]}`.")
 
 
 class Twin:

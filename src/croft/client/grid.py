@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from croft.client.backups import Backups
-from croft.client.capabilities import Calls, Twin
+from croft.client.capabilities import Calls, LeftCall, Twin
 from croft.client.capability import CONSENT_S, Known
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
@@ -222,6 +222,18 @@ class Grid:
             NotFound: nobody here offers it. Its calls raise BadArgument, Refused, CapabilityFailed, Unreachable.
         """
         return self._calls.capability(name, of, timeout_s, consent_s)
+
+    def leave(self, name: str, *, of: str = "") -> Callable[..., LeftCall]:
+        """A function that leaves a call for somebody who may be away: `grid.leave("ocr")(page).result()`.
+
+        The call waits where the owner's delegates and others keep letters, sealed, and runs when the one who offers it
+        is back, if the owner's rules let it. Raises NotFound, Usage for what streams; its calls BadArgument, TooLarge.
+        """
+        return self._calls.left(name, of)
+
+    def left_call(self, id_: str) -> LeftCall:
+        """A call that was left before, by how its id begins. Raises NotFound."""
+        return LeftCall(self.api, self.api.left_call(id_).call)
 
     def function(self, known: Known) -> Callable[..., Any]:
         """A function that calls just this capability."""

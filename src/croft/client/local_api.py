@@ -169,6 +169,23 @@ class LocalApi:
         """Rooms in which something was written."""
         return self._ask("GET", "/v1/rooms", list[schema.Room])
 
+    def leave_call(self, wanted: schema.LeftCallWanted) -> schema.LeftCall:
+        """Leaves a call for whoever offers it. Raises NotFound, TooLarge, Refused, Busy."""
+        return self._ask("POST", "/v1/calls/left", schema.LeftCall, wanted)
+
+    def left_calls(self) -> list[schema.LeftCall]:
+        """Calls that were left for others, newest first."""
+        return self._ask("GET", "/v1/calls/left", list[schema.LeftCall])
+
+    def left_call(self, start: str, wait_s: float = 0.0) -> schema.LeftCall:
+        """One, once it is answered or so much time has passed, 25 s at most. Raises NotFound."""
+        return self._ask("GET", f"/v1/calls/left/{quote(start, safe='')}?wait_s={wait_s:g}", schema.LeftCall)
+
+    def left_value(self, start: str) -> schema.LeftValue:
+        """Its result. Raises NotFound, Unreachable."""
+        path = f"/v1/calls/left/{quote(start, safe='')}/value"
+        return self._ask("GET", path, schema.LeftValue, timeout_s=STORAGE_TIMEOUT_S)
+
     def twins(self) -> list[schema.Twin]:
         """The owner of this peer, then everybody known."""
         return self._ask("GET", "/v1/twins", list[schema.Twin])

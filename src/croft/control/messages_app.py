@@ -1,4 +1,4 @@
-"""The local API on messages, and on what twins say of themselves."""
+"""The local API on messages, on calls that are left for somebody, and on what twins say of themselves."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ class Messages(Protocol):
 
     async def rooms(self) -> list[schema.Room]: ...
 
+    async def leave_call(self, wanted: schema.LeftCallWanted) -> schema.LeftCall: ...
+
+    async def left_calls(self) -> list[schema.LeftCall]: ...
+
+    async def left_call(self, start: str, wait_s: float) -> schema.LeftCall: ...
+
+    async def left_value(self, start: str) -> schema.LeftValue: ...
+
     def twins(self) -> list[schema.Twin]: ...
 
     def twin(self, who: str) -> schema.Twin: ...
@@ -39,6 +47,22 @@ def message_routes(messages: Messages) -> list[Route]:
     async def rooms(_: Request) -> object:
         return await messages.rooms()
 
+    async def leave_call(request: Request) -> object:
+        return await messages.leave_call(await body(request, schema.LeftCallWanted))
+
+    async def left_calls(_: Request) -> object:
+        return await messages.left_calls()
+
+    async def left_call(request: Request) -> object:
+        try:
+            wait_s = float(request.query_params.get("wait_s", "0"))
+        except ValueError:
+            wait_s = 0.0
+        return await messages.left_call(request.path_params["call"], wait_s)
+
+    async def left_value(request: Request) -> object:
+        return await messages.left_value(request.path_params["call"])
+
     async def twins(_: Request) -> object:
         return messages.twins()
 
@@ -52,6 +76,10 @@ def message_routes(messages: Messages) -> list[Route]:
         Route("/v1/messages", answer(send), methods=["POST"]),
         Route("/v1/messages/found", answer(find), methods=["POST"]),
         Route("/v1/rooms", answer(rooms), methods=["GET"]),
+        Route("/v1/calls/left", answer(leave_call), methods=["POST"]),
+        Route("/v1/calls/left", answer(left_calls), methods=["GET"]),
+        Route("/v1/calls/left/{call}", answer(left_call), methods=["GET"]),
+        Route("/v1/calls/left/{call}/value", answer(left_value), methods=["GET"]),
         Route("/v1/twins", answer(twins), methods=["GET"]),
         Route("/v1/twins", answer(say), methods=["POST"]),
         Route("/v1/twins/{who:path}", answer(twin), methods=["GET"]),

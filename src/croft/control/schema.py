@@ -42,6 +42,9 @@ from croft.control.storage_schema import StorageState as StorageState
 from croft.control.storage_schema import StoredFile as StoredFile
 from croft.control.storage_schema import StoredVersion as StoredVersion
 from croft.control.storage_schema import WatchedData as WatchedData
+from croft.control.twin_schema import LeftCall as LeftCall
+from croft.control.twin_schema import LeftCallWanted as LeftCallWanted
+from croft.control.twin_schema import LeftValue as LeftValue
 from croft.control.twin_schema import Message as Message
 from croft.control.twin_schema import MessagesWanted as MessagesWanted
 from croft.control.twin_schema import MessageWanted as MessageWanted

@@ -138,3 +138,37 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     community: str
     community_name: str
     new: int
+
+
+class LeftCallWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A call to be left for the peer that offers it. `arguments`: in the safe codec; `digest`: of its signature."""
+
+    name: str
+    peer: str
+    arguments: bytes
+    digest: str
+    is_idempotent: bool
+
+
+class LeftCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that was left for somebody.
+
+    `state`: `waiting`, `done` or `failed`, with the `code` and `message` of why. `size`: of the result, in bytes.
+    """
+
+    call: str
+    name: str
+    by: str
+    left_at: float
+    state: str
+    size: int = 0
+    code: str = ""
+    message: str = ""
+    remedy: str = ""
+    traceback: str = ""
+
+
+class LeftValue(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a call that was left, in the safe codec."""
+
+    value: bytes

@@ -45,6 +45,7 @@ from croft.overlay.admissions import Admissions
 from croft.overlay.contacts import ContactBook
 from croft.overlay.devices import Devices
 from croft.overlay.lan import LanPresence
+from croft.overlay.loopback import pipe
 from croft.overlay.measurement import Measurements
 from croft.overlay.messages import Load
 from croft.overlay.passport import Lends, Own
@@ -88,6 +89,7 @@ from croft.twins.capability_book import CapabilityBook
 from croft.twins.communities import Communities
 from croft.twins.consent_book import ConsentBook
 from croft.twins.kept_values import VALUES_PURPOSE, KeptValues
+from croft.twins.left_calls import LeftCalls
 from croft.twins.letters import Author
 from croft.twins.pipelines import Pipelines
 from croft.twins.post import Post
@@ -191,6 +193,7 @@ class Parts:
     calling: Calling
     cards: Cards
     post: Post
+    left_calls: LeftCalls
 
     async def load(self) -> None:
         """Takes in what the last run left on disk; before `serve`."""
@@ -211,6 +214,7 @@ class Parts:
         await self.calling.pipelines.load()
         await self.cards.load()
         await self.post.load()
+        await self.left_calls.load()
 
     async def serve(self) -> None:
         """Runs the peer until cancelled."""
@@ -248,6 +252,7 @@ class Parts:
                 ("pipelines", self.calling.pipelines.serve),
                 ("cards", self.cards.serve),
                 ("letters", self.post.serve),
+                ("calls that were left", self.left_calls.serve),
             ):
                 tasks.create_task(supervise(name, service, self.health), name=f"service.{name}")
 
@@ -291,6 +296,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     communities, keeper = _communities(plan, ports, overlay, health)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
+    calling = _calling(plan, ports, overlay, health, communities)
     parts = Parts(
         plan,
         ports,
@@ -311,8 +317,8 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         *_storage(plan, ports, overlay, offering, health),
         communities,
         keeper,
-        _calling(plan, ports, overlay, health, communities),
-        *_post(plan, ports, overlay),
+        calling,
+        *_post(plan, ports, overlay, calling),
     )
     _ask_communities(parts)
     _answer_others(parts)
@@ -432,6 +438,7 @@ def _ask_communities(parts: Parts) -> None:
     )
     admissions.check_invites, admissions.check_admits = communities.check_invites, communities.check_admits
     admissions.admitted = communities.admitted
+    parts.devices.on_left = parts.community_keeper.left_elsewhere
 
 
 def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities) -> Calling:
@@ -453,12 +460,16 @@ def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communi
     return Calling(audit, consent, book, capabilities, CallServer(gate, values), calls, values, pipelines)
 
 
-def _post(plan: Plan, ports: Ports, overlay: Overlay) -> tuple[Cards, Post]:
-    """What the twin says of itself, and the letters of its owner."""
+def _post(plan: Plan, ports: Ports, overlay: Overlay, calling: Calling) -> tuple[Cards, Post, LeftCalls]:
+    """What the twin says of itself, the letters of its owner, and calls that come and go as letters."""
     own = plan.own
     cards = Cards(overlay, ports.database, ports.clock)
     author = Author(own.device, own.certificate, bytes.fromhex(own.twin))
-    return cards, Post(author, LetterNetwork(overlay, cards), ports.database, ports.clock, ports.entropy)
+    post = Post(author, LetterNetwork(overlay, cards), ports.database, ports.clock, ports.entropy)
+    left = LeftCalls(
+        *(own.peer, post, calling.server, calling.values, pipe, overlay.name_of), ports.database, ports.clock
+    )
+    return cards, post, left
 
 
 def _answer_others(parts: Parts) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 from croft.control import schema
 from croft.control.naming import ID_PREFIX_MIN, find_person
 from croft.errors import NotFound, Usage
-from croft.model.ids import CommunityId, TwinId
+from croft.model.ids import CommunityId, PeerId, TwinId, short
+from croft.overlay.messages import Rejected
 from croft.overlay.passport import Membership
+from croft.twins.communities import REMOVED
 from croft.twins.community import Act
 from croft.twins.community_operation import LEAVE, REMOVE, ROLE, ROLES_GIVEN, RULE, is_fit
 from croft.twins.community_reducer import INVITE, RULES, WHO_INVITES
@@ -20,6 +22,7 @@ from croft.twins.community_reducer import INVITE, RULES, WHO_INVITES
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
     from croft.node.health import Health
+    from croft.overlay.link import Link
     from croft.overlay.service import Overlay
     from croft.twins.communities import Communities
 
@@ -31,6 +34,7 @@ LOOK_EVERY_S: Final = 5.0
 REJOINED_S: Final = 20.0
 """After coming in, what undid an earlier removal may be heard of later than the removal."""
 NAME_CHARS_MAX: Final = 64
+REFUSED: Final = "community.refused."
 
 
 class CommunityKeeper:
@@ -42,8 +46,11 @@ class CommunityKeeper:
         self._health = health
         self._changed: set[CommunityId] = set()
         self._has_changed = asyncio.Event()
+        self._left: set[CommunityId] = set()
         self._entered: dict[CommunityId, float] = {}
         communities.on_change(self._on_change)
+        overlay.links.on_refused = self._refused
+        overlay.links.on_up(self._link_up)
 
     async def load(self) -> None:
         """Takes in what the last run left on disk, after the overlay did."""
@@ -64,13 +71,26 @@ class CommunityKeeper:
             for community in changed:
                 self._overlay.standing_changed(community)
             for membership in self._overlay.communities():
-                await self._leave_if_out(membership)
+                if membership.community in self._left:
+                    await self.leave(membership, "its owner left the community")
+                else:
+                    await self._leave_if_out(membership)
+            self._left.clear()
+
+    def left_elsewhere(self, community: CommunityId) -> None:
+        """Another device of the owner's says that the owner is in a community no more."""
+        self._left.add(community)
+        self._has_changed.set()
 
     async def leave(self, membership: Membership, reason: str) -> None:
         """This peer is in a community no more."""
+        self._left.discard(membership.community)
         await self._overlay.leave(membership.community, reason)
         await self._communities.forget(membership.community)
         self._entered.pop(membership.community, None)
+        for warning in self._health.warnings():
+            if warning.code.startswith(REFUSED):
+                self._health.clear(warning.code)
 
     async def _leave_if_out(self, membership: Membership) -> None:
         community, own, now = membership.community, self._overlay.own.twin, asyncio.get_running_loop().time()
@@ -88,6 +108,18 @@ class CommunityKeeper:
             )
         log.info("a member of %s no more", membership.name)
         await self.leave(membership, "its owner is no member any more")
+
+    def _refused(self, peer: PeerId, rejected: Rejected) -> None:
+        """Somebody says that this peer's owner was removed. It shows no proof, so that is only told."""
+        if rejected.code == REMOVED and self._overlay.communities_of(peer):
+            self._health.warn(
+                f"{REFUSED}{short(peer)}",
+                f"{self._overlay.name_of(peer)} says: {rejected.message}.",
+                remedy=f"{rejected.remedy} If others let you in, it may be mistaken. Or leave: croft community leave.",
+            )
+
+    def _link_up(self, link: Link) -> None:
+        self._health.clear(f"{REFUSED}{short(link.peer)}")
 
     def _on_change(self, community: CommunityId) -> None:
         self._changed.add(community)
@@ -161,6 +193,7 @@ class CommunityDesk:
         # Those who are linked are told before the links end.
         await asyncio.sleep(SETTLE_S)
         await self._parts.community_keeper.leave(membership, "its owner left the community")
+        self._parts.devices.tell()
         return shown
 
     async def set_rules(self, wanted: schema.RulesWanted) -> schema.Community:

@@ -11,6 +11,7 @@ from croft.control.naming import find_peer, find_person
 from croft.errors import NotFound, Usage
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.twins.cards import DELEGATES_MAX, PROFILE_CHARS_MAX, is_profile
+from croft.twins.left_calls import Left, LeftCall, Outcome
 from croft.twins.letter_store import MESSAGES_SHOWN_MAX, Message
 from croft.twins.letters import Body, Box, is_room
 from croft.twins.post import SEALED, TEXT
@@ -92,6 +93,58 @@ class MessageDesk:
             name = names.get(CommunityId(box.community), "")
             rooms.append(schema.Room(room=box.room, community=box.community, community_name=name, new=new))
         return rooms
+
+    # --- calls that are left -----------------------------------------------------------------------------------------
+
+    async def leave_call(self, wanted: schema.LeftCallWanted) -> schema.LeftCall:
+        """Leaves a call for whoever offers it. Raises NotFound, TooLarge, Refused, Busy."""
+        twin = self._parts.overlay.twin_of(PeerId(wanted.peer))
+        if twin is None:
+            raise NotFound("who offers this is no member any more", remedy="See what there is: `croft capabilities`.")
+        call = LeftCall(
+            *(wanted.peer, wanted.name, wanted.arguments, bytes.fromhex(wanted.digest), wanted.is_idempotent)
+        )
+        return self._left(await self._parts.left_calls.leave(self._inbox(twin, ""), call))
+
+    async def left_calls(self) -> list[schema.LeftCall]:
+        """Newest first."""
+        return [self._left(left) for left in await self._parts.left_calls.all()]
+
+    async def left_call(self, start: str, wait_s: float) -> schema.LeftCall:
+        """One, once it is answered or so much time has passed. Raises NotFound."""
+        calls = self._parts.left_calls
+        async with calls.answered:
+            left = await calls.get(start)
+            try:
+                async with asyncio.timeout(min(max(wait_s, 0.0), WAIT_S_MAX)):
+                    while left.outcome is None:
+                        await calls.answered.wait()
+                        left = await calls.get(start)
+            except TimeoutError:
+                pass
+        return self._left(left)
+
+    async def left_value(self, start: str) -> schema.LeftValue:
+        """The result of one. Raises NotFound, Unreachable."""
+        left = await self._parts.left_calls.get(start)
+        if left.outcome is None or left.outcome.code:
+            raise NotFound("this call has no result", remedy=f"See how it stands: `croft calls {left.id[:8]}`.")
+        return schema.LeftValue(value=await self._parts.left_calls.value(left))
+
+    def _left(self, left: Left) -> schema.LeftCall:
+        outcome = left.outcome or Outcome()
+        return schema.LeftCall(
+            call=left.id,
+            name=left.name,
+            by=self._name(left.twin),
+            left_at=left.left_at,
+            state="waiting" if left.outcome is None else "failed" if outcome.code else "done",
+            size=outcome.size or len(outcome.value),
+            code=outcome.code,
+            message=outcome.message,
+            remedy=outcome.remedy,
+            traceback=outcome.traceback,
+        )
 
     # --- twins -------------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,8 @@ class Links:
     """All live links. `serve` runs them; register handlers before.
 
     `accept_other` takes connections of other protocols than that of members; `shape` holds streams to limits, given the
-    peer, the purpose, and whether this side opened it; `consumer` says as whom the other side of a link is served.
+    peer, the purpose, and whether this side opened it; `consumer` says as whom the other side of a link is served;
+    `on_refused` hears why a peer that was dialled refuses this one.
     """
 
     def __init__(self, transport: Transport, passport: Passport) -> None:
@@ -104,6 +105,7 @@ class Links:
         self.accept_other: Callable[[Connection], Awaitable[None]] | None = None
         self.shape: Callable[[Stream, PeerId, str, bool], Stream] = lambda stream, *_: stream
         self.consumer: Callable[[Greeted], Greeted] = lambda greeted: greeted
+        self.on_refused: Callable[[PeerId, Rejected], None] = lambda peer, rejected: None
         self._links: dict[PeerId, Link] = {}
         self._lost: dict[PeerId, int] = {}
         self._dialling: dict[PeerId, tuple[asyncio.Task[Link | CroftError], _Ways]] = {}
@@ -354,10 +356,13 @@ class Links:
             control.post(self._hello(connection.remote, self._passport.communities_with(connection.remote)))
             greeting = await _receive_greeting(control)
             if isinstance(greeting, Rejected):
-                raise Refused(
+                refusal = Refused(
                     f"peer {short(connection.remote)} refused the link: {greeting.message}",
                     remedy=greeting.remedy,
                 )
+                refusal.code = greeting.code
+                self.on_refused(connection.remote, greeting)
+                raise refusal
             greeted = self._passport.check(connection.remote, greeting)
             return Link(connection, control, greeted, self._calls, self._notices)
         except BaseException:

@@ -131,6 +131,7 @@ class PeerPassport:
         shared: set[CommunityId] = set()
         reason = "it shows no grant for a community of this peer"
         remedy = "Join first: `croft invite` on a member's machine, `croft join` on this one."
+        code = Refused.code
         for name, chain in hello.memberships[:COMMUNITIES_SHOWN_MAX]:
             community = CommunityId(name)
             if community not in self.memberships:
@@ -144,9 +145,11 @@ class PeerPassport:
             if out is None:
                 shared.add(community)
             else:
-                reason, remedy = out.message, out.remedy
+                code, reason, remedy = out.code, out.message, out.remedy
         if not shared:
-            raise Refused(reason, remedy=remedy)
+            refused = Refused(reason, remedy=remedy)
+            refused.code = code
+            raise refused
         return frozenset(shared)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, TooLarge, ValueLost
 from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.twins.call_memory import Intake, Key, RecentAnswers
 from croft.twins.call_messages import (
     ARGUMENT_BYTES_MAX,
     CALLS_OPEN_MAX,
@@ -23,8 +24,10 @@ from croft.twins.call_messages import (
     ArgumentPart,
     AskCall,
     CallFailed,
+    CallRaised,
     CallWaits,
     InputItem,
+    InputWanted,
     NamedArgument,
     StopCall,
     ToCaller,
@@ -32,6 +35,7 @@ from croft.twins.call_messages import (
     ValueKept,
     ValuePart,
     ValueRef,
+    is_last,
 )
 from croft.twins.capability_host import CapabilityHost, Deliver, Running, failure_of
 from croft.twins.pipeline import Held
@@ -48,6 +52,7 @@ WAIT_S_MAX: Final = 86_400.0
 FETCHED_BYTES_MAX: Final = 512 << 20
 """Arguments from elsewhere that may lie here, waiting for their call's turn."""
 STEP: Final = "calls"
+KEY_BYTES_MAX: Final = 64
 TOO_LARGE: Final = "too large"
 REVOKED: Final = "revoked"
 _WHY: Final = {
@@ -117,19 +122,25 @@ class CallServer:
         self._gate = gate
         self._values = values
         self._room = Room(FETCHED_BYTES_MAX)
+        self._answers = RecentAnswers()
 
     async def serve_stream(self, caller: Caller, stream: Stream) -> None:
         """Serves one stream until it ends. Raises PeerMisbehaved."""
+        fault: PeerMisbehaved | None = None
         async with MessageStream(stream, step=STEP, frame_bytes_max=FRAME_BYTES_MAX) as messages:
             async with asyncio.TaskGroup() as tasks:
-                session = _Session(self._gate, self._values, self._room, caller, messages, tasks)
+                session = _Session(self._gate, self._values, self._room, self._answers, caller, messages, tasks)
                 try:
                     while (payload := await messages.receive()) is not None:
                         session.take(decode_union(payload, ToProvider, step=STEP))
                 except ConnectionLost:
                     pass
+                except PeerMisbehaved as caught:
+                    fault = caught
                 finally:
                     session.end()
+        if fault is not None:
+            raise fault
 
 
 class _Session:
@@ -140,6 +151,7 @@ class _Session:
         gate: Gate,
         values: Values,
         room: Room,
+        answers: RecentAnswers,
         caller: Caller,
         messages: MessageStream,
         tasks: asyncio.TaskGroup,
@@ -147,11 +159,12 @@ class _Session:
         self._gate = gate
         self._values = values
         self._room = room
+        self._answers = answers
         self._caller = caller
         self._messages = messages
         self._tasks = tasks
         self._calls: dict[int, tuple[asyncio.Task[None], Running]] = {}
-        self._bytes: dict[int, int] = {}
+        self._intakes: dict[int, Intake] = {}
 
     def take(self, message: ToProvider) -> None:
         """One message of the caller's. Raises PeerMisbehaved."""
@@ -162,7 +175,7 @@ class _Session:
             case ArgumentPart() | InputItem():
                 if len(message.data) > VALUE_PART_BYTES_MAX:
                     raise PeerMisbehaved(f"a part of {len(message.data)} bytes", step=STEP)
-                self._count(message.call, len(message.data))
+                self._count(message)
             case NamedArgument():
                 raise PeerMisbehaved("an argument that this peer was to fetch", step=STEP)
         task, running = self._calls.get(message.call, (None, None))
@@ -181,6 +194,8 @@ class _Session:
     def _begin(self, asked: AskCall) -> None:
         if asked.call in self._calls or len(asked.arguments) > VALUE_PART_BYTES_MAX:
             raise PeerMisbehaved("a call under a number that is in use, or of oversized arguments", step=STEP)
+        if len(asked.key) > KEY_BYTES_MAX or len(asked.signature) > KEY_BYTES_MAX:
+            raise PeerMisbehaved("a call under an oversized key", step=STEP)
         if len(asked.refs) > REFS_MAX or len({ref.parameter for ref in asked.refs}) < len(asked.refs):
             raise PeerMisbehaved("a call of too many arguments that are kept elsewhere", step=STEP)
         if len(self._calls) >= CALLS_OPEN_MAX:
@@ -190,22 +205,32 @@ class _Session:
         running = Running(asked)
         task = self._tasks.create_task(self._serve(asked, running), name=f"call.{asked.name[:20]}.{asked.call}")
         self._calls[asked.call] = task, running
-        self._bytes[asked.call] = len(asked.arguments)
+        self._intakes[asked.call] = Intake(len(asked.arguments))
 
-    def _count(self, call: int, size: int) -> None:
+    def _count(self, part: ArgumentPart | InputItem) -> None:
         """Bounds what one caller may have lying here unread."""
-        if call not in self._calls:
+        intake = self._intakes.get(part.call)
+        if intake is None:
             return
-        self._bytes[call] += size
-        if sum(self._bytes.values()) > ARGUMENT_BYTES_MAX:
-            self._end(call, TOO_LARGE)
+        intake.add(part)
+        waiting = sum(one.size for call, one in self._intakes.items() if not self._calls[call][1].has_begun)
+        if intake.is_too_much or waiting > ARGUMENT_BYTES_MAX:
+            self._end(part.call, TOO_LARGE)
 
     async def _serve(self, asked: AskCall, running: Running) -> None:
         outcome = "ended"
 
         async def deliver(message: ToCaller) -> None:
             nonlocal outcome
-            outcome = message.code if isinstance(message, CallFailed) else "ok"
+            match message:
+                case CallFailed():
+                    outcome = message.code
+                case CallRaised():
+                    outcome = "raised"
+                case InputWanted(call, items):
+                    self._intakes[call].taken(items)
+                case _:
+                    outcome = "ok"
             await self._messages.send(message)
 
         async def waits() -> None:
@@ -215,14 +240,8 @@ class _Session:
             admitted = await self._gate.admit(self._caller, asked, waits)
             admitted.revoke = lambda: self._end(asked.call, REVOKED)
             try:
-                time_s = min(asked.time_s_max or admitted.time_s_max, admitted.time_s_max)
-                kept: list[bytes] = []
-                async with self._inputs(asked, running):
-                    taken = _collecting(kept, deliver) if asked.is_kept else deliver
-                    await admitted.host.run(running, asked.call, time_s, taken)
-                if kept:
-                    # Only now: while a value is written to the disk, the next call runs.
-                    await self._keep(asked.call, kept, deliver)
+                if not await self._answer_again(asked, deliver):
+                    await self._run(asked, running, admitted, deliver)
             except CroftError as error:
                 outcome = error.code
                 raise
@@ -232,17 +251,48 @@ class _Session:
             self._refuse(failure_of(asked.call, error, has_begun=False))
         except ConnectionLost:
             pass
+        except PeerMisbehaved as fault:
+            # Not of this caller: of whoever keeps what the call was to be given.
+            self._refuse(CallFailed(asked.call, "failed", str(fault)))
         except asyncio.CancelledError as stopped:
             if stopped.args not in ((TOO_LARGE,), (REVOKED,)):
                 raise
             self._refuse(CallFailed(asked.call, *_WHY[stopped.args[0]], has_begun=True))
         finally:
             self._calls.pop(asked.call, None)
-            self._bytes.pop(asked.call, None)
+            self._intakes.pop(asked.call, None)
 
     def _end(self, call: int, why: str) -> None:
         if call in self._calls:
             self._calls[call][0].cancel(why)
+
+    async def _run(self, asked: AskCall, running: Running, admitted: Admitted, deliver: Deliver) -> None:
+        time_s = min(asked.time_s_max or admitted.time_s_max, admitted.time_s_max)
+        parts: list[bytes] = []
+        async with self._inputs(asked, running):
+            taken = deliver
+            if asked.is_kept:
+                taken = _collecting(parts, deliver)
+            elif asked.key:
+                taken = _copying(parts, deliver)
+            await admitted.host.run(running, asked.call, time_s, taken)
+        if parts and asked.is_kept:
+            # Only now: while a value is written to the disk, the next call runs.
+            await self._keep(asked.call, parts, deliver)
+        elif parts:
+            self._answers.put(self._key(asked), parts, asyncio.get_running_loop().time())
+
+    async def _answer_again(self, asked: AskCall, deliver: Deliver) -> bool:
+        """Gives the answer that was given before, if this call was made before; whether it was."""
+        if not asked.key or asked.is_kept:
+            return False
+        parts = self._answers.get(self._key(asked), asyncio.get_running_loop().time())
+        for at, part in enumerate(parts or ()):
+            await deliver(ValuePart(asked.call, part, at == len(parts or ()) - 1))
+        return parts is not None
+
+    def _key(self, asked: AskCall) -> Key:
+        return self._caller.twin, asked.name, asked.signature + asked.key
 
     @contextlib.asynccontextmanager
     async def _inputs(self, asked: AskCall, running: Running) -> AsyncIterator[None]:
@@ -297,6 +347,22 @@ def _collecting(parts: list[bytes], deliver: Deliver) -> Deliver:
             await deliver(message)
 
     return take
+
+
+def _copying(parts: list[bytes], deliver: Deliver) -> Deliver:
+    """Keeps the parts of a result, if it is a whole one and no stream; all goes on."""
+    is_plain = True
+
+    async def pass_on(message: ToCaller) -> None:
+        nonlocal is_plain
+        if isinstance(message, ValuePart) and not message.is_item and is_plain:
+            parts.append(message.data)
+        elif is_last(message) or isinstance(message, ValuePart):
+            is_plain = False
+            parts.clear()
+        await deliver(message)
+
+    return pass_on
 
 
 def _oversized() -> TooLarge:

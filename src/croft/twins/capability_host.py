@@ -49,6 +49,11 @@ class Running:
         self._waiting: list[ToProvider] = [opening]
         self._process: _Process | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a process has it."""
+        return self._process is not None
+
     def post(self, message: ToProvider) -> None:
         """Passes on more of the call, at once or when its turn comes."""
         if self._process is None:

@@ -25,6 +25,7 @@ from croft.twins.community_operation import (
     PARENTS_MAX,
     REMOVE,
     ROLE,
+    RULE,
     STEP,
     Operation,
     Signed,
@@ -72,6 +73,7 @@ class Community:
         self._forks: dict[str, list[Fork]] = {}
         self._promotions: dict[str, list[Placed]] = {}
         self._admissions: dict[str, list[Placed]] = {}
+        self._about: dict[str, list[Placed]] = {}
         self._reduction: Reduction | None = None
 
     # --- operations --------------------------------------------------------------------------------------------------
@@ -248,15 +250,27 @@ class Community:
             raise PeerMisbehaved(f"`{one.act}` by {short(one.author)}: {why}", step=STEP)
         self._graph.put(one, operation.parents)
         self._by_author.setdefault(one.author, []).append(one)
+        if one.act in (ROLE, REMOVE, LEAVE):
+            self._about.setdefault(one.subject, []).append(one)
         if one.act == ADMIT:
             self._admissions.setdefault(one.subject, []).append(one)
         elif one.act == ROLE and one.value == ADMIN:
             self._promotions.setdefault(one.subject, []).append(one)
         is_forked = self._count(one)
         if self._reduction is not None:
-            is_last = len(self._graph.heads()) == 1
-            if is_forked or not self._reduction.judge_next(one, is_last=is_last):
+            if is_forked or not self._changes_nothing_judged(one):
                 self._reduction = None
+            else:
+                self._reduction.judge_next(one)
+
+    def _changes_nothing_judged(self, one: Placed) -> bool:
+        """Whether every other operation counts, or does not, whatever this one says."""
+        if one.act == ADMIT or self._graph.is_last(one):
+            return True
+        if one.act == RULE or one.subject in self._forks:
+            return False
+        involved = (*self._by_author.get(one.subject, []), *self._about.get(one.subject, []))
+        return all(other is one or (is_before(other, one) and (other.author != other.subject)) for other in involved)
 
     def _why_no_right(self, one: Placed, parents: Sequence[bytes]) -> str:
         """What its past alone says: whoever has all of it says the same, whatever else they know."""
@@ -286,9 +300,11 @@ class Community:
             return ""
         if one.act == CREATE:
             return "" if len(self._by_author.get(one.author, [])) < CREATIONS_MAX else "it was created already"
-        is_admin = one.author == self.founder or self._was_made_admin(one)
-        if len(self._by_author.get(one.author, [])) >= (BY_ADMIN_MAX if is_admin else BY_MEMBER_MAX):
-            return "its author has done too much"
+        count = len(self._by_author.get(one.author, []))
+        if count >= BY_MEMBER_MAX:
+            is_admin = one.author == self.founder or self._was_made_admin(one)
+            if count >= BY_ADMIN_MAX or not is_admin:
+                return "its author has done too much"
         same = self._numbers.get((one.author, one.sequence))
         if isinstance(same, list) and len(same) >= FORKS_TAKEN_MAX:
             return "its author signed different acts under one number, which is known"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused
 from croft.identity.grants import verify_chain
-from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.twins import community_messages as wire
 from croft.twins.community import Community
 from croft.twins.community_operation import open_operation, reopen_operation
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 PULL_S_MAX: Final = 20.0
 PULLS_WAITING_MAX: Final = 256
 PAGES_MAX: Final = 2_048
+COMPLAINT_EVERY_S: Final = 10.0
+LOADED_AT_ONCE: Final = 2_000
 UNWANTED_MAX: Final = 1_024
 """Operations that were offered and refused, and are not asked for again."""
 
@@ -53,6 +55,7 @@ class Exchange:
         self._has_pulls = asyncio.Event()
         self._wanted: dict[tuple[PeerId, CommunityId], Sequence[bytes]] = {}
         self._unwanted: dict[bytes, None] = {}
+        self._complained_at: dict[PeerId, float] = {}
         self.own_paths: dict[CommunityId, Sequence[TwinId]] = {}
         """Who let whom in, down to the owner, by the owner's grant."""
         self.on_change: list[Callable[[CommunityId], None]] = []
@@ -96,19 +99,22 @@ class Exchange:
 
     async def load(self) -> None:
         """Takes in what the last run left on disk, which was verified when it came. Raises Failed."""
-
-        def read(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
-            return db.execute("SELECT community, record FROM community_operation ORDER BY number").fetchall()
-
         joined = {one.community for one in self._neighbours.communities()}
-        for name, record in await self._database.run(read):
-            community = CommunityId(name)
-            if community not in joined:
-                continue
-            try:
-                self.of(community).take(reopen_operation(record, community), is_needed=True)
-            except (PeerMisbehaved, Refused) as fault:
-                log.warning("an operation on disk cannot be used, and will be fetched anew: %s", fault)
+        query = "SELECT number, community, record FROM community_operation WHERE number > ? ORDER BY number LIMIT ?"
+        last = 0
+
+        def read(db: sqlite3.Connection) -> list[tuple[int, str, bytes]]:
+            return db.execute(query, (last, LOADED_AT_ONCE)).fetchall()
+
+        while rows := await self._database.run(read):
+            last = rows[-1][0]
+            for _, name, record in rows:
+                if (community := CommunityId(name)) not in joined:
+                    continue
+                try:
+                    self.of(community).take(reopen_operation(record, community), is_needed=True)
+                except (PeerMisbehaved, Refused) as fault:
+                    log.warning("an operation on disk cannot be used, and will be fetched anew: %s", fault)
 
     async def serve(self) -> None:
         """Runs until cancelled."""
@@ -177,7 +183,7 @@ class Exchange:
             raise PeerMisbehaved(f"{len(said.heads)} heads and {len(said.fresh)} operations at once", step=wire.STEP)
         if not self._serves(line, community):
             return
-        self._take(community, said.fresh)
+        self._take(community, said.fresh, line.peer)
         if self._lacks(community, said.heads) and (line.peer, community) not in self._pulls:
             self._pulls.append((line.peer, community))
             self._wanted[line.peer, community] = said.heads
@@ -193,9 +199,9 @@ class Exchange:
                 try:
                     await self._pull(peer, community, wanted)
                 except CroftError as error:
-                    log.info("operations of %s do not come from %s: %s", community[:10], peer[:10], error.message)
+                    log.info("operations of %s do not come from %s: %s", short(community), short(peer), error.message)
                 except PeerMisbehaved as fault:
-                    log.warning("peer %s: %s", peer[:10], fault)
+                    log.warning("peer %s: %s", short(peer), fault)
 
     async def _pull(self, peer: PeerId, community: CommunityId, heads: Sequence[bytes]) -> None:
         """Fetches all that leads to these heads."""
@@ -210,7 +216,7 @@ class Exchange:
             page = decode(answer, wire.OperationsPage, step=wire.STEP)
             if len(page.records) > wire.PAGE_OPERATIONS_MAX:
                 raise PeerMisbehaved(f"{len(page.records)} operations on a page", step=wire.STEP)
-            self._take(community, page.records)
+            self._take(community, page.records, peer)
             if page.next <= start:
                 break
             start = page.next
@@ -254,21 +260,28 @@ class Exchange:
         known = self.of(community)
         return [one for one in heads if one not in known and one not in self._unwanted]
 
-    def _take(self, community: CommunityId, records: Sequence[bytes]) -> None:
+    def _complain(self, source: PeerId, fault: PeerMisbehaved) -> None:
+        """Names in the log what is refused, but not each time: a flood must not fill our disk."""
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at.get(source, -COMPLAINT_EVERY_S) >= COMPLAINT_EVERY_S:
+            self._complained_at[source] = now
+            log.warning("an operation that %s sent is refused: %s", short(source), fault)
+
+    def _take(self, community: CommunityId, records: Sequence[bytes], source: PeerId) -> None:
         """Takes in operations that came from elsewhere; those that are not valid are left out."""
         opened: list[Signed] = []
         for record in records:
             try:
                 opened.append(open_operation(record, community))
             except PeerMisbehaved as fault:
-                log.warning("an operation is refused: %s", fault)
+                self._complain(source, fault)
         needed = _built_on(opened)
         known = self.of(community)
         for one in opened:
             try:
                 new = known.take(one, is_needed=one.id in needed)
             except PeerMisbehaved as fault:
-                log.info("an operation is refused: %s", fault)
+                self._complain(source, fault)
                 continue
             self._unsaved += [(community, taken) for taken in new]
             if new:

@@ -84,6 +84,10 @@ class Graph:
         """Those that no other one names as a parent, deepest first."""
         return sorted(self._heads.values(), key=lambda one: (-one.depth, one.id))
 
+    def is_last(self, one: Placed) -> bool:
+        """Whether all others are before it."""
+        return len(self._heads) == 1 and one.id in self._heads
+
     def missing(self, parents: Iterable[bytes]) -> list[bytes]:
         """Which of them are not here."""
         return [one for one in parents if one not in self._by_id]

@@ -91,10 +91,8 @@ class Reduction:
             if one.act == ADMIT:
                 self._judge_admission(one)
 
-    def judge_next(self, one: Placed, *, is_last: bool) -> bool:
-        """Judges one operation more; False if others must be judged anew. `is_last`: all others are in its past."""
-        if one.act != ADMIT and not is_last:
-            return False
+    def judge_next(self, one: Placed) -> None:
+        """Judges one operation more, which is no reason to judge another one anew."""
         self.verdicts.append(UNKNOWN)
         match one.act:
             case "admit":
@@ -110,7 +108,6 @@ class Reduction:
                 self.verdicts[one.index] = why
                 if why == COUNTS:
                     self._enact(one, rank)
-        return True
 
     def why_not(self, one: Placed) -> tuple[str, Rank]:
         """Why an act that knows all others would not count, or COUNTS; and by what rank."""
@@ -210,7 +207,7 @@ class Reduction:
         others = [one for one in gone if one.author != who]
         if any(_voids(one, basis, at) for one in others):
             return UNSEATED
-        if any(is_before(own, one) for one in others):
+        if any(is_before(at, one) for one in others):
             return ""
         for fork in self._forks.get(who, []):
             if own.sequence >= fork.sequence and _known(fork, basis) < 2:

@@ -13,6 +13,9 @@ from croft.twins.letters import LIFETIME_S, Box, Feed
 
 KEY_LIFETIME_S: Final = LIFETIME_S + 2 * 86_400.0
 MESSAGES_SHOWN_MAX: Final = 1_000
+SETTLED: Final = 1
+BEGUN: Final = 2
+"""What `is_read` may say besides 0."""
 
 _WHERE_FEED: Final = "community = ? AND recipient = ? AND room = ? AND device = ?"
 _MESSAGE: Final = (
@@ -40,6 +43,7 @@ class Message:
         number: in the order in which they came here; 0 while it is not kept.
         missing: how many letters before it never came.
         kind: of `Body`, or SEALED where this device was given no key.
+        is_read: whether its reader has seen it, or it was settled; has_begun: whether that was begun.
         delivered_at: when a device of the reader had it; of own ones alone.
     """
 
@@ -56,6 +60,7 @@ class Message:
     is_read: bool = False
     delivered_at: float | None = None
     number: int = 0
+    has_begun: bool = False
 
 
 @dataclass(slots=True)
@@ -143,6 +148,18 @@ class LetterStore:
         rows = await self._database.run(lambda db: db.execute(sql, (len(id_start), id_start)).fetchall())
         return [_message(row) for row in rows]
 
+    async def unsettled(self, kind: str, but_by: str) -> list[Message]:
+        """Messages of a kind that were not settled yet, by others than that author, oldest first."""
+        sql = f"SELECT {_MESSAGE} FROM message WHERE kind = ? AND author != ? AND is_read != ? ORDER BY number"
+        values = kind, but_by, SETTLED
+        return [_message(row) for row in await self._database.run(lambda db: db.execute(sql, values).fetchall())]
+
+    async def mark(self, id_: str, state: int) -> None:
+        """How far a message is settled."""
+        await self._database.run(
+            lambda db: db.execute("UPDATE message SET is_read = ? WHERE id = ?", (state, id_)).rowcount
+        )
+
     async def mark_read(self, numbers: Sequence[int]) -> None:
         """The owner has seen these."""
         rows = [(number,) for number in numbers]
@@ -198,7 +215,8 @@ def _message(row: tuple[Any, ...]) -> Message:
         text=text,
         answers=answers,
         missing=missing,
-        is_read=bool(is_read),
+        is_read=is_read == SETTLED,
         delivered_at=delivered_at,
         number=number,
+        has_begun=is_read == BEGUN,
     )

@@ -30,7 +30,7 @@ from croft.twins.letter_messages import (
     Taken,
     Wanted,
 )
-from croft.twins.letter_store import Changes, Kept, LetterStore, Message
+from croft.twins.letter_store import BEGUN, SETTLED, Changes, Kept, LetterStore, Message
 from croft.twins.letters import (
     STEP,
     Author,
@@ -146,8 +146,8 @@ class Post:
         self._forgot_at = 0.0
         self.arrived = asyncio.Condition()
         """Notified when there are new messages."""
-        self.on_body: dict[str, Callable[[Message, Body], None]] = {}
-        """Told of what arrived, by its kind, once it is on disk."""
+        self.on_kind: dict[str, Callable[[Message], None]] = {}
+        """Told of what others wrote, by its kind, once it is on disk; `settle` what was dealt with."""
         network.on_call(CALL_OFFER, self._offered)
         network.on_call(CALL_GIVE, self._given)
         network.on_link(self._met)
@@ -195,6 +195,18 @@ class Post:
         numbers = [message.number for message in messages if not message.is_read]
         if numbers:
             await self._store.mark_read(numbers)
+
+    async def unsettled(self, kind: str) -> list[Message]:
+        """What others wrote of a kind, and was not settled yet, oldest first."""
+        return await self._store.unsettled(kind, self._twin)
+
+    async def begin(self, message: Message) -> None:
+        """What a message asks for is begun now."""
+        await self._store.mark(message.id, BEGUN)
+
+    async def settle(self, message: Message) -> None:
+        """What a message asks for is done."""
+        await self._store.mark(message.id, SETTLED)
 
     def rooms(self) -> list[Box]:
         """The rooms in which there are letters, of the communities of this peer."""
@@ -473,7 +485,7 @@ class Post:
     ) -> None:
         """Writes what is read now, with the letters that came, in one transaction. Raises Failed; nothing is lost."""
         now = self._clock.now()
-        bodies: list[tuple[Message, Body]] = []
+        messages: list[Message] = []
         keys: dict[tuple[Feed, int], bytes] = {}
         touched = dict.fromkeys(effect.feed for effect in effects)
         try:
@@ -490,15 +502,15 @@ class Post:
                     message = _message(letter, digest_of(record), body, now, effect.missing)
                     message = replace(message, is_read=message.author == self._twin)
                     changes.messages.append(message)
-                    bodies.append((message, body))
+                    messages.append(message)
             await self._store.write(changes)
         except BaseException:
             await self._forget_progress(touched)
             raise
-        for message, body in bodies:
-            if handler := self.on_body.get(body.kind):
-                handler(message, body)
-        if bodies:
+        for message in messages:
+            if message.author != self._twin and (handler := self.on_kind.get(message.kind)):
+                handler(message)
+        if messages:
             async with self.arrived:
                 self.arrived.notify_all()
 
