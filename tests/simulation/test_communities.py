@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from msgspec.structs import replace
 
 from croft.errors import CroftError, Refused
+from croft.model.ids import CommunityId
+from croft.overlay.passport import Membership
+from croft.overlay.service import Overlay
 from croft.sim.world import COMMUNITY_NAME, World
 from croft.twins.community import REFUSED_KEPT_MAX
 from croft.twins.community_messages import NOTICE_HEADS, Heads
-from croft.twins.community_operation import ADMIN, REMOVE, ROLE, RULE, open_operation, write_operation
+from croft.twins.community_operation import ADMIN, LEAVE, REMOVE, ROLE, RULE, open_operation, write_operation
 from croft.twins.community_reducer import TWO_TONGUES
 from croft.wire.codec import encode
-from support.worlds import Play, double, lasting
+from support.worlds import Play, add_device, double, lasting
 
 SECONDS = 5.0
 
@@ -37,6 +41,11 @@ async def united(world: World, count: int) -> list[str]:
     await world.until(unknown, within_s=60)
     await asyncio.sleep(3)
     return names
+
+
+def enter_as(overlay: Overlay, name: str) -> Callable[[CommunityId, Sequence[bytes]], Awaitable[None]]:
+    """Makes a peer a member of what it founds."""
+    return lambda community, chain: overlay.enter(Membership(community, name, tuple(chain)))
 
 
 async def act(world: World, who: str, what: str, whom: str, value: str = "") -> None:
@@ -280,5 +289,68 @@ def test_a_device_without_the_key_follows_its_owner_and_acts_by_no_role(play: Pl
 
         await act(world, "peer1", REMOVE, "peer2")
         await world.until(lambda: COMMUNITY_NAME if phone.overlay.communities() else "", within_s=60)
+
+    play(story)
+
+
+def test_a_device_that_missed_it_does_not_bring_its_owner_back_into_a_community_that_was_left(play: Play) -> None:
+    async def story(world: World) -> None:
+        await united(world, 2)
+        await add_device(world, "phone", by="peer2")
+        laptop = world["peer2"].parts
+        await laptop.communities.create("lake", enter_as(laptop.overlay, "lake"))
+        laptop.devices.tell()
+        phone = world["phone"]
+        await world.until(lambda: "" if len(phone.parts.overlay.communities()) == 2 else "in one", within_s=30)
+        await asyncio.sleep(5)
+        await world.crash("phone")
+        membership = laptop.overlay.passport.memberships[world.community]
+        await laptop.communities.act(world.community, LEAVE, world["peer2"].twin)
+        await asyncio.sleep(1)
+        await laptop.community_keeper.leave(membership, "its owner left")
+
+        await world.start("phone")
+
+        def at_the_lake() -> str:
+            named = {n: [one.name for one in world[n].parts.overlay.communities()] for n in ("peer2", "phone")}
+            return "" if named == {"peer2": ["lake"], "phone": ["lake"]} else str(named)
+
+        await world.until(at_the_lake, within_s=60)
+        await asyncio.sleep(60)
+        assert at_the_lake() == ""
+
+    play(story)
+
+
+def test_whoever_is_removed_from_one_community_goes_on_in_another_one(play: Play) -> None:
+    """F3, on virtual time: a link serves the communities that both are in, and no others."""
+
+    async def story(world: World) -> None:
+        names = await united(world, 3)
+        first, second = world["peer1"].parts, world["peer2"].parts
+        lake = await first.communities.create("lake", enter_as(first.overlay, "lake"))
+        line = (await first.admissions.invite(600.0, is_spoken=False, community=lake)).line
+        await second.admissions.join(line)
+        both = frozenset([world.community, lake])
+        await world.until(
+            lambda: "" if first.overlay.shared_with(world["peer2"].peer) == both else "not both", within_s=30
+        )
+        assert first.overlay.shared_with(world["peer3"].peer) == {world.community}
+        await asyncio.sleep(30)
+
+        await act(world, "peer1", REMOVE, "peer2")
+
+        await world.until(
+            lambda: "" if first.overlay.shared_with(world["peer2"].peer) == {lake} else "not the lake", within_s=30
+        )
+        await world.until(lambda: differing(world, "peer1", "peer3"), within_s=30)
+        third = world["peer3"].parts.overlay
+        await world.until(lambda: "a link" if third.links.get(world["peer2"].peer) else "", within_s=SECONDS)
+        await asyncio.sleep(30)
+        assert third.links.get(world["peer2"].peer) is None
+        job = world.submit("peer2", double, [1, 2, 3], only=["peer1"])
+        await job.running
+        assert first.communities.members_of(world.community) == {world[name].twin for name in (names[0], names[2])}
+        assert first.communities.members_of(lake) == {world[name].twin for name in names[:2]}
 
     play(story)

@@ -24,7 +24,7 @@ MESSAGES: dict[str, Message] = {
     "device admitted": DeviceAdmitted(
         b"c", b"i", [("community", "name", [b"grant"], [b"member"])], [("t", "p", "low", True)]
     ),
-    "own memberships": OwnMemberships([("community", "name", [b"grant"], b"member")]),
+    "own memberships": OwnMemberships([("community", "name", [b"grant"], b"member")], [1e9], [("other", 1e9)]),
     "own contacts": OwnContacts([Note("t", "p", "low", True, 1.5, 2.5)]),
     "beacon content": BeaconContent(bytes(32), ["192.0.2.1:7117"]),
     "device revocation": DeviceRevocation("peer", "community", [b"grant"], 1.5),

@@ -438,6 +438,7 @@ def _ask_communities(parts: Parts) -> None:
     )
     admissions.check_invites, admissions.check_admits = communities.check_invites, communities.check_admits
     admissions.admitted = communities.admitted
+    parts.devices.on_left = parts.community_keeper.left_elsewhere
 
 
 def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities) -> Calling:

@@ -46,6 +46,7 @@ class CommunityKeeper:
         self._health = health
         self._changed: set[CommunityId] = set()
         self._has_changed = asyncio.Event()
+        self._left: set[CommunityId] = set()
         self._entered: dict[CommunityId, float] = {}
         communities.on_change(self._on_change)
         overlay.links.on_refused = self._refused
@@ -70,10 +71,20 @@ class CommunityKeeper:
             for community in changed:
                 self._overlay.standing_changed(community)
             for membership in self._overlay.communities():
-                await self._leave_if_out(membership)
+                if membership.community in self._left:
+                    await self.leave(membership, "its owner left the community")
+                else:
+                    await self._leave_if_out(membership)
+            self._left.clear()
+
+    def left_elsewhere(self, community: CommunityId) -> None:
+        """Another device of the owner's says that the owner is in a community no more."""
+        self._left.add(community)
+        self._has_changed.set()
 
     async def leave(self, membership: Membership, reason: str) -> None:
         """This peer is in a community no more."""
+        self._left.discard(membership.community)
         await self._overlay.leave(membership.community, reason)
         await self._communities.forget(membership.community)
         self._entered.pop(membership.community, None)
@@ -182,6 +193,7 @@ class CommunityDesk:
         # Those who are linked are told before the links end.
         await asyncio.sleep(SETTLE_S)
         await self._parts.community_keeper.leave(membership, "its owner left the community")
+        self._parts.devices.tell()
         return shown
 
     async def set_rules(self, wanted: schema.RulesWanted) -> schema.Community:

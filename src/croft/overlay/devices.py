@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused, Usage
@@ -39,9 +41,14 @@ NEEDS_KEY = "Do it on the device that holds your key: the one you began with. Se
 
 
 class OwnMemberships(Message, frozen=True):
-    """Of which communities the twin is a member: (community, name, grant chain, the sender's own descriptor)."""
+    """Of which communities the twin is a member: (community, name, grant chain, the sender's own descriptor).
+
+    `joined_at`: when the sender came into each of them; `left`: those that the sender has left, and when.
+    """
 
     memberships: list[tuple[str, str, list[bytes], bytes]]
+    joined_at: Sequence[float] = ()
+    left: Sequence[tuple[str, float]] = ()
 
 
 class Devices:
@@ -60,6 +67,8 @@ class Devices:
                 outlives_membership=True,
             )
         )
+        self.on_left: Callable[[CommunityId], None] = lambda community: None
+        """Told of a community that the twin has left, which another device says."""
         self._heard_of: asyncio.Queue[tuple[Membership, bytes]] = asyncio.Queue(MEMBERSHIPS_MAX)
         overlay.links.on_notice(NOTICE_MEMBERSHIPS, self._heard)
         overlay.links.on_up(self._tell)
@@ -131,24 +140,36 @@ class Devices:
     def _tell(self, link: Link) -> None:
         if link.greeted.twin != self._overlay.own.twin:
             return
-        said = []
+        said, joined_at = [], []
         for one in self._overlay.communities()[:MEMBERSHIPS_MAX]:
             entry = self._overlay.records.get(MEMBER_KIND, one.community, self._overlay.own.peer)
             if entry is not None:
                 said.append((str(one.community), one.name, list(one.chain), entry.record))
-        link.notify(NOTICE_MEMBERSHIPS, encode(OwnMemberships(said)))
+                joined_at.append(self._overlay.joined_at[one.community])
+        newest = sorted(self._overlay.left_at.items(), key=lambda one: -one[1])
+        left = [(str(community), at) for community, at in newest[:MEMBERSHIPS_MAX]]
+        link.notify(NOTICE_MEMBERSHIPS, encode(OwnMemberships(said, joined_at, left)))
 
     def _heard(self, link: Link, body: bytes) -> None:
         twin = self._overlay.own.twin
         if link.greeted.twin != twin:
             raise PeerMisbehaved("memberships of somebody else", step=STEP)
-        said = decode(body, OwnMemberships, step=STEP).memberships
-        if len(said) > MEMBERSHIPS_MAX:
-            raise PeerMisbehaved(f"{len(said)} memberships at once", step=STEP)
+        told = decode(body, OwnMemberships, step=STEP)
+        said, joined_at = (
+            told.memberships,
+            dict(zip((one[0] for one in told.memberships), told.joined_at, strict=False)),
+        )
+        if max(len(said), len(told.left)) > MEMBERSHIPS_MAX:
+            raise PeerMisbehaved(f"{max(len(said), len(told.left))} memberships at once", step=STEP)
+        for left, at in told.left:
+            if at > self._overlay.joined_at.get(CommunityId(left), math.inf):
+                self.on_left(CommunityId(left))
         for community, name, chain, record in said:
             membership = Membership(CommunityId(community), clean_name(name), tuple(chain))
             if community in self._overlay.passport.memberships or self._heard_of.full():
                 continue
+            if joined_at.get(community, 0.0) <= self._overlay.left_at.get(membership.community, -math.inf):
+                continue  # that device has not heard yet
             try:
                 verify_chain(membership.community, chain, twin, self._clock.now())
             except Refused as refusal:

@@ -87,6 +87,9 @@ class Overlay:
         self.links = Links(transport, self.passport)
         self.records = Records(own.peer, self.links, database, clock)
         self.records.is_out = lambda community, twin: self.door.standing.is_out(community, twin)
+        self.joined_at: dict[CommunityId, float] = {}
+        self.left_at: dict[CommunityId, float] = {}
+        """When this peer came into its communities, and when it left others. Unix seconds."""
         self._seen: dict[PeerId, Seen] = {}
         self._seen_saved: dict[PeerId, float] = {}
         self._looks_soon = False
@@ -299,9 +302,9 @@ class Overlay:
             msgspec.msgpack.encode(membership.chain),
             self._clock.now(),
         )
-        await self._database.run(
-            lambda db: db.execute("INSERT OR REPLACE INTO membership VALUES (?, ?, ?, ?)", row).rowcount
-        )
+        await self._database.run(lambda db: _write_membership(db, row))
+        self.joined_at[membership.community] = row[3]
+        self.left_at.pop(membership.community, None)
         self.passport.memberships[membership.community] = membership
         self.records.enter(membership.community)
         self._describe(membership)
@@ -313,9 +316,8 @@ class Overlay:
     async def leave(self, community: CommunityId, reason: str) -> None:
         """Is a member no more: links end, and nothing of the community is kept."""
         self.passport.memberships.pop(community, None)
-        await self._database.run(
-            lambda db: db.execute("DELETE FROM membership WHERE community = ?", (community,)).rowcount
-        )
+        self.left_at[community] = now = self._clock.now()
+        await self._database.run(lambda db: _write_departure(db, community, now))
         for link in self.links.all():
             if community in self.shared_with(link.peer):
                 self.links.cut(link.peer, reason)
@@ -341,12 +343,16 @@ class Overlay:
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
 
-        def read(db: sqlite3.Connection) -> tuple[list[tuple[str, str, bytes]], list[tuple[str, float]]]:
-            memberships = db.execute("SELECT community, name, grant_chain FROM membership").fetchall()
-            return memberships, db.execute("SELECT peer, seen_at FROM heard_of").fetchall()
+        def read(
+            db: sqlite3.Connection,
+        ) -> tuple[list[tuple[str, str, bytes, float]], list[tuple[str, float]], list[tuple[str, float]]]:
+            memberships = db.execute("SELECT community, name, grant_chain, joined_at FROM membership").fetchall()
+            heard_of = db.execute("SELECT peer, seen_at FROM heard_of").fetchall()
+            return memberships, heard_of, db.execute("SELECT community, left_at FROM left_community").fetchall()
 
-        memberships, heard_of = await self._database.run(read)
-        for community, name, chain in memberships:
+        memberships, heard_of, left = await self._database.run(read)
+        self.left_at = {CommunityId(community): left_at for community, left_at in left}
+        for community, name, chain, joined_at in memberships:
             tokens = msgspec.msgpack.decode(chain, type=tuple[bytes, ...])
             membership = Membership(CommunityId(community), name, tokens)
             try:
@@ -355,6 +361,7 @@ class Overlay:
                 log.warning("not a member of %s any more: %s", name, refusal.message)
                 continue
             self.passport.memberships[membership.community] = membership
+            self.joined_at[membership.community] = joined_at
             self.records.enter(membership.community)
         await self.records.load()
         await self.finder.load()
@@ -525,3 +532,13 @@ class Overlay:
         assert isinstance(member, Member), "verified as one"
         if member.instance != self.own.instance:
             self._on_key_used_elsewhere(member.addresses)
+
+
+def _write_membership(db: sqlite3.Connection, row: tuple[str, str, bytes, float]) -> None:
+    db.execute("INSERT OR REPLACE INTO membership VALUES (?, ?, ?, ?)", row)
+    db.execute("DELETE FROM left_community WHERE community = ?", row[:1])
+
+
+def _write_departure(db: sqlite3.Connection, community: CommunityId, now: float) -> None:
+    db.execute("DELETE FROM membership WHERE community = ?", (community,))
+    db.execute("INSERT OR REPLACE INTO left_community VALUES (?, ?)", (community, now))

@@ -28,7 +28,7 @@ SALT_BYTES: Final = 16
 FIRST: Final = b"first"
 """The salt of the community that a peer founds by its first invitation."""
 REMOVED: Final = "removed"
-"""The code by which a removed member is refused."""
+"""The code by which is refused who was removed, or left."""
 VOUCHED_MAX: Final = 1_024
 ADMINS_NAMED_MAX: Final = 5
 NEEDS_KEY: Final = "Do it on the device that holds your key: the one you began with. See `croft device list` there."
@@ -97,19 +97,16 @@ class Communities:
         why = known.refusal(twin, path)
         if not why:
             return None
+        message = f"your membership of {self._name(community)} does not hold: {why}"
         if (by := known.was_removed_by(twin)) is not None:
-            named = known.name_of(by) or by[:10]
-            who = "its founder" if by == known.founder else f"its admin {named}"
-            refusal = Refused(
-                f"you were removed from {self._name(community)} by {who}",
-                remedy="An admin lets you in again by a new invitation.",
-            )
+            who = "its founder" if by == known.founder else f"its admin {known.name_of(by) or by[:10]}"
+            message = f"you were removed from {self._name(community)} by {who}"
+        elif known.is_out(twin):
+            message = f"you left {self._name(community)}"
+        refusal = Refused(message, remedy="An admin lets you in again by a new invitation: `croft community invite`.")
+        if known.is_out(twin):
             refusal.code = REMOVED
-            return refusal
-        return Refused(
-            f"your membership of {self._name(community)} does not hold: {why}",
-            remedy="Ask an admin for a new invitation: `croft community invite`.",
-        )
+        return refusal
 
     def is_out(self, community: CommunityId, twin: TwinId) -> bool:
         """Whether somebody was removed, or left."""
