@@ -48,6 +48,8 @@ TO_REACH = {
     "relayed MB/s": "≥ 40 MB/s",
     "the direct path dies: longest gap of 5, s": "≤ 6 s",
     "put, of dd": "≥ 0.6",
+    "round trip, median ms": "≤ 3 ms",
+    "calls/s, 32 at once": "≥ 800",
     "1,000,000 shares: start s": "≤ 3 s",
     "1,000,000 shares: resident MB": "≤ 120 MB",
     "put, of bulk · k/n": "≥ 0.7",
@@ -160,6 +162,7 @@ def main() -> None:
     environments = run("bench.environments", "--rounds", rounds)
     paths = run("bench.paths", "--rounds", rounds)
     cluster = run("bench.dask_cluster")
+    calls = run("bench.calls", "--rounds", rounds)
     chunks = run("bench.chunks", "--rounds", rounds)
     stored = run("bench.storage")
     backups = run("bench.backup")
@@ -233,6 +236,13 @@ peers would do: [overlay](overlay.md).
 cluster.
 
 {sizes_text(cluster)}
+## Calls of capabilities
+
+`python -m bench.calls`: a function of two numbers, called over loopback. Croft's calls go from the program by two
+daemons, encrypted between them, to the function's process, with the signature checked on both sides, consent
+and the audit log; gRPC's straight and in the clear; Dask's from the client to an actor of its own local cluster.
+
+{sizes_text(calls)}
 ## Shares on disk
 
 `python -m bench.chunks FOLDER`: the store in which a holder keeps shares, on the disk of FOLDER, beside

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,33 @@ def test_streams_go_in_and_out_and_end_with_whoever_reads_them(
     until(ended.exists, "the provider's generator is closed when its caller is killed")
     with pytest.raises(BadArgument, match=r"lines\[\]"):
         list(grid.capability("shout")(iter([1])))
+
+
+def test_asyncio_programs_call_too(village: list[RealPeer], base: Path) -> None:
+    """F2: the asyncio twin: many calls at once, streams in and out, a stream that is left."""
+    ada, bob, _, _, _ = village
+    for function in ("add", "count", "shout", "raises"):
+        offered(bob, base, function, seen_by=ada)
+
+    async def letters() -> AsyncIterator[str]:
+        for letter in "abc":
+            yield letter
+
+    async def story() -> None:
+        async with await croft.connect_async(ada.home) as grid:
+            add, count, shout = [await grid.capability(name) for name in ("add", "count", "shout")]
+            assert await asyncio.gather(*(add(n, 1) for n in range(50))) == list(range(1, 51))
+            assert [number async for number in count(30)] == list(range(30))
+            assert [line async for line in shout(letters())] == ["A!", "B!", "C!"]
+            async for number in count(1 << 40):
+                if number == 100:
+                    break
+            with pytest.raises(CapabilityFailed, match="nothing under 3"):
+                await (await grid.capability("raises"))(3)
+            with pytest.raises(BadArgument, match="must be a whole number"):
+                await add("x")
+
+    asyncio.run(story())
 
 
 def test_a_capability_outlives_its_daemon(village: list[RealPeer], base: Path, grid: croft.Grid) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from croft.errors import PeerMisbehaved, Usage
+from croft.identity.by_member import Signatory
 from croft.identity.certificates import certify
 from croft.identity.grants import found
 from croft.identity.keys import SecretKey
@@ -20,7 +21,6 @@ from croft.twins.capability import (
     CAPABILITY_KIND,
     LIFETIME_S,
     CapabilityContent,
-    Publisher,
     Terms,
     check_name,
     make_capability,
@@ -37,7 +37,7 @@ ROOT, TWIN, DEVICE, OTHER = (SecretKey(bytes([number]) * 32) for number in range
 VILLAGE = CommunityId(ROOT.public)
 CHAIN = tuple(found(ROOT, TwinId(TWIN.public)))
 CERTIFICATE = certify(TWIN, PeerId(DEVICE.public), "anna", NOW)
-PUBLISHER = Publisher(DEVICE, CERTIFICATE, VILLAGE, CHAIN)
+PUBLISHER = Signatory(DEVICE, CERTIFICATE, VILLAGE, CHAIN)
 PLAIN = json.dumps({"parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}).encode()
 TERMS = Terms("add", PLAIN, "Adds.")
 

@@ -10,6 +10,7 @@ import pytest
 
 from croft.errors import Busy, PeerMisbehaved
 from croft.identity import grants
+from croft.identity.by_member import Signatory
 from croft.identity.certificates import certify
 from croft.identity.keys import SecretKey
 from croft.model.ids import CommunityId, PeerId, TwinId
@@ -17,7 +18,6 @@ from croft.twins.cards import (
     DELEGATES_MAX,
     LIFETIME_S,
     PROFILE_CHARS_MAX,
-    Bearer,
     Said,
     make_card,
     newest,
@@ -336,7 +336,9 @@ def card(said: Said, *, now: float = NOW) -> tuple[CommunityId, bytes]:
     community = CommunityId(root.public)
     chain = grants.found(root, TwinId(ADA.twin.hex()))
     key = reading_key(ADA.device).public_key().public_bytes_raw()
-    return community, make_card(Bearer(ADA.device, ADA.certificate, community, chain), key, said, now=now, sequence=5)
+    return community, make_card(
+        Signatory(ADA.device, ADA.certificate, community, chain), key, said, now=now, sequence=5
+    )
 
 
 def test_a_card_says_to_its_community_what_its_twin_said() -> None:

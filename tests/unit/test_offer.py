@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from croft.errors import PeerMisbehaved
+from croft.identity.by_member import Signatory
 from croft.identity.certificates import certify
 from croft.identity.grants import admit, found
 from croft.identity.keys import SecretKey
@@ -17,7 +18,6 @@ from croft.ledger.offer import (
     TWINS_MAX,
     Lent,
     OfferContent,
-    Offerer,
     What,
     make_lending_offer,
     make_offer,
@@ -35,7 +35,7 @@ CERTIFICATE = certify(TWIN, PeerId(DEVICE.public), "anna", NOW)
 PLACES = ["http://198.51.100.7:3340"]
 
 
-OFFERER = Offerer(DEVICE, CERTIFICATE, VILLAGE, CHAIN)
+OFFERER = Signatory(DEVICE, CERTIFICATE, VILLAGE, CHAIN)
 
 
 def test_an_offer_says_who_offers_what_where_and_until_when() -> None:
@@ -77,7 +77,7 @@ def content(**changes: object) -> bytes:
         ({"certificate": certify(TWIN, PeerId(OTHER.public), "bo", NOW)}, "not signed by the device"),
         ({"amount": -1.0}, "impossible amount"),
         ({"amount": float("nan")}, "impossible amount"),
-        ({"sequence": -1}, "impossible amount or sequence"),
+        ({"sequence": -1}, "impossible sequence"),
         ({"expires_at": NOW - 1}, "expired"),
         ({"expires_at": NOW + 1e7}, "expires too late"),
         ({"expires_at": float("inf")}, "expires too late"),

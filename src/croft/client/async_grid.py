@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from croft.client.async_capabilities import AsyncCalls
 from croft.client.backups import AsyncBackups, Backups
+from croft.client.capability import CONSENT_S
 from croft.client.environments_asked import environment_of
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
@@ -35,6 +37,7 @@ class AsyncGrid:
         self.storage = AsyncStoredFiles(StoredFiles(self._home, self._api))
         self.backup = AsyncBackups(Backups(self._home, self._api))
         self.messages = AsyncMessages(Messages(self._api))
+        self._calls = AsyncCalls(self._home.work_socket, self._api)
         self._sessions: set[TaskSession] = set()
         self._shared: dict[Wants, TaskSession] = {}
         self._opening = asyncio.Lock()
@@ -78,6 +81,17 @@ class AsyncGrid:
             self._sessions.discard(session)
             await session.close()
 
+    async def capability(
+        self, name: str, *, of: str = "", timeout_s: float = 0.0, consent_s: float = CONSENT_S
+    ) -> Callable[..., Any]:
+        """A function that runs at whoever offers a capability; see `Grid.capability`. Its calls are to be awaited, or,
+        where results stream, iterated over by `async for`."""
+        return await self._calls.capability(name, of, timeout_s, consent_s)
+
+    async def capabilities(self) -> list[schema.Capability]:
+        """What others let the owner call, and what this peer offers."""
+        return await asyncio.to_thread(self._api.capabilities)
+
     async def status(self) -> schema.Status:
         """Who this peer is, who is here, what is wrong."""
         return await asyncio.to_thread(self._api.status)
@@ -95,6 +109,7 @@ class AsyncGrid:
         sessions, self._sessions = self._sessions, set()
         for session in sessions:
             await session.close()
+        await self._calls.close()
 
     async def __aenter__(self) -> Self:
         return self

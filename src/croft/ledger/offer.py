@@ -12,24 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from croft.errors import PeerMisbehaved, Refused
-from croft.identity.certificates import open_certificate
-from croft.identity.grants import verify_chain
-from croft.identity.keys import SecretKey
+from croft.errors import PeerMisbehaved
+from croft.identity.by_member import SEQUENCE_MAX, Signatory, open_by_member
 from croft.model.amounts import Amounts
 from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
 from croft.wire.codec import Message
-from croft.wire.envelope import open_signed, sign
+from croft.wire.envelope import sign
 
 OFFER_KIND: Final = "offer"
 LIFETIME_S: Final = 900.0
 RENEW_EVERY_S: Final = 300.0
 LIFETIME_S_MAX: Final = 86_400.0
-CLOCK_AHEAD_S_MAX: Final = 600.0
 PLACES_MAX: Final = 4
 PLACE_CHARS_MAX: Final = 128
 AMOUNT_MAX: Final = 1e12
-SEQUENCE_MAX: Final = 1 << 53
 AMOUNT_MAX_WHOLE: Final = 1 << 60
 RESOURCES_MAX: Final = 16
 RESOURCE_CHARS_MAX: Final = 32
@@ -116,18 +112,8 @@ class Lent:
     is_standing: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Offerer:
-    """Who signs: a device, what its twin says of it, and its grant in the community."""
-
-    device: SecretKey
-    certificate: bytes
-    community: CommunityId
-    grant_chain: Sequence[bytes]
-
-
 def make_offer(
-    offerer: Offerer, what: What, amount: float, places: Sequence[str], *, now: float, sequence: int
+    offerer: Signatory, what: What, amount: float, places: Sequence[str], *, now: float, sequence: int
 ) -> bytes:
     """The record of an offer that is good for LIFETIME_S."""
     content = OfferContent(
@@ -143,7 +129,7 @@ def make_offer(
     return sign(offerer.device.signer, OFFER_KIND, content)
 
 
-def make_lending_offer(offerer: Offerer, lent: Lent, *, is_withdrawn: bool, now: float, sequence: int) -> bytes:
+def make_lending_offer(offerer: Signatory, lent: Lent, *, is_withdrawn: bool, now: float, sequence: int) -> bytes:
     """The record of an offer of resources that is good for LENDING_LIFETIME_S, or of its end."""
     content = OfferContent(
         offerer.community,
@@ -165,14 +151,11 @@ def make_lending_offer(offerer: Offerer, lent: Lent, *, is_withdrawn: bool, now:
 
 def open_offer(community: CommunityId, record: bytes, now: float) -> Offer:
     """What a record offers to `community`. Raises PeerMisbehaved unless every part of it holds."""
-    signer, content = open_signed(record, OFFER_KIND, OfferContent, step=STEP)
-    if content.community != community or not is_key_id(content.community):
-        raise PeerMisbehaved("an offer to another community", step=STEP)
-    certified = open_certificate(content.certificate, step=STEP)
-    if certified.peer != signer:
-        raise PeerMisbehaved("an offer that is not signed by the device it names", step=STEP)
-    if not 0 <= content.amount <= AMOUNT_MAX or not 0 <= content.sequence <= SEQUENCE_MAX:
-        raise PeerMisbehaved("an offer of an impossible amount or sequence", step=STEP)
+    certified, content = open_by_member(
+        record, OFFER_KIND, OfferContent, community, now, what="an offer", lifetime_s_max=LIFETIME_S_MAX
+    )
+    if not 0 <= content.amount <= AMOUNT_MAX:
+        raise PeerMisbehaved("an offer of an impossible amount", step=STEP)
     if len(content.places) > PLACES_MAX or not all(_is_short(text) for text in (content.what, *content.places)):
         raise PeerMisbehaved("an offer with too many or too long places", step=STEP)
     if len(content.to) > TWINS_MAX or not all(map(is_key_id, content.to)) or len(content.when) > PLACE_CHARS_MAX:
@@ -181,12 +164,6 @@ def open_offer(community: CommunityId, record: bytes, now: float) -> Offer:
         raise PeerMisbehaved("an offer of impossible resources", step=STEP)
     if not 0 <= content.number <= SEQUENCE_MAX or not (content.when or "x").isprintable():
         raise PeerMisbehaved("an offer with an impossible number or hours", step=STEP)
-    if not now < content.expires_at <= now + LIFETIME_S_MAX + CLOCK_AHEAD_S_MAX:
-        raise PeerMisbehaved("an offer that has expired, or expires too late", step=STEP)
-    try:
-        verify_chain(community, content.grant_chain, certified.twin, now)
-    except Refused as refusal:
-        raise PeerMisbehaved(f"an offer with {refusal.message}", step=STEP) from None
     return Offer(
         community,
         certified.peer,

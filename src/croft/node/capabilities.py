@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from croft.errors import CroftError, NotFound, PeerMisbehaved
+from croft.identity.by_member import Signatory
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.overlay.contacts import Trust
 from croft.overlay.gossip import Kind
@@ -21,7 +22,6 @@ from croft.twins.capability import (
     CAPABILITY_KIND,
     RENEW_EVERY_S,
     Capability,
-    Publisher,
     Terms,
     make_capability,
     open_capability,
@@ -169,7 +169,7 @@ class Capabilities:
         own, membership = self._overlay.own, self._overlay.passport.memberships.get(community)
         if membership is None:
             return None
-        publisher = Publisher(own.device, own.certificate, community, membership.chain)
+        publisher = Signatory(own.device, own.certificate, community, membership.chain)
         now, sequence = self._clock.now(), self._overlay.records.next_sequence()
         return make_capability(publisher, terms, to, is_withdrawn=is_withdrawn, now=now, sequence=sequence)
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from croft.errors import Refused
+from croft.identity.by_member import Signatory
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.overlay.gossip import Kind
 from croft.overlay.records import Claim, Limits
 from croft.twins.cards import (
     CARD_KIND,
     RENEW_EVERY_S,
-    Bearer,
     Card,
     Said,
     make_card,
@@ -73,7 +73,7 @@ class Cards:
             if told is not None and told[0] == self._said and 0 <= now - told[1] < RENEW_EVERY_S:
                 continue
             own, records = self._overlay.own, self._overlay.records
-            bearer = Bearer(own.device, own.certificate, membership.community, membership.chain)
+            bearer = Signatory(own.device, own.certificate, membership.community, membership.chain)
             card = make_card(bearer, self._key, self._said, now=now, sequence=records.next_sequence())
             records.publish(CARD_KIND, membership.community, card)
             self._told[membership.community] = self._said, now

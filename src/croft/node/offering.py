@@ -11,13 +11,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from croft.identity.by_member import Signatory
 from croft.ledger.offer import (
     LENDING_RENEW_EVERY_S,
     OFFER_KIND,
     TWINS_MAX,
     Lent,
     Offer,
-    Offerer,
     What,
     make_lending_offer,
 )
@@ -150,7 +150,7 @@ class Offering:
         if membership is None:
             return
         own, records = self._overlay.own, self._overlay.records
-        offerer = Offerer(own.device, own.certificate, community, membership.chain)
+        offerer = Signatory(own.device, own.certificate, community, membership.chain)
         now, sequence = self._clock.now(), records.next_sequence()
         record = make_lending_offer(offerer, lent, is_withdrawn=is_withdrawn, now=now, sequence=sequence)
         records.publish(OFFER_KIND, community, record)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from croft.errors import CroftError, Failed, NotFound, Refused
-from croft.ledger.offer import OFFER_KIND, RENEW_EVERY_S, Offer, Offerer, What, make_offer, open_offer
+from croft.identity.by_member import Signatory
+from croft.ledger.offer import OFFER_KIND, RENEW_EVERY_S, Offer, What, make_offer, open_offer
 from croft.model.ids import CommunityId, PeerId
 from croft.overlay.gossip import Kind
 from croft.overlay.paths import host_of_url, relay_urls
@@ -275,7 +276,7 @@ class Relaying:
         if membership is None:
             return
         own, records = self._overlay.own, self._overlay.records
-        offerer = Offerer(own.device, own.certificate, community, membership.chain)
+        offerer = Signatory(own.device, own.certificate, community, membership.chain)
         record = make_offer(
             offerer, What.RELAY, amount, places, now=self._clock.now(), sequence=records.next_sequence()
         )

@@ -10,21 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from croft.errors import PeerMisbehaved, Refused
-from croft.identity.certificates import open_certificate
-from croft.identity.grants import verify_chain
-from croft.identity.keys import SecretKey
+from croft.errors import PeerMisbehaved
+from croft.identity.by_member import CLOCK_AHEAD_S_MAX, Signatory, open_by_member
 from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
 from croft.wire.codec import Message
-from croft.wire.envelope import open_signed, sign
+from croft.wire.envelope import sign
 
 CARD_KIND: Final = "card"
 LIFETIME_S: Final = 30 * 86_400.0
 RENEW_EVERY_S: Final = 5 * 86_400.0
-CLOCK_AHEAD_S_MAX: Final = 600.0
 PROFILE_CHARS_MAX: Final = 500
 DELEGATES_MAX: Final = 8
-SEQUENCE_MAX: Final = 1 << 53
 KEY_BYTES: Final = 32
 STEP: Final = "card"
 
@@ -65,22 +61,12 @@ class Card:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Bearer:
-    """Who signs: a device, what its twin says of it, and its grant in the community."""
-
-    device: SecretKey
-    certificate: bytes
-    community: CommunityId
-    grant_chain: Sequence[bytes]
-
-
-def make_card(bearer: Bearer, reading_key: bytes, said: Said, *, now: float, sequence: int) -> bytes:
+def make_card(signatory: Signatory, reading_key: bytes, said: Said, *, now: float, sequence: int) -> bytes:
     """The record of a card that is good for LIFETIME_S."""
     content = CardContent(
-        bearer.community,
-        list(bearer.grant_chain),
-        bearer.certificate,
+        signatory.community,
+        list(signatory.grant_chain),
+        signatory.certificate,
         reading_key,
         said.profile,
         list(said.delegates),
@@ -88,31 +74,22 @@ def make_card(bearer: Bearer, reading_key: bytes, said: Said, *, now: float, seq
         sequence,
         now + LIFETIME_S,
     )
-    return sign(bearer.device.signer, CARD_KIND, content)
+    return sign(signatory.device.signer, CARD_KIND, content)
 
 
 def open_card(community: CommunityId, record: bytes, now: float) -> Card:
     """What a card says to `community`. Raises PeerMisbehaved unless every part of it holds."""
-    signer, content = open_signed(record, CARD_KIND, CardContent, step=STEP)
-    if content.community != community or not is_key_id(content.community):
-        raise PeerMisbehaved("a card for another community", step=STEP)
-    certified = open_certificate(content.certificate, step=STEP)
-    if certified.peer != signer:
-        raise PeerMisbehaved("a card that is not signed by the device it names", step=STEP)
-    if len(content.reading_key) != KEY_BYTES or not 0 <= content.sequence <= SEQUENCE_MAX:
-        raise PeerMisbehaved("a card with an impossible key or sequence", step=STEP)
+    certified, content = open_by_member(
+        record, CARD_KIND, CardContent, community, now, what="a card", lifetime_s_max=LIFETIME_S
+    )
+    if len(content.reading_key) != KEY_BYTES:
+        raise PeerMisbehaved("a card with an impossible key", step=STEP)
     if not is_profile(content.profile):
         raise PeerMisbehaved("a card with too long or unprintable a profile", step=STEP)
     if len(content.delegates) > DELEGATES_MAX or not all(map(is_key_id, content.delegates)):
         raise PeerMisbehaved("a card with too many or impossible delegates", step=STEP)
     if not 0 <= content.said_at <= now + CLOCK_AHEAD_S_MAX:
         raise PeerMisbehaved("a card of the future", step=STEP)
-    if not now < content.expires_at <= now + LIFETIME_S + CLOCK_AHEAD_S_MAX:
-        raise PeerMisbehaved("a card that has expired, or expires too late", step=STEP)
-    try:
-        verify_chain(community, content.grant_chain, certified.twin, now)
-    except Refused as refusal:
-        raise PeerMisbehaved(f"a card with {refusal.message}", step=STEP) from None
     return Card(
         community,
         certified.peer,
