@@ -174,6 +174,14 @@ class Backups:
         self._changed.set()
         return name
 
+    async def redefine(self, name: StoreName, definition: Definition) -> None:
+        """Changes what is backed up of one of this device; what is stored stays. Raises Refused."""
+        if not self.is_own(name):
+            raise Refused("this is the backup of another device", remedy="Change it there.")
+        await (await self.store(name)).define(definition, self.rule(definition))
+        await self.all()
+        self._changed.set()
+
     async def remove(self, name: StoreName, definition: Definition) -> None:
         """Drops it with all that is stored. Raises Busy, Refused."""
         if not self.is_own(name) and self._overlay.is_alive(PeerId(name.device.hex())):
