@@ -287,11 +287,13 @@ def _list(as_json: bool) -> None:
             str(one.snapshots),
             show_size(one.size_bytes),
             "–" if one.margin is None else str(max(0, one.margin)),
-            one.trouble or "–",
         ]
         for one in found
     ]
-    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST", "TROUBLE"], rows)
+    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST"], rows)
+    for one in found:
+        if one.trouble:
+            say(f"! {one.name}: {one.trouble}")
 
 
 def _next(one: backup_schema.Backup) -> str:
