@@ -31,6 +31,7 @@ from croft.model.ids import CommunityId, PeerId
 from croft.model.lease import Lease
 from croft.node.backups import Backups
 from croft.node.capabilities import Capabilities
+from croft.node.capability_devices import CAPABILITY_PURPOSE, CapabilityDevices
 from croft.node.cards import Cards, LetterNetwork
 from croft.node.communities import CommunityKeeper
 from croft.node.health import Health
@@ -296,7 +297,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     communities, keeper = _communities(plan, ports, overlay, health)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    calling = _calling(plan, ports, overlay, health, communities)
+    calling = _calling(plan, ports, overlay, health, communities, CapabilityDevices(leases, lending))
     parts = Parts(
         plan,
         ports,
@@ -359,7 +360,10 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     holder = Holder(ports.chunks, leases, lending, ports.database, ports.clock, ports.offload)
 
     def reclaim(lease: Lease) -> None:
-        (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
+        if lease.request.purpose == CAPABILITY_PURPOSE:
+            leases.ended(lease)
+        else:
+            (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
 
     leases.reclaim = reclaim
     return leases, lending, lender, holder, environments
@@ -441,7 +445,9 @@ def _ask_communities(parts: Parts) -> None:
     parts.devices.on_left = parts.community_keeper.left_elsewhere
 
 
-def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities) -> Calling:
+def _calling(
+    plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities, devices: CapabilityDevices
+) -> Calling:
     """What the owner lets others call, under which rules, and what others let the owner call."""
     contacts, own = plan.contacts, plan.own
     audit = AuditLog(ports.database, ports.clock, own.device, own.peer, overlay.name_of)
@@ -449,7 +455,7 @@ def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communi
     book = CapabilityBook(ports.database, ports.clock, ports.programs)
     consent = ConsentBook(ports.database, ports.clock)
     gate = CallGate(
-        *(book, consent, audit, communities, own.twin),
+        *(book, consent, audit, communities, devices, own.twin),
         lambda twin: twin in contacts.friends(),
         lambda peer: _served(peer, overlay, communities),
     )
@@ -488,7 +494,9 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
     audit = parts.calling.audit
-    parts.leases.granted = lambda request: audit.record(request.purpose, request, request.job)
+    parts.leases.granted = lambda request: (
+        None if request.purpose == CAPABILITY_PURPOSE else audit.record(request.purpose, request, request.job)
+    )
     parts.tunnel_host.opened = lambda consumer, service: audit.record("tunnel", consumer, service)
     links.on_stream(CALLS_PURPOSE, parts.calling.server.serve_stream)
     links.on_stream(VALUES_PURPOSE, parts.calling.values.serve_stream)
