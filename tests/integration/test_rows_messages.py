@@ -146,10 +146,10 @@ def test_calls_are_left_for_whom_is_away_and_run_once_when_they_are_back(
     until(lambda: len(ada.api.capabilities()) == 3, "ada to know of them")
     before = kept_at(cyd)
     bo.kill()
-    left = [ada.json("leave", "measure", f"times={times}")["call"] for times in (2, 3)]
-    denied = ada.json("leave", "burn")["call"]
-    asked = ada.json("leave", "open_gate", f"word={SECRET[::-1]}")["call"]
-    raised = ada.json("leave", "measure", "times=0")["call"]
+    left = [ada.json("call", "measure", f"times={times}", "--later")["call"] for times in (2, 3)]
+    denied = ada.json("call", "burn", "--later")["call"]
+    asked = ada.json("call", "open_gate", f"word={SECRET[::-1]}", "--later")["call"]
+    raised = ada.json("call", "measure", "times=0", "--later")["call"]
     until(lambda: kept_at(cyd) == before + 5, "cyd to keep them")
     assert not in_memory(cyd, SECRET[::-1].encode()), "who keeps a call cannot read it"
     ada.stop()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from croft.adapters.migrations import migrations
 from croft.cli.main import COMMANDS
 from croft.control.config import KEYS
 from croft.errors import CroftError
@@ -155,3 +156,7 @@ def test_nothing_is_unpickled_outside_a_box() -> None:
     in_boxes = ["compute/worker_crew.py", "compute/worker_runner.py", "sim/sandbox.py"]
     where_the_user_says_so = ["joblib.py"]
     assert found == [*in_boxes[:2], *where_the_user_says_so, in_boxes[2]], "the last one stands in for a box"
+
+
+def test_migrations_are_numbered_without_a_gap_or_a_pair() -> None:
+    assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))

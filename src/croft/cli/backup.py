@@ -117,7 +117,7 @@ def run(name: str, anew: bool, as_json: bool) -> None:
     done(f"Snapshot {name}@{report.snapshot}", f"{_files(report.files)}, {show_size(report.size_bytes)}")
     say(f"  {report.new} new, {report.changed} changed, {report.unchanged} unchanged")
     took = show_duration(max(0.0, report.ended_at - report.began_at))
-    ratio = f", {100 * report.sent_bytes / report.size_bytes:.2g} % of it all" if report.size_bytes else ""
+    ratio = f", {_percent(report.sent_bytes / report.size_bytes)} of it all" if report.size_bytes else ""
     say(f"  {show_size(report.read_bytes)} read, {show_size(report.sent_bytes)} sent{ratio} · {took}")
     _say_named(report.named_unreadable, report.unreadable, "could not be read and are not in it")
     _say_named(report.named_torn, report.torn, "changed each time they were read, and may be neither old nor new")
@@ -278,6 +278,10 @@ def _losses(margin: int | None) -> str:
 
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _when(at: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 import msgspec
 
-from croft.cli.output import print_json, print_table, say
+from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -57,10 +57,18 @@ def capabilities(name: str | None, as_json: bool) -> None:
 @click.option("--of", default="", metavar="WHO", help="Who is to run it. Default: the first listed.")
 @click.option("--timeout", default="", metavar="TIME", help="How long it may take. Default: as its owner says.")
 @click.option("--wait", default="60s", show_default=True, metavar="TIME", help="For its owner, if the owner is asked.")
+@click.option("--later", is_flag=True, help="Leave it for its owner, who may be away: see `croft calls`.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the result to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; of a stream, a line for each item.")
 def call(
-    name: str, arguments: tuple[str, ...], of: str, timeout: str, wait: str, output: str | None, as_json: bool
+    name: str,
+    arguments: tuple[str, ...],
+    of: str,
+    timeout: str,
+    wait: str,
+    later: bool,
+    output: str | None,
+    as_json: bool,
 ) -> None:
     """Call a capability of somebody by its name.
 
@@ -79,6 +87,9 @@ def call(
         texts = fields(arguments, offered.shown)
         stream = texts.pop(known.signature.stream_in, "-") if known.signature.stream_in else None
         bound = bound_text(known, texts)
+        if later:
+            _show_left(grid.leave(name, of=of)(**bound).status(), as_json)
+            return
         if stream is not None:
             bound[known.signature.stream_in] = _items(known, stream)
         result = grid.function(known)(**bound)
@@ -96,6 +107,14 @@ def fields(arguments: Sequence[str], shown: str) -> dict[str, str]:
             raise Usage(f"`{one}` is no argument", remedy=f"Write it like FIELD=VALUE; it is {shown}")
         texts[field] = text
     return texts
+
+
+def _show_left(left: schema.LeftCall, as_json: bool) -> None:
+    if as_json:
+        print_json("", left)
+        return
+    done("Left", f"`{left.name}` for {left.by} · {left.call[:8]}")
+    say(f"It runs when they are back. See what came of it: `croft calls {left.call[:8]} --wait 10m`.")
 
 
 def _say_waits(provider: str) -> None:

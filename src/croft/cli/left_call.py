@@ -1,40 +1,17 @@
-"""`croft leave`: a call for somebody who is away; `croft calls`: what came of it."""
+"""`croft calls`: what came of calls that were left for somebody who was away."""
 
 from __future__ import annotations
 
 import click
 
-from croft.cli.capability import fields, opened_output, show_value
-from croft.cli.output import ago, done, print_json, print_table, say
-from croft.client.capability import Known, bound_text, choose
+from croft.cli.capability import opened_output, show_value
+from croft.cli.output import ago, print_json, print_table, say
 from croft.client.grid import connect
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
 from croft.control.quantities import duration_s, show_size
 from croft.errors import by_code
-
-
-@click.command()
-@click.argument("name")
-@click.argument("arguments", nargs=-1, metavar="[FIELD=VALUE|FIELD=@FILE]…")
-@click.option("--of", default="", metavar="WHO", help="Who is to run it. Default: the first listed.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def leave(name: str, arguments: tuple[str, ...], of: str, as_json: bool) -> None:
-    """Leave a call of a capability for somebody who may be away.
-
-    It waits, sealed, where letters to them wait; it runs when the peer that offers it is back, if its owner's rules let
-    it, and the result comes back in the same way: see `croft calls`.
-    """
-    with connect() as grid:
-        offered = choose(grid.capabilities(), name, grid.api.find_provider(of) if of else "")
-        bound = bound_text(Known(offered), fields(arguments, offered.shown))
-        left = grid.leave(name, of=of)(**bound).status()
-    if as_json:
-        print_json("", left)
-        return
-    done("Left", f"`{left.name}` for {left.by} · {left.call[:8]}")
-    say(f"See what came of it: `croft calls {left.call[:8]} --wait 10m`.")
 
 
 @click.command()
@@ -70,7 +47,7 @@ def _list(found: list[schema.LeftCall], as_json: bool) -> None:
     rows = [[one.call[:8], one.name, one.by, one.state, _brief(one), ago(one.left_at)] for one in found]
     print_table(["ID", "NAME", "OF", "STATE", "RESULT", "LEFT"], rows)
     if not found:
-        say("None yet. Leave one: `croft leave NAME FIELD=VALUE`.")
+        say("None yet. Leave one: `croft call NAME FIELD=VALUE --later`.")
 
 
 def _brief(one: schema.LeftCall) -> str:

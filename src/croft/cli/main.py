@@ -58,7 +58,6 @@ SECTIONS = {
         "pipeline": "croft.cli.pipeline:pipeline",
         "capabilities": "croft.cli.capability:capabilities",
         "call": "croft.cli.capability:call",
-        "leave": "croft.cli.left_call:leave",
         "calls": "croft.cli.left_call:calls",
         "consent": "croft.cli.consent:consent",
         "audit": "croft.cli.consent:audit",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -97,26 +97,34 @@ class Verifying:
                 self.found.missing += 1
                 self._name(f"{path}: all that is in it: {error.message}")
                 continue
-            for node in nodes:
-                at = f"{path}/{node.name.decode(errors='replace')}"
-                if node.kind == Kind.FOLDER and node.blob is not None:
-                    waiting.append((node.blob, at))
-                elif node.blob is not None:
-                    await self._check(node, node.blob, at)
+            await self._check_files(nodes, path)
+            waiting += [
+                (node.blob, _below(path, node)) for node in nodes if node.kind == Kind.FOLDER and node.blob is not None
+            ]
 
-    async def _check(self, node: Node, blob: Blob, path: str) -> None:
-        try:
-            chunks, lists = await self._reader.all_chunks(blob)
-        except CroftError as error:
-            self.found.missing += 1
-            self._name(f"{path}: {error.message}")
-            return
-        known = await self._store.index.known(chunks)
-        lacking = sum(chunk not in known for chunk in chunks)
-        self.found.missing += lacking
-        if lacking or not self._bad.isdisjoint(chunks) or not self._bad.isdisjoint(lists):
-            self._name(path)
+    async def _check_files(self, nodes: Sequence[Node], path: str) -> None:
+        needed: dict[int, list[bytes]] = {}
+        for number, node in enumerate(nodes):
+            if node.kind == Kind.FOLDER or node.blob is None:
+                continue
+            try:
+                chunks, lists = await self._reader.all_chunks(node.blob)
+            except CroftError as error:
+                self.found.missing += 1
+                self._name(f"{_below(path, node)}: {error.message}")
+                continue
+            needed[number] = [*chunks, *lists]
+        known = await self._store.index.known(dict.fromkeys(chunk for chunks in needed.values() for chunk in chunks))
+        for number, chunks in needed.items():
+            lacking = sum(chunk not in known for chunk in chunks)
+            self.found.missing += lacking
+            if lacking or not self._bad.isdisjoint(chunks):
+                self._name(_below(path, nodes[number]))
 
     def _name(self, what: str) -> None:
         if len(self.found.damaged) < DAMAGED_NAMED_MAX:
             self.found.damaged.append(what)
+
+
+def _below(path: str, node: Node) -> str:
+    return f"{path}/{node.name.decode(errors='replace')}"

@@ -25,11 +25,12 @@ from croft.storage.backup_store import BackupStore
 T = TypeVar("T")
 
 FILES_AT_ONCE: Final = 8
+FILES_TOGETHER: Final = 128
 PIECES_AT_ONCE: Final = 64
 PROBLEMS_NAMED_MAX: Final = 100
 PRIVATE_MODE: Final = 0o700
 PART_MODE: Final = 0o600
-SMALL_BYTES: Final = 2 << 20
+SMALL_BYTES: Final = 128 << 10
 _SPECIAL: Final = {Kind.FIFO: stat.S_IFIFO, Kind.CHARACTER_DEVICE: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK}
 
 
@@ -158,56 +159,56 @@ class TreeWriter:
         if node.kind != Kind.FOLDER:
             await self._write_one(node, path)
             return
-        await self._in_thread(path, lambda: os.makedirs(path, PRIVATE_MODE, exist_ok=True))
-        # Whoever may not write into it now may once its mode is set, which is done last.
-        await self._in_thread(path, lambda: os.chmod(path, os.lstat(path).st_mode & 0o7777 | PRIVATE_MODE))
+        await self._in_thread(path, partial(_make_folder, path))
         below = await self._nodes_below(node)
-        alone = [one for one in below if one.kind == Kind.FOLDER or one.link is not None]
-        gate = asyncio.Semaphore(FILES_AT_ONCE)
-
-        async def write_one(one: Node) -> None:
-            async with gate:
-                await self._write_one(one, place_below(path, one.name))
-
-        together = [one for one in below if one not in alone]
-        for at in range(0, len(together), PIECES_AT_ONCE):
-            writing = [asyncio.create_task(write_one(one)) for one in together[at : at + PIECES_AT_ONCE]]
-            try:
-                await asyncio.gather(*writing)
-            finally:
-                for task in writing:
-                    task.cancel()
-                await asyncio.gather(*writing, return_exceptions=True)
-        for one in alone:
+        together = [(one, place_below(path, one.name)) for one in below if not _goes_alone(one)]
+        for at in range(0, len(together), FILES_TOGETHER):
+            await self._write_together(together[at : at + FILES_TOGETHER])
+        for one in filter(_goes_alone, below):
             await self._write(one, place_below(path, one.name))
         await self._offload.run(apply_attributes, path, node, self.done.problems)
+
+    async def _write_together(self, files: Sequence[tuple[Node, bytes]]) -> None:
+        """Small ones in one go, as each by itself would mostly wait for its turn; the others side by side."""
+        small = [(node, path) for node, path in files if _is_small(node) and path not in self._right]
+        chunks = [chunk for node, _ in small if node.blob is not None for chunk in node.blob.chunks]
+        places = iter(await self._reader.places(chunks))
+        ready: list[tuple[Node, bytes, list[memoryview]]] = []
+        for node, path in small:
+            assert node.blob is not None, "a small file has bytes"
+            ready.append((node, path, [await self._reader.chunk(next(places)) for _ in node.blob.chunks]))
+        await self._offload.run(_write_small, ready, self.done.problems)
+        for node, path in small:
+            self._count(node, path)
+        gate = asyncio.Semaphore(FILES_AT_ONCE)
+
+        async def write_one(node: Node, path: bytes) -> None:
+            async with gate:
+                await self._write_one(node, path)
+
+        done = {path for _, path in small}
+        writing = [asyncio.create_task(write_one(*one), name="file.write") for one in files if one[1] not in done]
+        try:
+            await asyncio.gather(*writing)
+        finally:
+            for task in writing:
+                task.cancel()
+            await asyncio.gather(*writing, return_exceptions=True)
 
     async def _write_one(self, node: Node, path: bytes) -> None:
         if path in self._right:
             self.done.left += 1
             self._count(node, path)
+            await self._offload.run(apply_attributes, path, node, self.done.problems)
         elif node.link is not None and (first := self._links.get(node.link)) is not None:
             await self._in_thread(path, lambda: _link(first, path))
             self.done.files += 1
-            return
         elif node.kind == Kind.FILE and node.blob is not None:
-            await self._write_file(node, path)
-            return
-        else:
-            await self._make_special(node, path)
-        await self._offload.run(apply_attributes, path, node, self.done.problems)
-
-    async def _write_file(self, node: Node, path: bytes) -> None:
-        assert node.blob is not None, "a file has bytes"
-        chunks = await self._reader.chunks_of(node.blob)
-        if node.blob.size <= SMALL_BYTES:
-            places = await self._reader.places(chunks)
-            data = [await self._reader.chunk(place) for place in places]
-            where = list(_pieces(node, [place.size for place in places]))
-            await self._in_thread(path, lambda: _write_small(path, node, data, where, self.done.problems))
-        else:
-            await self._write_large(node, path, chunks)
-        self._count(node, path)
+            await self._write_large(node, path, await self._reader.chunks_of(node.blob))
+            self._count(node, path)
+        elif await self._is_made(node, path):
+            await self._offload.run(apply_attributes, path, node, self.done.problems)
+            self._count(node, path)
 
     async def _write_large(self, node: Node, path: bytes, chunks: Sequence[bytes]) -> None:
         part = await self._in_thread(path, lambda: _Part(path, node))
@@ -224,7 +225,9 @@ class TreeWriter:
         finally:
             part.close()
 
-    async def _make_special(self, node: Node, path: bytes) -> None:
+    async def _is_made(self, node: Node, path: bytes) -> bool:
+        """Makes what has no bytes; whether this system and user can."""
+
         def make() -> None:
             if os.path.lexists(path):
                 os.unlink(path)
@@ -237,8 +240,8 @@ class TreeWriter:
             await self._offload.run(make)
         except OSError as error:
             self.done.problems.append(f"{os.fsdecode(path)}: it cannot be made: {error.strerror}")
-            return
-        self._count(node, path)
+            return False
+        return True
 
     def _count(self, node: Node, path: bytes) -> None:
         if node.link is not None:
@@ -251,9 +254,7 @@ class TreeWriter:
         try:
             return await self._offload.run(work)
         except OSError as error:
-            raise Failed(
-                f"cannot write {os.fsdecode(path)}: {error.strerror}", remedy="Name another folder, or make room."
-            ) from None
+            raise _unwritable(path, error) from None
 
 
 class _Part:
@@ -291,20 +292,34 @@ class _Part:
             os.unlink(self._place)
 
 
-def _write_small(
-    path: bytes,
-    node: Node,
-    data: Sequence[memoryview],
-    where: Sequence[Sequence[tuple[int, int]]],
-    problems: list[str],
-) -> None:
-    part = _Part(path, node)
-    try:
-        for piece, ranges in zip(data, where, strict=True):
-            part.write(piece, ranges)
-        part.end(problems)
-    finally:
-        part.close()
+def _write_small(files: Sequence[tuple[Node, bytes, list[memoryview]]], problems: list[str]) -> None:
+    """In a thread. Raises Failed."""
+    for node, path, data in files:
+        try:
+            part = _Part(path, node)
+            try:
+                for piece, ranges in zip(data, _pieces(node, map(len, data)), strict=True):
+                    part.write(piece, ranges)
+                part.end(problems)
+            finally:
+                part.close()
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+
+def _make_folder(path: bytes) -> None:
+    """In a thread. Its own mode, by which nothing may be written into it perhaps, is set last."""
+    os.makedirs(path, PRIVATE_MODE, exist_ok=True)
+    os.chmod(path, stat.S_IMODE(os.lstat(path).st_mode) | PRIVATE_MODE)
+
+
+def _goes_alone(node: Node) -> bool:
+    """Folders have a life of their own, and of files with several names the first comes first."""
+    return node.kind == Kind.FOLDER or node.link is not None
+
+
+def _is_small(node: Node) -> bool:
+    return node.kind == Kind.FILE and node.blob is not None and not node.blob.depth and node.blob.size <= SMALL_BYTES
 
 
 def _pieces(node: Node, sizes: Iterable[int], at: int = 0) -> Iterator[list[tuple[int, int]]]:
@@ -336,3 +351,7 @@ def _in_the_way(path: bytes) -> Refused:
         f"{os.fsdecode(path)} is there already, and is something else. Nothing was written",
         remedy="Restore into another folder, or replace files that differ with --force.",
     )
+
+
+def _unwritable(path: bytes, error: OSError) -> Failed:
+    return Failed(f"cannot write {os.fsdecode(path)}: {error.strerror}", remedy="Name another folder, or make room.")
