@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from croft.ledger.leasing import LeaseBook
 from croft.model.amounts import Amounts
-from croft.model.lease import Request, Stage
+from croft.model.lease import Request, Stage, Usage
 
 if TYPE_CHECKING:
     from croft.node.lending import Lending
@@ -41,5 +41,10 @@ class CapabilityDevices:
             wants=Amounts.of(wants),
         )
         lease = await self._leases.take(request, WAIT_S_MAX)
-        # It rests between the calls of one caller, and goes to whoever else wants the device.
-        return lambda: self._leases.leave(lease, Stage.WARM)
+
+        def release() -> None:
+            self._leases.used(lease, Usage(tasks=1))
+            # It rests between the calls of one caller, and goes to whoever else wants the device.
+            self._leases.leave(lease, Stage.WARM)
+
+        return release
