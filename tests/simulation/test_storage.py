@@ -45,6 +45,26 @@ def test_files_of_every_size_come_back_as_they_were(play: Play) -> None:
     play(story)
 
 
+def test_a_file_for_some_time_goes_by_itself_with_its_shares_and_no_other_does(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner, data = world["peer1"], content(3, 600_000)
+        now = owner.clock.now()
+        await put(owner, "for ever", data)
+        await put(owner, "for an hour", content(4, 600_000), until=int(now) + 3_600)
+        await put(owner, "for a year", content(5, 600_000), until=int(now) + 365 * 86_400)
+        full = len(held(world["peer2"], owner))
+
+        await asyncio.sleep(3_000)
+        assert await names(owner) == ["for a year", "for an hour", "for ever"]
+        await asyncio.sleep(600 + 1_200)
+        assert await names(owner) == ["for a year", "for ever"]
+        assert len(held(world["peer2"], owner)) < full
+        assert await get(owner, "for ever") == data
+
+    play(story)
+
+
 def test_reads_go_on_when_as_many_holders_die_as_the_layout_bears_and_no_more(play: Play) -> None:
     async def story(world: World) -> None:
         await world.unite(7)

@@ -39,6 +39,7 @@ DELEGATES: Final = 3
 """Peers that look after the data while this one is away."""
 GRACE_S: Final = 3_600.0
 TRASH_S: Final = 30 * 86_400.0
+RETIRE_EVERY_S: Final = 600.0
 SETTLE_S: Final = 2.0
 """Changes in so short a time are told to delegates at once."""
 TELLING_SHARE_MAX: Final = 1 / 20
@@ -81,6 +82,7 @@ class Upkeep:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tell_delegates(), name="storage.tell")
             tasks.create_task(self._tend(), name="storage.tend")
+            tasks.create_task(self._retire(), name="storage.retire")
 
     # --- what nobody needs any more ----------------------------------------------------------------------------------
 
@@ -168,6 +170,16 @@ class Upkeep:
                 await self._storage.commit(dict.fromkeys(old), putting)
         return len(old)
 
+    async def retire(self) -> int:
+        """Gives up files that their owner wanted for some time only, once that is over; returns how many."""
+        now = self._clock.now()
+        over = [entry.name async for entry in self._storage.entries() if 0 < entry.versions[-1].until <= now]
+        if over:
+            async with self._storage.putting(await self._storage.last_rule()) as putting:
+                await self._storage.commit(dict.fromkeys(over), putting)
+            await self.collect()
+        return len(over)
+
     # --- looking after it --------------------------------------------------------------------------------------------
 
     async def tend(self) -> Report:
@@ -192,6 +204,14 @@ class Upkeep:
                     await self.collect()
             except CroftError as error:
                 log.info("stored data is not looked after now: %s", error.message)
+
+    async def _retire(self) -> None:
+        while True:
+            await asyncio.sleep(RETIRE_EVERY_S)
+            try:
+                await self.retire()
+            except CroftError as error:
+                log.info("files whose time is over do not go yet: %s", error.message)
 
     async def _tell_delegates(self) -> None:
         """After a change, tells peers that are to look after the data while this one is away what there is now."""
