@@ -432,6 +432,30 @@ def test_where_the_list_of_files_lies_is_not_for_backups_to_say(play: Play, tree
     play(story)
 
 
+@pytest.mark.usefixtures("small_packs")
+def test_lost_shares_are_made_again_only_where_the_backup_may_be(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(7)
+        owner, friends = world["peer1"], ["peer2", "peer3", "peer4"]
+        peers = [SimpleNamespace(name=name, peer=world[name].peer) for name in friends]
+        wanted = backup_schema.BackupWanted(
+            name="tree", paths_hex=[os.fsencode(tree).hex()], to=friends, keep="copies=2"
+        )
+        await BackupDesk(owner.parts, lambda: peers).add(wanted)  # type: ignore[arg-type,return-value]
+        await run(owner, "tree")
+        store = await owner.parts.backups.store(StoreName(bytes.fromhex(owner.peer), "tree"))
+        contents = [version.content async for _, version in store.packs()]
+        shares = {share for one in contents if one for part in one.parts for share in part.stripe.shares}
+        lost = max(friends, key=lambda name: len(shares & held(world[name], owner).keys()))
+        held(world[lost], owner).clear()
+        await owner.parts.upkeep.tend()
+
+        assert (await verify(owner, "tree")).margin == 1
+        assert all(shares.isdisjoint(held(world[f"peer{number}"], owner)) for number in (5, 6, 7))
+
+    play(story)
+
+
 def test_a_large_file_with_a_long_list_of_chunks_comes_back(play: Play, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(Random(3).randbytes(50 << 20))
 

@@ -14,7 +14,7 @@ from croft.overlay.passport import Membership
 from croft.overlay.service import Overlay
 from croft.sim.world import COMMUNITY_NAME, World
 from croft.twins.community import REFUSED_KEPT_MAX
-from croft.twins.community_messages import NOTICE_HEADS, Heads
+from croft.twins.community_messages import NOTICE_HEADS, PAGE_OPERATIONS_MAX, Heads
 from croft.twins.community_operation import ADMIN, LEAVE, REMOVE, ROLE, RULE, open_operation, write_operation
 from croft.twins.community_reducer import TWO_TONGUES
 from croft.wire.codec import encode
@@ -174,6 +174,30 @@ def test_three_partitions_with_conflicting_acts_agree_once_they_meet(play: Play)
         assert known.role_of(world.community, world["peer6"].twin) == "member"
         assert known.role_of(world.community, world["peer5"].twin) == "admin"
         assert world["peer4"].twin not in known.members_of(world.community)
+
+    play(story)
+
+
+def test_a_long_history_is_fetched_page_by_page_and_only_once(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 3)
+        world.partition(["peer1", "peer3"], ["peer2"])
+        for number in range(2 * PAGE_OPERATIONS_MAX + 10):
+            await act(world, "peer1", RULE, "text", f"word {number}")
+        await world.until(lambda: differing(world, "peer1", "peer3"), within_s=30)
+        await asyncio.sleep(3)
+        await world.crash("peer1")
+        await world.crash("peer3")
+        world.heal()
+        await world.start("peer3")
+
+        await world.until(lambda: differing(world, "peer3", "peer2"), within_s=60)
+
+        assert world["peer2"].parts.communities.of(world.community).rules()["text"] == f"word {number}"
+        await world.restart("peer2")
+        assert world["peer2"].parts.communities.of(world.community).rules()["text"] == f"word {number}"
+        await world.start(names[0])
+        await world.until(lambda: differing(world, *names), within_s=60)
 
     play(story)
 

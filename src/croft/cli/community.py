@@ -148,10 +148,11 @@ def rules(arguments: tuple[str, ...], community: str, as_json: bool) -> None:
 
 @community.command()
 @click.argument("name", default="")
+@click.option("--last", type=click.IntRange(min=0), default=100, show_default=True, help="So many acts; 0: all.")
 @_json
-def log(name: str, as_json: bool) -> None:
+def log(name: str, last: int, as_json: bool) -> None:
     """Who did what in the community NAME, in order; and what had no effect, and why."""
-    acts = _api().community_log(name)
+    acts = _api().community_log(name, last=last)
     if as_json:
         print_json("acts", acts)
         return

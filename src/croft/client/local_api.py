@@ -128,9 +128,12 @@ class LocalApi:
         wanted = schema.RulesWanted(rules=rules, community=community)
         return self._ask("POST", "/v1/communities/rules", schema.Community, wanted)
 
-    def community_log(self, community: str = "") -> list[schema.CommunityAct]:
-        """What was done in a community, in order, with what had no effect and why. Raises NotFound, Usage."""
-        wanted = schema.CommunityWanted(community=community)
+    def community_log(self, community: str = "", *, last: int = 0) -> list[schema.CommunityAct]:
+        """What was done in a community, in order, with what had no effect and why; the last acts, or all.
+
+        Raises NotFound, Usage.
+        """
+        wanted = schema.LogWanted(community=community, last=last)
         return self._ask("POST", "/v1/communities/log", list[schema.CommunityAct], wanted)
 
     def expose(self, wanted: schema.ExposureWanted) -> schema.Exposure:

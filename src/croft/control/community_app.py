@@ -28,7 +28,7 @@ class CommunityBook(Protocol):
 
     async def set_rules(self, wanted: schema.RulesWanted) -> schema.Community: ...
 
-    def log(self, wanted: schema.CommunityWanted) -> list[schema.CommunityAct]: ...
+    def log(self, wanted: schema.LogWanted) -> list[schema.CommunityAct]: ...
 
 
 def community_routes(book: CommunityBook) -> list[Route]:
@@ -56,7 +56,7 @@ def community_routes(book: CommunityBook) -> list[Route]:
         return await book.set_rules(await body(request, schema.RulesWanted))
 
     async def log(request: Request) -> object:
-        return book.log(await body(request, schema.CommunityWanted))
+        return book.log(await body(request, schema.LogWanted))
 
     return [
         Route("/v1/communities", answer(communities), methods=["GET"]),

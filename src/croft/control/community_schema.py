@@ -57,6 +57,13 @@ class CommunityWanted(msgspec.Struct, frozen=True, kw_only=True):
     community: str = ""
 
 
+class LogWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """The log of which community, and how many of the last acts; 0: all."""
+
+    community: str = ""
+    last: int = 0
+
+
 class RoleWanted(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to make what: admin, member or guest."""
 

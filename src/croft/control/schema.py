@@ -22,6 +22,7 @@ from croft.control.community_schema import Community as Community
 from croft.control.community_schema import CommunityAct as CommunityAct
 from croft.control.community_schema import CommunityMember as CommunityMember
 from croft.control.community_schema import CommunityWanted as CommunityWanted
+from croft.control.community_schema import LogWanted as LogWanted
 from croft.control.community_schema import RemovalOfMember as RemovalOfMember
 from croft.control.community_schema import RoleWanted as RoleWanted
 from croft.control.community_schema import RulesWanted as RulesWanted

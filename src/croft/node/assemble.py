@@ -412,6 +412,7 @@ def _storage(
         *(ports.database, ports.clock, ports.entropy, ports.offload),
         never=plan.own_folders,
     )
+    upkeep.rules = backups.rules
     return storage, upkeep, sharing, wards, backups
 
 

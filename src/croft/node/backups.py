@@ -32,6 +32,7 @@ LOOK_S: Final = 5.0
 SETTLE_S: Final = 60.0
 """So long after the start, a run waits until every peer that may hold it is here."""
 PRUNE_EVERY_S: Final = 86_400.0
+NOBODY: Final = Rule(on=(PeerId("0" * 64),))
 FRIENDS: Final = "friends"
 COMMUNITY_MARK: Final = "community:"
 
@@ -215,6 +216,20 @@ class Backups:
                 remedy="See who is: `croft peers`, and whom you trust: `croft contacts`.",
             )
         return Rule(on=tuple(peers), layout=layout)
+
+    async def rules(self) -> dict[bytes, Rule]:
+        """Where each stripe of each backup may be. Raises CroftError."""
+        found: dict[bytes, Rule] = {}
+        for name, definition in (await self.all()).items():
+            try:
+                rule = self.rule(definition)
+            except Refused:
+                rule = NOBODY
+            async for _, version in (await self.store(name)).packs():
+                assert version.content is not None, "a pack has a content"
+                parts = [*version.content.parts, *await self._storage.parts(version.content)]
+                found.update((part.stripe.id, rule) for part in parts)
+        return found
 
     # --- running -----------------------------------------------------------------------------------------------------
 

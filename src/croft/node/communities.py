@@ -115,7 +115,8 @@ class CommunityKeeper:
             self._health.warn(
                 f"{REFUSED}{short(peer)}",
                 f"{self._overlay.name_of(peer)} says: {rejected.message}.",
-                remedy=f"{rejected.remedy} If others let you in, it may be mistaken. Or leave: croft community leave.",
+                remedy="An admin lets you in again by a new invitation; leave it by `croft community leave`. If others "
+                "still let you in, it may be mistaken.",
             )
 
     def _link_up(self, link: Link) -> None:
@@ -216,7 +217,7 @@ class CommunityDesk:
             await communities.act(community, RULE, rule, value)
         return self._shown(membership)
 
-    def log(self, wanted: schema.CommunityWanted) -> list[schema.CommunityAct]:
+    def log(self, wanted: schema.LogWanted) -> list[schema.CommunityAct]:
         """What was done in one, in an order that is the same everywhere; at last what this peer refused of late."""
         community = self.named(wanted.community).community
         known = self._parts.communities.of(community)
@@ -240,7 +241,8 @@ class CommunityDesk:
                 is_refused=is_refused,
             )
 
-        return [shown(act, False) for act in known.log()] + [shown(act, True) for act in known.refused]
+        acts = [(act, False) for act in known.log()] + [(act, True) for act in known.refused]
+        return [shown(act, is_refused) for act, is_refused in (acts[-wanted.last :] if wanted.last else acts)]
 
     def named(self, name: str) -> Membership:
         """The community that a name or the start of an id means; empty: the only one. Raises NotFound, Usage."""

@@ -74,6 +74,18 @@ class Report:
     caught: Sequence[str] = ()
 
 
+def together(reports: Sequence[Report]) -> Report:
+    """What several rounds over different stripes found, as one."""
+    return Report(
+        max(report.at for report in reports),
+        sum(report.stripes for report in reports),
+        {stripe: left for report in reports for stripe, left in report.short.items()},
+        sum(report.rebuilt for report in reports),
+        sum(report.unreadable for report in reports),
+        [what for report in reports for what in report.caught],
+    )
+
+
 class Tending:
     """Rounds over wards. `places(owner)`: who may hold something, this peer too where it looks after another's."""
 

@@ -12,7 +12,7 @@ from croft.errors import CroftError, Refused
 from croft.model.ids import PeerId
 from croft.ports import Clock, Database
 from croft.storage.contents import BytesSource
-from croft.storage.formats import FORMAT, Content, StripeList, decode_stored
+from croft.storage.formats import FORMAT, Content, Stripe, StripeList, decode_stored
 from croft.storage.messages import (
     SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
@@ -24,10 +24,10 @@ from croft.storage.messages import (
     Watch,
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
-from croft.storage.placement import allowed
+from croft.storage.placement import Rule, allowed
 from croft.storage.service import Owner, Storage
 from croft.storage.share_client import Holders
-from croft.storage.tending import Report, Tending, Ward
+from croft.storage.tending import Report, Tending, Ward, together
 from croft.storage.transfer import Network
 from croft.storage.wards import Watchman
 from croft.wire.codec import encode
@@ -73,6 +73,8 @@ class Upkeep:
         self._mending = asyncio.Lock()
         self._needless_since: dict[tuple[PeerId, bytes], float] = {}
         self.refresh_links: Callable[[], Awaitable[None]] = _nothing
+        self.rules: Callable[[], Awaitable[Mapping[bytes, Rule]]] = _no_rules
+        """The stripes that have a rule of their own, by their ids."""
         self.report: Report | None = None
         """What the last look at all holders found."""
         self.rebuilt = 0
@@ -185,13 +187,20 @@ class Upkeep:
     async def tend(self) -> Report:
         """Looks at every stripe now, and mends what can be mended. Raises CroftError."""
         async with self._mending:
-            stripes = list((await self._storage.stripes()).values())
-            ward = Ward(self._id, stripes, await self._storage.last_rule())
-            report = await self._tending.round(ward, self._storage.found)
+            rounds = [await self._tending.round(ward, self._storage.found) for ward in await self._wards()]
+            report = together(rounds)
             self._storage.blame(report.caught)
             self.report = report
             self.rebuilt += report.rebuilt
             return report
+
+    async def _wards(self) -> list[Ward]:
+        """All stripes, by the rule that says where they may be."""
+        rule, elsewhere = await self._storage.last_rule(), await self.rules()
+        by_rule: dict[Rule, list[Stripe]] = {rule: []}
+        for name, stripe in (await self._storage.stripes()).items():
+            by_rule.setdefault(elsewhere.get(name, rule), []).append(stripe)
+        return [Ward(self._id, stripes, rule) for rule, stripes in by_rule.items()]
 
     async def _tend(self) -> None:
         watch = Watchman(self._network)
@@ -272,3 +281,7 @@ class Upkeep:
 
 async def _nothing() -> None:
     """There are no links."""
+
+
+async def _no_rules() -> Mapping[bytes, Rule]:
+    return {}

@@ -15,6 +15,7 @@ from croft.identity.keys import SecretKey, community_key
 from croft.model.ids import CommunityId, TwinId
 from croft.twins.community_exchange import Exchange
 from croft.twins.community_operation import ADMIN, ADMIT, CREATE, FOUNDER, Operation, write_operation
+from croft.twins.community_reducer import GUESTS_INVITE_NOBODY, NO_ROLE, RULE_FORBIDS, STAYS_OUT
 
 if TYPE_CHECKING:
     from croft.ports import Clock, Database, Entropy
@@ -148,7 +149,7 @@ class Communities:
         self._key("do nothing in a community")
         if why := self.of(community).would_count(self._own, act, subject, value, self._exchange.own_paths[community]):
             raise Refused(
-                f"this would have no effect in {self._name(community)}: {why}", remedy=self._who_may(community)
+                f"this would have no effect in {self._name(community)}: {why}", remedy=self._who_may(community, why)
             )
 
     def vouch(self, community: CommunityId, let_in_by: TwinId | None = None) -> int:
@@ -169,7 +170,9 @@ class Communities:
     def check_invites(self, community: CommunityId) -> None:
         """Raises Refused if the owner may let nobody in."""
         if why := self.of(community).may_invite(self._own, self._exchange.own_paths[community]):
-            raise Refused(f"you may invite nobody to {self._name(community)}: {why}", remedy=self._who_may(community))
+            raise Refused(
+                f"you may invite nobody to {self._name(community)}: {why}", remedy=self._who_may(community, why)
+            )
 
     def check_admits(self, community: CommunityId, twin: TwinId) -> None:
         """Raises Refused if the owner may not let this one in."""
@@ -257,11 +260,13 @@ class Communities:
             return self._exchange.own_paths.get(community, ())
         return next((one.path for one in self._neighbours.community_members(community) if one.twin == twin), ())
 
-    def _who_may(self, community: CommunityId) -> str:
+    def _who_may(self, community: CommunityId, why: str) -> str:
+        if why not in (NO_ROLE, RULE_FORBIDS, GUESTS_INVITE_NOBODY, STAYS_OUT):
+            return "See who is what there, and since when: `croft community members`, `croft community log`."
         known, people = self.of(community), self._people(community)
         admins = [who for who in known.members() if known.role(who) in (FOUNDER, ADMIN)]
         names = [people[who][1] if who in people else known.name_of(who) or who[:10] for who in admins]
-        return f"Ask one of its admins: {', '.join(names[:ADMINS_NAMED_MAX])}." if names else ""
+        return f"Ask one of its admins: {', '.join(names[:ADMINS_NAMED_MAX])}."
 
     def _name(self, community: CommunityId) -> str:
         joined = next((one.name for one in self._neighbours.communities() if one.community == community), "")
