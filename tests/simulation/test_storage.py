@@ -276,6 +276,28 @@ def test_delegates_without_a_key_make_lost_shares_again_while_the_owner_is_off(p
     play(story)
 
 
+def test_those_whom_the_owner_named_look_after_the_files_before_others_do(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(8)
+        owner = world["peer1"]
+        named = [world["peer5"].peer, world["peer8"].peer]
+        await owner.parts.cards.say("", named)
+        await put(owner, "film", content(9, 100_000))
+
+        async def told() -> list[str]:
+            sql = "SELECT count(*) FROM watched"
+            rows = [
+                (await one.parts.ports.database.run(lambda db: db.execute(sql).fetchone()))[0] for one in world.up()
+            ]
+            return [one.name for one, count in zip(world.up(), rows, strict=True) if count]
+
+        await asyncio.sleep(30)
+        watching = await told()
+        assert len(watching) == 3 and {"peer5", "peer8"} < set(watching)
+
+    play(story)
+
+
 def test_a_holder_that_deletes_and_claims_to_hold_is_caught_in_one_round_and_made_up_for(play: Play) -> None:
     async def story(world: World) -> None:
         await world.unite(7)

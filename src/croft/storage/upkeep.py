@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from croft.errors import CroftError, Refused
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 LIST_SETTING: Final = "storage.stripes"
 DELEGATES: Final = 3
-"""Peers that look after the data while this one is away."""
 GRACE_S: Final = 3_600.0
 TRASH_S: Final = 30 * 86_400.0
 RETIRE_EVERY_S: Final = 600.0
@@ -49,7 +48,7 @@ TELLING_S_MAX: Final = 3.0
 
 
 class Upkeep:
-    """Of one owner's storage."""
+    """Of one owner's storage. `delegates`: how many peers look after it while this one is away."""
 
     def __init__(
         self,
@@ -60,8 +59,12 @@ class Upkeep:
         tending: Tending,
         database: Database,
         clock: Clock,
+        delegates: int = DELEGATES,
     ) -> None:
         self._owner = owner
+        self._delegates = delegates
+        self.named_delegates: Callable[[], Sequence[PeerId]] = tuple
+        """Whom the owner wants for that before anybody else."""
         self._id = bytes.fromhex(owner.twin)
         self._storage = storage
         self._network = network
@@ -251,8 +254,9 @@ class Upkeep:
             await self._database.run(lambda db: db.execute(sql, row).rowcount)
             self._kept_list = kept
         fit = [place for place in allowed(self._storage.places(), rule) if place.is_alive]
-        fit.sort(key=lambda place: (place.domain != self._owner.twin, -place.weight, place.peer))
-        delegates = [place.peer for place in fit[:DELEGATES]]
+        named, twin = self.named_delegates(), self._owner.twin
+        fit.sort(key=lambda place: (place.peer not in named, place.domain != twin, -place.weight, place.peer))
+        delegates = [place.peer for place in fit[: self._delegates]]
         now, owner = self._clock.now(), self._owner
         device, peers = bytes.fromhex(owner.peer), [bytes.fromhex(peer) for peer in delegates]
         permit = Permit(self._id, device, peers, [], [], True, now + LIFETIME_S)
