@@ -78,7 +78,7 @@ from croft.storage.service import Owner, Storage
 from croft.storage.share_client import Holders
 from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
-from croft.storage.upkeep import Upkeep
+from croft.storage.upkeep import DELEGATES, Upkeep
 from croft.storage.wards import Wards, places_for
 from croft.twins.audit_log import AuditLog
 from croft.twins.call_client import CallClient
@@ -139,6 +139,7 @@ class Plan:
     relay_port: int = 0
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
+    storage_delegates: int = DELEGATES
     lent_cpus_max: float | None = None
     own_folders: tuple[bytes, ...] = ()
 
@@ -394,7 +395,7 @@ def _storage(
         ports.entropy,
         ports.offload,
     )
-    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock)
+    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock, plan.storage_delegates)
     sharing = Sharing(
         owner,
         storage,
@@ -494,3 +495,4 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(CALLS_PURPOSE, parts.calling.server.serve_stream)
     links.on_stream(VALUES_PURPOSE, parts.calling.values.serve_stream)
     parts.holder.on_watch = parts.wards.told
+    parts.upkeep.named_delegates = lambda: parts.cards.said(parts.plan.own.twin).delegates
