@@ -79,7 +79,7 @@ from croft.storage.service import Owner, Storage
 from croft.storage.share_client import Holders
 from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
-from croft.storage.upkeep import Upkeep
+from croft.storage.upkeep import DELEGATES, Upkeep
 from croft.storage.wards import Wards, places_for
 from croft.twins.audit_log import AuditLog
 from croft.twins.call_client import CallClient
@@ -140,6 +140,7 @@ class Plan:
     relay_port: int = 0
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
+    storage_delegates: int = DELEGATES
     lent_cpus_max: float | None = None
     own_folders: tuple[bytes, ...] = ()
 
@@ -398,7 +399,7 @@ def _storage(
         ports.entropy,
         ports.offload,
     )
-    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock)
+    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock, plan.storage_delegates)
     sharing = Sharing(
         owner,
         storage,
@@ -425,7 +426,7 @@ def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> 
     communities = Communities(
         plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
     )
-    return communities, CommunityKeeper(communities, overlay, health)
+    return communities, CommunityKeeper(communities, overlay, health, ports.clock)
 
 
 def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:
@@ -502,3 +503,4 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(CALLS_PURPOSE, parts.calling.server.serve_stream)
     links.on_stream(VALUES_PURPOSE, parts.calling.values.serve_stream)
     parts.holder.on_watch = parts.wards.told
+    parts.upkeep.named_delegates = lambda: parts.cards.said(parts.plan.own.twin).delegates
