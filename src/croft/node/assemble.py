@@ -422,7 +422,7 @@ def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> 
     communities = Communities(
         plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
     )
-    return communities, CommunityKeeper(communities, overlay, health)
+    return communities, CommunityKeeper(communities, overlay, health, ports.clock)
 
 
 def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:
