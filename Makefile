@@ -23,7 +23,7 @@ check: setup
 	@$(BIN)/pytest tests/tidy
 
 test: setup
-	@$(BIN)/pytest tests
+	@tools/test
 
 sim: setup
 	@CROFT_CAMPAIGN=long $(BIN)/pytest tests/simulation tests/property --timeout 1800

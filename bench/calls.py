@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 from distributed import Client, LocalCluster
 
 from bench.peers import Pair
@@ -32,6 +33,7 @@ from croft.client.async_grid import connect_async
 from croft.client.grid import connect
 from croft.client.local_api import LocalApi
 from croft.control import schema
+from croft.twins.capability_source import Source
 
 CALLS = 1_000
 AT_ONCE = 32
@@ -69,11 +71,11 @@ def croft_figures() -> dict[str, float]:
     try:
         file = pair.lender.state / "able.py"
         file.write_text(FUNCTION)
-        command = [sys.executable, "-m", "croft.twins.capability_worker", "--describe", str(file), "add"]
+        source = Source(python=sys.executable, file=str(file), function="add")
+        encoded = msgspec.json.encode(source).decode()
+        command = [sys.executable, "-m", "croft.twins.capability_worker", "--describe", encoded]
         described = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        wanted = schema.CapabilityWanted(
-            name="add", file=str(file), function="add", python=sys.executable, signature=described["signature"]
-        )
+        wanted = schema.CapabilityWanted(name="add", source=source, signature=described["signature"])
         LocalApi(pair.lender.control_socket).offer_capability(wanted)
         with connect(pair.consumer.state) as grid:
             while not grid.capabilities():

@@ -201,6 +201,37 @@ def test_asyncio_programs_call_too(village: list[RealPeer], base: Path) -> None:
     asyncio.run(story())
 
 
+def test_a_command_is_called_like_a_function(village: list[RealPeer], base: Path) -> None:
+    """F2: a command with declared parameters; what would pass for an option is refused."""
+    ada, bob, _, _, _ = village
+    page = base / "page.txt"
+    page.write_text("ink\nwell\n")
+    bob.ok("offer", "capability", "--command", "grep -c {word} {page:file}", "--name", "occurrences")
+    until(lambda: ("occurrences", "bob") in known(ada), "ada knows of it")
+
+    assert "occurrences(word: str, page: Path) -> str" in ada.ok("capabilities", "occurrences")
+    assert ada.ok("call", "occurrences", "word=ink", f"page=@{page}").strip() == "1"
+    assert "would pass for an option" in two_lines(ada.croft("call", "occurrences", "word=-r", f"page=@{page}"))[0]
+    assert "exited with 1" in two_lines(ada.croft("call", "occurrences", "word=oil", f"page=@{page}"))[0]
+
+
+def test_a_device_has_one_holder_whether_jobs_or_capabilities_use_it(village: list[RealPeer], base: Path) -> None:
+    """F2, D11: a capability that needs a device waits for whoever holds it, and is held up by no other."""
+    ada, bob, cyd, _, _ = village
+    lens, trace = base / "lens", base / "shots"
+    lens.write_text("glass")
+    lens.chmod(0o644)
+    offered(bob, base, "shoot", "--needs", "lens", "--slots", "4", seen_by=ada)
+    until(lambda: ("shoot", "bob") in known(cyd), "cyd knows of it")
+    bob.ok("offer", f"lens={lens}", "cpu=1", "mem=256M", "--to", "ada", "--to", "cyd")
+    with ada.grid() as one, cyd.grid() as other, ThreadPoolExecutor(2) as pool:
+        shots = [pool.submit(grid.capability("shoot"), str(trace), 0.5) for grid in (one, other)]
+        assert sorted(len(shot.result()) for shot in shots) == [10, 20]
+    assert trace.read_text() == "begin end begin end "
+    held = [lease for lease in bob.api.leases() if lease.purpose == "capability"]
+    assert {lease.holder for lease in held} == {"ada", "cyd"} and all("lens" in lease.amounts for lease in held)
+
+
 def test_a_capability_outlives_its_daemon(village: list[RealPeer], base: Path, grid: croft.Grid) -> None:
     """F2: what was offered is offered again after a restart, and listed among the offers."""
     ada, _, cyd, _, _ = village

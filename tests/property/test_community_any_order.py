@@ -106,7 +106,7 @@ def test_nothing_that_a_removed_one_signs_afterwards_changes_anything(steps, who
             act, subject, value = detail
             # As if it had been done before anything else that they did.
             old = village[who].lacking((), village[who].heads(64))
-            changes = {"sequence": 1, "parents": [one.id for one in old][5:6]} if what == "fork" else {}
+            changes = {"sequence": 0, "parents": [one.id for one in old][5:6]} if what == "fork" else {}
             with contextlib.suppress(PeerMisbehaved):
                 village.act(who, act, subject, value, **changes)
     village.everybody_meets()

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from msgspec.structs import replace
 
-from croft.errors import CroftError, Refused
+from croft.errors import Busy, CroftError, Refused
 from croft.model.ids import CommunityId
 from croft.overlay.passport import Membership
 from croft.overlay.service import Overlay
+from croft.sim.machine import SimulatedDisk
 from croft.sim.world import COMMUNITY_NAME, World
 from croft.twins.community import REFUSED_KEPT_MAX
 from croft.twins.community_messages import NOTICE_HEADS, PAGE_OPERATIONS_MAX, Heads
@@ -376,5 +377,54 @@ def test_whoever_is_removed_from_one_community_goes_on_in_another_one(play: Play
         await job.running
         assert first.communities.members_of(world.community) == {world[name].twin for name in (names[0], names[2])}
         assert first.communities.members_of(lake) == {world[name].twin for name in names[:2]}
+
+    play(story)
+
+
+def test_a_founder_who_begins_anew_from_the_words_does_not_speak_with_two_tongues(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 3)
+        await act(world, "peer1", ROLE, "peer2", ADMIN)
+        await world.until(lambda: differing(world, *names), within_s=30)
+        await world.crash("peer1")
+        founder = world["peer1"]
+        founder.disk = SimulatedDisk()
+        parts = await world.start("peer1")
+        records = [m.record for m in world["peer2"].parts.overlay.community_members(world.community)]
+        await parts.overlay.enter(Membership(world.community, COMMUNITY_NAME, founder.chain), records)
+
+        with pytest.raises(Busy, match="has heard from no other member"):
+            await act(world, "peer1", RULE, "text", "hello")
+        await world.until(lambda: differing(world, *names), within_s=60)
+        await act(world, "peer1", RULE, "text", "hello")
+        await asyncio.sleep(30)
+
+        assert differing(world, *names) == ""
+        log = world["peer3"].parts.communities.of(world.community).log()
+        assert [one.why_not for one in log] == [""] * len(log)
+
+    play(story)
+
+
+def test_whom_a_removed_one_let_in_before_there_were_operations_stays(play: Play) -> None:
+    async def story(world: World) -> None:
+        await united(world, 2)
+        world.add("peer3")
+        await world.start("peer3")
+        first = world["peer1"].parts.communities
+        # Let in by a grant alone, and peer2 does not get to sign an operation that says so.
+        await world.admit("peer3", by="peer2")
+        await world.crash("peer2")
+        await world.until(
+            lambda: "" if world["peer3"].twin in first.members_of(world.community) else "unknown", within_s=30
+        )
+        assert not first.of(world.community).is_admitted(world["peer3"].twin)
+
+        assert first.vouch(world.community, world["peer2"].twin) == 1
+        await act(world, "peer1", REMOVE, "peer2")
+        await asyncio.sleep(60)
+
+        assert first.members_of(world.community) == {world["peer1"].twin, world["peer3"].twin}
+        assert world["peer1"].parts.overlay.links.get(world["peer3"].peer) is not None
 
     play(story)

@@ -45,6 +45,26 @@ def test_files_of_every_size_come_back_as_they_were(play: Play) -> None:
     play(story)
 
 
+def test_a_file_for_some_time_goes_by_itself_with_its_shares_and_no_other_does(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner, data = world["peer1"], content(3, 600_000)
+        now = owner.clock.now()
+        await put(owner, "for ever", data)
+        await put(owner, "for an hour", content(4, 600_000), until=int(now) + 3_600)
+        await put(owner, "for a year", content(5, 600_000), until=int(now) + 365 * 86_400)
+        full = len(held(world["peer2"], owner))
+
+        await asyncio.sleep(3_000)
+        assert await names(owner) == ["for a year", "for an hour", "for ever"]
+        await asyncio.sleep(600 + 1_200)
+        assert await names(owner) == ["for a year", "for ever"]
+        assert len(held(world["peer2"], owner)) < full
+        assert await get(owner, "for ever") == data
+
+    play(story)
+
+
 def test_reads_go_on_when_as_many_holders_die_as_the_layout_bears_and_no_more(play: Play) -> None:
     async def story(world: World) -> None:
         await world.unite(7)
@@ -252,6 +272,28 @@ def test_delegates_without_a_key_make_lost_shares_again_while_the_owner_is_off(p
         await world.until(lambda: world.missing_link(), within_s=PATIENCE_S)
 
         assert await get(owner, "film") == data
+
+    play(story)
+
+
+def test_those_whom_the_owner_named_look_after_the_files_before_others_do(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(8)
+        owner = world["peer1"]
+        named = [world["peer5"].peer, world["peer8"].peer]
+        await owner.parts.cards.say("", named)
+        await put(owner, "film", content(9, 100_000))
+
+        async def told() -> list[str]:
+            sql = "SELECT count(*) FROM watched"
+            rows = [
+                (await one.parts.ports.database.run(lambda db: db.execute(sql).fetchone()))[0] for one in world.up()
+            ]
+            return [one.name for one, count in zip(world.up(), rows, strict=True) if count]
+
+        await asyncio.sleep(30)
+        watching = await told()
+        assert len(watching) == 3 and {"peer5", "peer8"} < set(watching)
 
     play(story)
 

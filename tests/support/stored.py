@@ -22,13 +22,16 @@ def rule(world: World, *, on: Iterable[str] = (), never: Iterable[str] = (), kee
     )
 
 
-async def put(machine: Machine, name: str, data: bytes, wanted: Rule | None = None) -> dict[PeerId, int]:
+async def put(
+    machine: Machine, name: str, data: bytes, wanted: Rule | None = None, *, until: int = 0
+) -> dict[PeerId, int]:
     """Puts a file; how many shares each peer took."""
     storage = machine.parts.storage
     async with storage.putting(wanted or Rule()) as putting:
         pending = await putting.add(BytesSource(data))
         await putting.finish()
-        await storage.commit({name.encode(): Version(0, b"", 0.0, len(data), pending.content)}, putting)
+        version = Version(0, b"", 0.0, len(data), pending.content, until=until)
+        await storage.commit({name.encode(): version}, putting)
         return putting.holders
 
 

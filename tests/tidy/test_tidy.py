@@ -160,3 +160,10 @@ def test_nothing_is_unpickled_outside_a_box() -> None:
 
 def test_migrations_are_numbered_without_a_gap_or_a_pair() -> None:
     assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+def test_every_folder_of_tests_is_run() -> None:
+    run = (ROOT / "tools" / "test").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+    assert [folder for folder in sorted(folders) if f"tests/{folder}" not in run] == []

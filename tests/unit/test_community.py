@@ -292,6 +292,31 @@ def test_two_acts_under_one_number_are_kept_as_proof_and_neither_counts(village:
     assert roles(village["ann"], "ann", "cat") == ["admin", "admin"]
 
 
+def test_whoever_acts_apart_has_to_number_it_alike(village: Village) -> None:
+    first = village.act("ann", "admit", "eve")
+    apart = Operation(VILLAGE, 1, village["fay"].heads(1), "admit", twin("kim"), "", 0.0)
+
+    with pytest.raises(PeerMisbehaved, match="does not follow"):
+        village["ann"].take(signed(twin("ann"), apart))
+    village["ann"].take(signed(twin("ann"), replace(apart, parents=[first.id])))
+
+    assert roles(village["ann"], "kim") == ["member"]
+
+
+def test_ones_own_acts_follow_one_another_however_many_heads_there_are(village: Village) -> None:
+    known, root = village["fay"], village["fay"].heads(1)
+    village.act("cat", "admit", "eve")
+    village.meet("cat", "fay")
+    for number in range(2 * PARENTS_MAX):
+        author = twin(f"m{number}")
+        known.take(signed(author, Operation(VILLAGE, 0, root, "admit", twin("x"), "", 0.0), (FOUNDER, author)))
+    assert len(known.heads(1024)) > PARENTS_MAX
+
+    again = known.next_operation(twin("cat"), "admit", twin("lea"), "", at=0.0, chain=())
+    assert len(again.parents) == PARENTS_MAX
+    known.take(signed(twin("cat"), again))
+
+
 def test_a_third_head_under_one_number_is_taken_only_if_others_build_on_it(village: Village) -> None:
     known, heads = village["fay"], village["fay"].heads(1)
     forks = [
@@ -318,11 +343,12 @@ def test_a_removed_admin_cannot_undo_what_they_did_by_signing_something_older(
     village.everybody_meets()
     assert roles(village["dan"], "eve") == ["member"]
 
-    promoted = [one.id for one in village["dan"].log() if one.act == "role" and one.subject == twin("ann")]
+    parents = [one.id for one in village["dan"].log() if one.act == "role" and one.subject == twin("ann")]
     about = twin("kim") if act == "admit" else twin("ann")
     for sequence in (0, 1):
-        older = Operation(VILLAGE, sequence, promoted, act, about, value, 0.0)
-        village["dan"].take(signed(twin("ann"), older))
+        older = signed(twin("ann"), Operation(VILLAGE, sequence, parents, act, about, value, 0.0))
+        village["dan"].take(older)
+        parents = [older.id]
 
     assert roles(village["dan"], "ann", "eve", "kim") == ["", "member", ""]
 

@@ -30,7 +30,7 @@ VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "storage.json"
 STRIPE = Stripe(1, 100, [b"s" * 32, b"t" * 32], [b"h" * 32, b"i" * 32])
 CONTENT = Content(1, 5, b"k" * 32, 0, [Part(STRIPE, 10, 24, 5, 1)])
 CHILD = Child(b"a", 1, b"d" * 32, CONTENT)
-VERSION = Version(2, b"v" * 32, 1.5, 5, CONTENT, 0o600, 7)
+VERSION = Version(2, b"v" * 32, 1.5, 5, CONTENT, 0o600, 7, 90)
 MESSAGES: dict[str, Message] = {
     "part list": PartList(1, CONTENT.parts),
     "content": CONTENT,

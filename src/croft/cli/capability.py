@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -18,6 +20,7 @@ from croft.control import schema
 from croft.control.home import Home
 from croft.control.quantities import duration_s
 from croft.errors import Usage
+from croft.twins.capability_source import Source
 
 if TYPE_CHECKING:
     from croft.client.capability import Known
@@ -121,8 +124,26 @@ def _say_waits(provider: str) -> None:
     say(f"Waiting for the owner of {provider} to allow it …")
 
 
+def source_of(what: str, command: str, http: str, parameters: tuple[str, ...], returns: str) -> Source:
+    """What is to be offered. Raises Usage."""
+    if bool(what) + bool(command) + bool(http) != 1:
+        raise Usage("one thing is offered at a time", remedy="Name a function, or use --command or --http.")
+    if http:
+        return Source(python=sys.executable, http=http, parameters=parameters, returns=returns)
+    if command:
+        try:
+            words = tuple(shlex.split(command))
+        except ValueError as error:
+            raise Usage(f"`{command}` is no command: {error}", remedy="Close its quotes.") from None
+        return Source(python=sys.executable, command=words, folder=str(Path.cwd()), returns=returns)
+    file, colon, function = what.rpartition(":")
+    if not colon or not function.isidentifier():
+        raise Usage(f"`{what}` names no function", remedy="Write it like `ocr.py:read_page`.")
+    return Source(python=sys.executable, file=str(Path(file).absolute()), function=function)
+
+
 def offered(
-    what: str,
+    source: Source,
     timeout: str,
     *,
     name: str | None,
@@ -136,16 +157,11 @@ def offered(
     slots: int,
 ) -> schema.CapabilityWanted:
     """What `croft offer capability` asks for. Raises Usage."""
-    file, colon, function = what.rpartition(":")
-    if not colon or not function.isidentifier():
-        raise Usage(f"`{what}` names no function", remedy="Write it like `ocr.py:read_page`.")
-    path = str(Path(file).absolute())
-    described = _describe(path, function)
+    described = _describe(source)
+    default = source.function or Path(source.command[0] if source.command else urlsplit(source.http).path).name
     return schema.CapabilityWanted(
-        name=name or function,
-        file=path,
-        function=function,
-        python=sys.executable,
+        name=name or default,
+        source=source,
         signature=described["signature"],
         text=described["text"] if text is None else text,
         examples=list(example),
@@ -159,16 +175,19 @@ def offered(
     )
 
 
-def _describe(file: str, function: str) -> dict[str, str]:
+def _describe(source: Source) -> dict[str, str]:
     """What the function says of itself: found out in a process of its own, for the file is run."""
-    command = [sys.executable, "-m", "croft.twins.capability_worker", "--describe", file, function]
+    encoded = msgspec.json.encode(source).decode()
+    command = [sys.executable, "-m", "croft.twins.capability_worker", "--describe", encoded]
     try:
         ended = subprocess.run(command, stdout=subprocess.PIPE, timeout=DESCRIBE_S_MAX, check=True)
         answer: dict[str, str] = msgspec.json.decode(ended.stdout, type=dict[str, str])
     except subprocess.TimeoutExpired:
-        raise Usage(f"{file} is not imported within {DESCRIBE_S_MAX:g} s", remedy="Load less at import.") from None
+        raise Usage(
+            f"{source.shown} is not imported within {DESCRIBE_S_MAX:g} s", remedy="Load less at import."
+        ) from None
     except (subprocess.CalledProcessError, msgspec.MsgspecError):
-        raise Usage(f"{file} cannot be imported", remedy="See what it said above.") from None
+        raise Usage(f"{source.shown} cannot be imported", remedy="See what it said above.") from None
     if "error" in answer:
         raise Usage(answer["error"], remedy=answer.get("remedy", ""))
     return answer

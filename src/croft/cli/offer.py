@@ -80,7 +80,11 @@ def relay(rate: str, to: tuple[str, ...], per_peer: str | None, as_json: bool) -
 
 
 @offer.command()
-@click.argument("what", metavar="FILE.py:FUNCTION")
+@click.argument("what", metavar="[FILE.py:FUNCTION]", required=False, default="")
+@click.option("--command", default="", metavar="LINE", help="A command instead, such as 'tesseract {page:file} -'.")
+@click.option("--http", default="", metavar="URL", help="An endpoint of this machine, which takes JSON by POST.")
+@click.option("--parameter", multiple=True, metavar="NAME:TYPE=DEFAULT", help="Of an endpoint; again for more.")
+@click.option("--returns", default="text", metavar="TYPE", help="Of those: text, bytes, json, lines or none.")
 @click.option("--name", help="What others call it by. Default: the function's name.")
 @click.option("--text", help="What it does. Default: the function's docstring.")
 @click.option(
@@ -100,15 +104,28 @@ def relay(rate: str, to: tuple[str, ...], per_peer: str | None, as_json: bool) -
 @click.option("--slots", type=int, default=1, show_default=True, help="Calls at a time, each in a process of its own.")
 @click.option("--timeout", default="10m", show_default=True, metavar="TIME", help="How long one call may take.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def capability(what: str, timeout: str, as_json: bool, **terms: Any) -> None:
-    """Let others call a Python function of yours by its name.
+def capability(
+    what: str,
+    command: str,
+    http: str,
+    parameter: tuple[str, ...],
+    returns: str,
+    timeout: str,
+    as_json: bool,
+    **terms: Any,
+) -> None:
+    """Let others call a Python function of yours by its name, or a command, or an endpoint.
 
     It runs in a process of its own on this machine with your rights, loaded by the Python that runs this command. Its
     annotations say what it takes: whatever does not fit is refused before it runs.
-    """
-    from croft.cli.capability import offered
 
-    made = LocalApi(Home.find().control_socket).offer_capability(offered(what, timeout, **terms))
+    Of a command, `{name:type=default}` are the parameters: text, int, number or file. No shell reads it.
+    """
+    from croft.cli.capability import offered, source_of
+
+    made = LocalApi(Home.find().control_socket).offer_capability(
+        offered(source_of(what, command, http, parameter, returns), timeout, **terms)
+    )
     if as_json:
         print_json("", made)
         return

@@ -30,9 +30,16 @@ SHOW_AFTER_S = 1.0
 @click.option("--on", multiple=True, metavar="PEER", help="Only this peer may hold it; may be given again.")
 @click.option("--never", multiple=True, metavar="PEER", help="Neither this peer nor another one of its owner.")
 @click.option("--keep", default="", metavar="LAYOUT", help="`4of8`: any 4 of 8 shares are enough; or `copies=3`.")
+@click.option("--for", "lifetime", default="", metavar="TIME", help="It goes by itself after this, like 90d.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def put(
-    paths: tuple[str, ...], name: str, on: tuple[str, ...], never: tuple[str, ...], keep: str, as_json: bool
+    paths: tuple[str, ...],
+    name: str,
+    on: tuple[str, ...],
+    never: tuple[str, ...],
+    keep: str,
+    lifetime: str,
+    as_json: bool,
 ) -> None:
     """Store files and folders at other peers: sealed here, so that nobody there can read them.
 
@@ -51,15 +58,16 @@ def put(
     files = _stored_files()
     never_words = [word for text in never for word in text.split(",")]
     on_words = [word for text in on for word in text.split(",")]
+    for_s = duration_s(lifetime) if lifetime else 0.0
     only, without = files.peer_ids(on_words), files.peer_ids(never_words)
     with ProgressLine("stored") as progress:
         if PIPED in paths:
             if len(paths) > 1 or not name:
                 raise Usage("what is piped is put by itself, and needs a name", remedy="Say it: croft put - --as NAME")
-            opening = OpenPut([], name_bytes(name), only, without, keep)
+            opening = OpenPut([], name_bytes(name), only, without, keep, for_s)
             answer = files.put_piped(opening, sys.stdin.buffer, progress)
         else:
-            opening = OpenPut(_named(paths, name), b"", only, without, keep)
+            opening = OpenPut(_named(paths, name), b"", only, without, keep, for_s)
             answer = files.put_paths(opening, progress)
     if as_json:
         print_json("put", answer)
@@ -150,6 +158,8 @@ def ls(name: str, versions: bool, at_risk: bool, snapshot: str, as_json: bool) -
     header = ["SIZE", "KEPT", "VERSION", "STORED", "NAME"]
     print_table([*header[:4], "BY", "NAME"] if versions else header, rows)
     for file in found:
+        if file.versions[-1].until is not None and not versions:
+            say(f"  {file.name} goes by itself in {show_duration(file.versions[-1].until - time.time())}")
         if file.is_conflict:
             number = file.versions[-1].number
             by = " and ".join(version.device for version in file.versions if version.number == number)

@@ -172,6 +172,7 @@ class Known:
             case CallRaised(_, name, message, traceback):
                 error = CapabilityFailed(
                     f"{where} raised {name}: {message}",
+                    remedy="It failed there: call it with other arguments, or ask its owner.",
                     provider=provider,
                     type_name=name,
                     remote_traceback=traceback,

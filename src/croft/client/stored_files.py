@@ -12,6 +12,7 @@ from croft.client.local_api import LocalApi
 from croft.client.work_connection import WorkConnection
 from croft.control import schema
 from croft.control.home import Home
+from croft.control.quantities import duration_s
 from croft.control.work_messages import (
     GetDone,
     OpenGet,
@@ -59,6 +60,7 @@ class StoredFiles:
         on: Sequence[str] = (),
         never: Sequence[str] = (),
         keep: str = "",
+        lifetime: str | float = 0.0,
         progress: OnProgress = lambda _: None,
     ) -> schema.FilesPut:
         """Stores bytes, a file, a folder with all that is in it, or what an open file gives; a new version, if there
@@ -69,18 +71,20 @@ class StoredFiles:
             name: what to call it; needed unless it is a path.
             on, never: peers that may hold it, or may not.
             keep: `4of8`: any 4 of 8 shares are enough; `copies=3`; by default as the number of peers suggests.
+            lifetime: after how long it goes by itself, in seconds or like "90d"; by default never.
 
         Raises:
             Refused: too few peers may hold it, or they have no room. Failed: a file cannot be read.
         """
+        for_s = duration_s(lifetime) if lifetime else 0.0
         if isinstance(what, str | os.PathLike):
             path = os.path.abspath(os.fspath(what))
             files = [(os.fsencode(path), name_bytes(name or os.path.basename(path)))]
-            opening = OpenPut(files, b"", self.peer_ids(on), self.peer_ids(never), keep)
+            opening = OpenPut(files, b"", self.peer_ids(on), self.peer_ids(never), keep, for_s)
             return self.put_paths(opening, progress)
         if not name:
             raise Usage("what is put needs a name", remedy="Say it: put(data, 'name').")
-        opening = OpenPut([], name_bytes(name), self.peer_ids(on), self.peer_ids(never), keep)
+        opening = OpenPut([], name_bytes(name), self.peer_ids(on), self.peer_ids(never), keep, for_s)
         data = io.BytesIO(what) if isinstance(what, bytes | bytearray | memoryview) else what
         return self.put_piped(opening, data, progress)
 
@@ -218,9 +222,10 @@ class AsyncStoredFiles:
         on: Sequence[str] = (),
         never: Sequence[str] = (),
         keep: str = "",
+        lifetime: str | float = 0.0,
     ) -> schema.FilesPut:
         """See `StoredFiles.put`."""
-        return await asyncio.to_thread(self._files.put, what, name, on=on, never=never, keep=keep)
+        return await asyncio.to_thread(self._files.put, what, name, on=on, never=never, keep=keep, lifetime=lifetime)
 
     async def get(self, name: Name, *, number: int = 0) -> bytes:
         """See `StoredFiles.get`."""

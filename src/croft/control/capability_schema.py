@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from croft.twins.capability_source import Source
+
 
 class CapabilityWanted(msgspec.Struct, frozen=True, kw_only=True):
     """A capability that this peer is to offer; see `croft offer capability`."""
 
     name: str
-    file: str
-    function: str
-    python: str
+    source: Source
     signature: str
     text: str = ""
     examples: list[str] = []

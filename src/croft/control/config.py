@@ -163,6 +163,11 @@ KEYS: Mapping[str, Key] = {
     "jobs.delegates": Key(
         "0", _delegates, "How many peers hold a copy of a detached job, to carry it on while this one is away."
     ),
+    "storage.delegates": Key(
+        "3",
+        _delegates,
+        "How many peers look after your stored files while your machines are away; those that you named come first.",
+    ),
     "sandbox.required_grade": Key(
         "B", _grade, "Code of others runs here only at this isolation grade or a better one."
     ),

@@ -31,7 +31,7 @@ class FilesRead(msgspec.Struct, frozen=True, kw_only=True):
 class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a stored file. `device` put it `at`; `is_removed`: the file was removed then.
 
-    `layout`: how its shares are kept, as `4of8` or `copies=3`.
+    `layout`: how its shares are kept, as `4of8` or `copies=3`. `until`: when it goes by itself; None: never.
     """
 
     number: int
@@ -42,6 +42,7 @@ class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
     mtime: float
     is_removed: bool
     layout: str = ""
+    until: float | None = None
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):

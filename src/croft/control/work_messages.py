@@ -170,7 +170,7 @@ class OpenPut(Message, frozen=True, tag=170):
     `PieceOfFile`, ended by an empty one; empty: nothing follows.
 
     `on`, `never`: ids of peers. `keep`: the layout, as `croft.storage.placement.parse_layout` reads it; empty: by the
-    number of peers.
+    number of peers. `for_s`: after how long they are to go; 0: never.
     """
 
     files: list[tuple[bytes, bytes]]
@@ -178,6 +178,7 @@ class OpenPut(Message, frozen=True, tag=170):
     on: Sequence[str] = ()
     never: Sequence[str] = ()
     keep: str = ""
+    for_s: float = 0.0
 
 
 class PieceOfFile(Message, frozen=True, tag=171):

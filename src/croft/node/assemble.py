@@ -31,6 +31,7 @@ from croft.model.ids import CommunityId, PeerId
 from croft.model.lease import Lease
 from croft.node.backups import Backups
 from croft.node.capabilities import Capabilities
+from croft.node.capability_devices import CAPABILITY_PURPOSE, CapabilityDevices
 from croft.node.cards import Cards, LetterNetwork
 from croft.node.communities import CommunityKeeper
 from croft.node.health import Health
@@ -78,7 +79,7 @@ from croft.storage.service import Owner, Storage
 from croft.storage.share_client import Holders
 from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
-from croft.storage.upkeep import Upkeep
+from croft.storage.upkeep import DELEGATES, Upkeep
 from croft.storage.wards import Wards, places_for
 from croft.twins.audit_log import AuditLog
 from croft.twins.call_client import CallClient
@@ -139,6 +140,7 @@ class Plan:
     relay_port: int = 0
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
+    storage_delegates: int = DELEGATES
     lent_cpus_max: float | None = None
     own_folders: tuple[bytes, ...] = ()
 
@@ -296,7 +298,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     communities, keeper = _communities(plan, ports, overlay, health)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    calling = _calling(plan, ports, overlay, health, communities)
+    calling = _calling(plan, ports, overlay, health, communities, CapabilityDevices(leases, lending))
     parts = Parts(
         plan,
         ports,
@@ -359,7 +361,10 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
     holder = Holder(ports.chunks, leases, lending, ports.database, ports.clock, ports.offload)
 
     def reclaim(lease: Lease) -> None:
-        (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
+        if lease.request.purpose == CAPABILITY_PURPOSE:
+            leases.ended(lease)
+        else:
+            (holder if lease.request.purpose == LEASE_PURPOSE else lender).reclaim(lease)
 
     leases.reclaim = reclaim
     return leases, lending, lender, holder, environments
@@ -394,7 +399,7 @@ def _storage(
         ports.entropy,
         ports.offload,
     )
-    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock)
+    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock, plan.storage_delegates)
     sharing = Sharing(
         owner,
         storage,
@@ -421,7 +426,7 @@ def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> 
     communities = Communities(
         plan.own.twin, plan.root, plan.twin_key, overlay, ports.database, ports.clock, ports.entropy
     )
-    return communities, CommunityKeeper(communities, overlay, health)
+    return communities, CommunityKeeper(communities, overlay, health, ports.clock)
 
 
 def _served(peer: PeerId, overlay: Overlay, communities: Communities) -> frozenset[CommunityId]:
@@ -442,7 +447,9 @@ def _ask_communities(parts: Parts) -> None:
     parts.devices.on_left = parts.community_keeper.left_elsewhere
 
 
-def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities) -> Calling:
+def _calling(
+    plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities, devices: CapabilityDevices
+) -> Calling:
     """What the owner lets others call, under which rules, and what others let the owner call."""
     contacts, own = plan.contacts, plan.own
     audit = AuditLog(ports.database, ports.clock, own.device, own.peer, overlay.name_of)
@@ -450,7 +457,7 @@ def _calling(plan: Plan, ports: Ports, overlay: Overlay, health: Health, communi
     book = CapabilityBook(ports.database, ports.clock, ports.programs)
     consent = ConsentBook(ports.database, ports.clock)
     gate = CallGate(
-        *(book, consent, audit, communities, own.twin),
+        *(book, consent, audit, communities, devices, own.twin),
         lambda twin: twin in contacts.friends(),
         lambda peer: _served(peer, overlay, communities),
     )
@@ -489,8 +496,11 @@ def _answer_others(parts: Parts) -> None:
     links.on_stream(MEASURE_PURPOSE, parts.measurements.serve)
     links.on_stream(SHARES_PURPOSE, parts.holder.serve_shares)
     audit = parts.calling.audit
-    parts.leases.granted = lambda request: audit.record(request.purpose, request, request.job)
+    parts.leases.granted = lambda request: (
+        None if request.purpose == CAPABILITY_PURPOSE else audit.record(request.purpose, request, request.job)
+    )
     parts.tunnel_host.opened = lambda consumer, service: audit.record("tunnel", consumer, service)
     links.on_stream(CALLS_PURPOSE, parts.calling.server.serve_stream)
     links.on_stream(VALUES_PURPOSE, parts.calling.values.serve_stream)
     parts.holder.on_watch = parts.wards.told
+    parts.upkeep.named_delegates = lambda: parts.cards.said(parts.plan.own.twin).delegates

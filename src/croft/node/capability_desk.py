@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from croft.twins.call import ranked
 from croft.twins.call_client import Deliver, OpenCall
 from croft.twins.call_messages import AskCall
 from croft.twins.capability import Capability, Terms, check_name, show_signature
-from croft.twins.capability_book import OwnCapability, Source
+from croft.twins.capability_book import OwnCapability
 from croft.twins.consent import FRIENDS, MEMBERS, MINE, ROLE, Rule, Verdict
 from croft.twins.consent_book import Question
 
@@ -57,8 +56,9 @@ class CapabilityDesk:
         """Lets others call a function of a file of this machine. Raises Usage, NotFound, Busy."""
         if len(wanted.to) > RECIPIENTS_MAX:
             raise Usage("a capability for too many", remedy="Found a community for them, or make them friends.")
-        if not Path(wanted.file).is_absolute() or not Path(wanted.python or sys.executable).is_absolute():
-            raise Usage("a file without its whole path", remedy="Use `croft offer capability`.")
+        source = wanted.source
+        if not (source.file or source.command or source.http) or not Path(source.file or "/").is_absolute():
+            raise Usage("a capability without whole paths", remedy="Use `croft offer capability`.")
         consent = _verdict(wanted.consent)
         terms = Terms(
             check_name(wanted.name),
@@ -70,7 +70,6 @@ class CapabilityDesk:
             wanted.is_idempotent,
             wanted.time_s_max,
         )
-        source = Source(file=wanted.file, function=wanted.function, python=wanted.python or sys.executable)
         to = list(dict.fromkeys(map(self._recipient, wanted.to))) or [MEMBERS]
         row = await self._parts.calling.book.offer(source, terms, to, consent, wanted.slots)
         self._parts.calling.capabilities.publish()
@@ -161,7 +160,7 @@ class CapabilityDesk:
             to=[self._name_of(who) for who in row.to],
             consent=row.consent.value,
             slots=row.slots,
-            source=f"{row.source.file}:{row.source.function}",
+            source=row.source.shown,
         )
 
     def _rule(self, rule: Rule) -> schema.ConsentRule:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from croft.node.health import Health
     from croft.overlay.link import Link
     from croft.overlay.service import Overlay
+    from croft.ports import Clock
     from croft.twins.communities import Communities
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,14 @@ REFUSED: Final = "community.refused."
 class CommunityKeeper:
     """Cuts off whoever is a member no more; leaves communities whose member this peer's owner is no more."""
 
-    def __init__(self, communities: Communities, overlay: Overlay, health: Health) -> None:
+    def __init__(self, communities: Communities, overlay: Overlay, health: Health, clock: Clock) -> None:
+        self._clock = clock
         self._communities = communities
         self._overlay = overlay
         self._health = health
         self._changed: set[CommunityId] = set()
         self._has_changed = asyncio.Event()
         self._left: set[CommunityId] = set()
-        self._entered: dict[CommunityId, float] = {}
         communities.on_change(self._on_change)
         overlay.links.on_refused = self._refused
         overlay.links.on_up(self._link_up)
@@ -56,7 +57,6 @@ class CommunityKeeper:
         """Takes in what the last run left on disk, after the overlay did."""
         await self._communities.load()
         for membership in self._overlay.communities():
-            self._entered[membership.community] = -REJOINED_S
             self._overlay.standing_changed(membership.community)
 
     async def serve(self) -> None:
@@ -87,15 +87,14 @@ class CommunityKeeper:
         self._left.discard(membership.community)
         await self._overlay.leave(membership.community, reason)
         await self._communities.forget(membership.community)
-        self._entered.pop(membership.community, None)
         for warning in self._health.warnings():
             if warning.code.startswith(REFUSED):
                 self._health.clear(warning.code)
 
     async def _leave_if_out(self, membership: Membership) -> None:
-        community, own, now = membership.community, self._overlay.own.twin, asyncio.get_running_loop().time()
-        entered = self._entered.setdefault(community, now)
-        if not self._communities.is_out(community, own) or now - entered < REJOINED_S:
+        community, own = membership.community, self._overlay.own.twin
+        in_s = self._clock.now() - self._overlay.joined_at[community]
+        if not self._communities.is_out(community, own) or 0 <= in_s < REJOINED_S:
             return
         by = self._communities.of(community).was_removed_by(own)
         if by is not None:

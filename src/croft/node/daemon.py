@@ -220,6 +220,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         minute_of_week=minute_of_week,
         relay_port=config["relay.port"],
         delegates_wanted=config["jobs.delegates"],
+        storage_delegates=config["storage.delegates"],
         own_folders=(os.fsencode(home.state),),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -46,6 +47,7 @@ STATE_S_MAX: Final = 5.0
 INPUTS_MAX: Final = 1_000
 """Stored files that one command may ask for."""
 PIPED_MODE: Final = 0o644
+FOR_S_MAX: Final = 100 * 366 * 86_400.0
 
 
 class StorageDesk:
@@ -70,6 +72,8 @@ class StorageDesk:
     async def put(self, opening: OpenPut, piped: AsyncIterator[bytes], progress: Progress) -> PutDone:
         """See `croft.control.storage_work.StorageDesk`."""
         rule = self._rule(opening)
+        if not 0 <= opening.for_s <= FOR_S_MAX:
+            raise Usage("a file cannot be kept for so long a time", remedy="Write it like `--for 90d`.")
         files = await self._offload.run(_found, opening.files)
         names = [file.name for file in files] or [opening.piped]
         for name in names:
@@ -94,8 +98,9 @@ class StorageDesk:
                 await self._add_all(putting, files, made)
             await putting.finish()
             putting.on_progress = lambda size: None
+            until = math.ceil(self._parts.ports.clock.now() + opening.for_s) if opening.for_s else 0
             changes = {
-                name: Version(0, b"", 0.0, pending.size, pending.content, attributes.mode, attributes.mtime_ns)
+                name: Version(0, b"", 0.0, pending.size, pending.content, attributes.mode, attributes.mtime_ns, until)
                 for name, (pending, attributes) in made.items()
             }
             size = sum(pending.size for pending, _ in made.values())
@@ -496,6 +501,7 @@ def _shown(entry: Entry, name_of: Callable[[PeerId], str], margin: int | None) -
                 mtime=version.mtime_ns / 1e9,
                 is_removed=version.content is None,
                 layout=_layout(version.content),
+                until=version.until or None,
             )
             for version in entry.versions
         ],

@@ -483,7 +483,8 @@ class Overlay:
 
     def _open_member(self, record: bytes, now: float) -> Member:
         member = open_descriptor(record, self.passport.memberships, now)
-        if (out := self.door.standing.refusal(member.community, member.twin, member.path)) is not None:
+        out = self.door.standing.refusal(member.community, member.twin, member.path)
+        if out is not None and member.peer != self.own.peer:
             raise PeerMisbehaved(f"a descriptor of {short(member.twin)}: {out.message}", step="member record")
         return member
 

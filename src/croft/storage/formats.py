@@ -94,7 +94,7 @@ class Version(Message, frozen=True):
     """One version of a file. Two with one `number` by different devices are a conflict.
 
     `content` None: the file was removed. `mode` and `mtime_ns` as the file had them; `at`: when it was put, Unix
-    seconds; `device` put it.
+    seconds; `device` put it. `until`: when its owner wants it to go, in whole Unix seconds; 0: never.
     """
 
     number: int
@@ -104,6 +104,7 @@ class Version(Message, frozen=True):
     content: Content | None
     mode: int = 0o644
     mtime_ns: int = 0
+    until: int = 0
 
 
 class Entry(Message, frozen=True):

@@ -6,6 +6,8 @@ number from different devices are a conflict: both stay, and the next version se
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from croft.storage.formats import Entry, Version
 
 VERSIONS_MAX = 64
@@ -31,10 +33,7 @@ def with_version(known: Entry | None, name: bytes, version: Version) -> Entry:
     """The entry with one version more, whose number is set here."""
     entry = known or Entry(name, [])
     number = max([entry.dropped, *(one.number for one in entry.versions)]) + 1
-    numbered = Version(
-        *(number, version.device, version.at, version.size, version.content, version.mode, version.mtime_ns)
-    )
-    return bounded(Entry(name, [*entry.versions, numbered], entry.dropped))
+    return bounded(Entry(name, [*entry.versions, replace(version, number=number)], entry.dropped))
 
 
 def without_versions(entry: Entry) -> Entry:

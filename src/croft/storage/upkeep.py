@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from croft.errors import CroftError, Refused
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 
 LIST_SETTING: Final = "storage.stripes"
 DELEGATES: Final = 3
-"""Peers that look after the data while this one is away."""
 GRACE_S: Final = 3_600.0
 TRASH_S: Final = 30 * 86_400.0
+RETIRE_EVERY_S: Final = 600.0
 SETTLE_S: Final = 2.0
 """Changes in so short a time are told to delegates at once."""
 TELLING_SHARE_MAX: Final = 1 / 20
@@ -48,7 +48,7 @@ TELLING_S_MAX: Final = 3.0
 
 
 class Upkeep:
-    """Of one owner's storage."""
+    """Of one owner's storage. `delegates`: how many peers look after it while this one is away."""
 
     def __init__(
         self,
@@ -59,8 +59,12 @@ class Upkeep:
         tending: Tending,
         database: Database,
         clock: Clock,
+        delegates: int = DELEGATES,
     ) -> None:
         self._owner = owner
+        self._delegates = delegates
+        self.named_delegates: Callable[[], Sequence[PeerId]] = tuple
+        """Whom the owner wants for that before anybody else."""
         self._id = bytes.fromhex(owner.twin)
         self._storage = storage
         self._network = network
@@ -83,6 +87,7 @@ class Upkeep:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tell_delegates(), name="storage.tell")
             tasks.create_task(self._tend(), name="storage.tend")
+            tasks.create_task(self._retire(), name="storage.retire")
 
     # --- what nobody needs any more ----------------------------------------------------------------------------------
 
@@ -170,6 +175,16 @@ class Upkeep:
                 await self._storage.commit(dict.fromkeys(old), putting)
         return len(old)
 
+    async def retire(self) -> int:
+        """Gives up files that their owner wanted for some time only, once that is over; returns how many."""
+        now = self._clock.now()
+        over = [entry.name async for entry in self._storage.entries() if 0 < entry.versions[-1].until <= now]
+        if over:
+            async with self._storage.putting(await self._storage.last_rule()) as putting:
+                await self._storage.commit(dict.fromkeys(over), putting)
+            await self.collect()
+        return len(over)
+
     # --- looking after it --------------------------------------------------------------------------------------------
 
     async def tend(self) -> Report:
@@ -202,6 +217,14 @@ class Upkeep:
             except CroftError as error:
                 log.info("stored data is not looked after now: %s", error.message)
 
+    async def _retire(self) -> None:
+        while True:
+            await asyncio.sleep(RETIRE_EVERY_S)
+            try:
+                await self.retire()
+            except CroftError as error:
+                log.info("files whose time is over do not go yet: %s", error.message)
+
     async def _tell_delegates(self) -> None:
         """After a change, tells peers that are to look after the data while this one is away what there is now."""
         loop, took_s = asyncio.get_running_loop(), 0.0
@@ -231,8 +254,9 @@ class Upkeep:
             await self._database.run(lambda db: db.execute(sql, row).rowcount)
             self._kept_list = kept
         fit = [place for place in allowed(self._storage.places(), rule) if place.is_alive]
-        fit.sort(key=lambda place: (place.domain != self._owner.twin, -place.weight, place.peer))
-        delegates = [place.peer for place in fit[:DELEGATES]]
+        named, twin = self.named_delegates(), self._owner.twin
+        fit.sort(key=lambda place: (place.peer not in named, place.domain != twin, -place.weight, place.peer))
+        delegates = [place.peer for place in fit[: self._delegates]]
         now, owner = self._clock.now(), self._owner
         device, peers = bytes.fromhex(owner.peer), [bytes.fromhex(peer) for peer in delegates]
         permit = Permit(self._id, device, peers, [], [], True, now + LIFETIME_S)

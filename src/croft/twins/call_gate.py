@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from croft.errors import CodecError, CroftError, NotFound, Refused
@@ -35,6 +35,14 @@ class Roles(Protocol):
         ...
 
 
+class Devices(Protocol):
+    """Devices of this machine that have one holder at a time."""
+
+    async def hold(self, caller: Caller, capability: str, needs: Sequence[str]) -> Callable[[], None]:
+        """Holds those among what is needed; call what is returned once. Raises Busy, Refused."""
+        ...
+
+
 class CallGate:
     """Decides by what is offered to whom, by the owner's rules, and by asking."""
 
@@ -44,6 +52,7 @@ class CallGate:
         consent: ConsentBook,
         audit: AuditLog,
         roles: Roles,
+        devices: Devices,
         own: TwinId,
         is_friend: Callable[[TwinId], bool],
         communities_of: Callable[[PeerId], frozenset[CommunityId]],
@@ -52,6 +61,7 @@ class CallGate:
         self._consent = consent
         self._audit = audit
         self._roles = roles
+        self._devices = devices
         self._own = own
         self._is_friend = is_friend
         self._communities_of = communities_of
@@ -64,17 +74,20 @@ class CallGate:
         """See `croft.twins.call_server.Gate`."""
         try:
             row, decision = await self._decide(caller, asked, waits)
+            release = await self._devices.hold(caller, row.name, row.terms.needs)
         except CroftError as error:
             self._audit.record(CALL_ACT, caller, asked.name, error.code, error.message)
             raise
         self._consent.counted(decision, caller.twin)
         call = AdmittedCall(self, caller, row, self._book.host(row), decision.why)
+        call.release = release
         self._live.add(call)
         return call
 
     def ended(self, call: AdmittedCall, outcome: str) -> None:
         """A call is over."""
         self._live.discard(call)
+        call.release()
         self._audit.record(CALL_ACT, call.caller, call.row.name, outcome, call.why)
 
     async def _decide(
@@ -136,6 +149,7 @@ class AdmittedCall:
         self.row = row
         self.why = why
         self.revoke: Callable[[], None] = lambda: None
+        self.release: Callable[[], None] = lambda: None
         self._gate = gate
 
     def ended(self, outcome: str) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from croft.errors import Busy, NotFound, PeerMisbehaved, Usage
 from croft.twins.capability import SLOTS_MAX, Signature, Terms, check_terms
 from croft.twins.capability_host import CapabilityHost
+from croft.twins.capability_source import Source
 from croft.twins.consent import Verdict
 from croft.wire.codec import decode, encode
 
@@ -29,14 +30,6 @@ CAPABILITIES_MAX: Final = 32
 """Each is one record, and a device may have so many of them in a community."""
 LOOK_EVERY_S: Final = 30.0
 WORKER: Final = "croft.twins.capability_worker"
-
-
-class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a capability is found on this machine: `function` of a Python `file`, run by the interpreter `python`."""
-
-    file: str
-    function: str
-    python: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +161,8 @@ class CapabilityBook:
         host = self._hosts.get(row.name)
         if host is None:
             source = row.source
-            arguments = [source.python, "-m", WORKER, source.file, source.function]
-            folder = str(Path(source.file).parent)
+            arguments = [source.python, "-m", WORKER, msgspec.json.encode(source).decode()]
+            folder = source.folder or str(Path(source.file or "/").parent)
             host = self._hosts[row.name] = CapabilityHost(row.name, self._programs, arguments, folder, row.slots)
         return host
 

@@ -2,8 +2,8 @@
 
 It runs with the owner's rights, for it is the owner's own code; what comes from callers is decoded by the safe codec
 alone, and checked against the function's annotations before it runs. Started as `python -m
-croft.twins.capability_worker FILE FUNCTION`, with its socket as the descriptor after; with `--describe` it prints the
-function's signature instead.
+croft.twins.capability_worker SOURCE`, a `Source` as JSON, with its socket as the descriptor after; with `--describe` in
+front it prints the function's signature instead.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ from croft.twins.call_messages import (
     ValuePart,
     WorkerReady,
 )
+from croft.twins.capability_kinds import function_of
 from croft.twins.capability_signature import BadField, Typed, lowered, no_file
+from croft.twins.capability_source import Source
 from croft.wire import frames
 from croft.wire.codec import Message, decode_union, encode
 from croft.wire.values import decode_value, encode_in_parts
@@ -281,9 +283,14 @@ def load(file: str, name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def describe(file: str, name: str) -> dict[str, Any]:
+def function_at(source: Source) -> Callable[..., Any]:
+    """What a source names, as a function. Raises Usage."""
+    return load(source.file, source.function) if source.file else function_of(source)
+
+
+def describe(source: Source) -> dict[str, Any]:
     """What a function says of itself: its signature and its text."""
-    function = load(file, name)
+    function = function_at(source)
     return {"signature": Typed(function).signature.decode(), "text": inspect.getdoc(function) or ""}
 
 
@@ -309,20 +316,20 @@ def _die_with_the_daemon() -> None:
 
 def main() -> None:
     """The process."""
+    source = msgspec.json.decode(sys.argv[2 if sys.argv[1] == "--describe" else 1], type=Source)
     if sys.argv[1] == "--describe":
         shown = os.dup(1)
         os.dup2(2, 1)  # what the file prints when it is imported is talk
         try:
-            answer: dict[str, Any] = describe(*sys.argv[2:4])
+            answer: dict[str, Any] = describe(source)
         except CroftError as error:
             answer = {"error": error.message, "remedy": error.remedy}
         os.write(shown, msgspec.json.encode(answer))
         return
-    file, name, descriptor = sys.argv[1:4]
     _die_with_the_daemon()
-    wire = Wire(socket.socket(fileno=int(descriptor)))
+    wire = Wire(socket.socket(fileno=int(sys.argv[2])))
     try:
-        typed = Typed(load(file, name))
+        typed = Typed(function_at(source))
     except CroftError as error:
         wire.send(CallFailed(0, error.code, error.message, error.remedy))
         return

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from croft.errors import NotFound, Refused
+from croft.errors import Busy, NotFound, Refused
 from croft.identity.grants import found
 from croft.identity.keys import SecretKey, community_key
 from croft.model.ids import CommunityId, TwinId
@@ -147,6 +147,11 @@ class Communities:
     def check(self, community: CommunityId, act: str, subject: str, value: str = "") -> None:
         """Raises Refused if an act of the owner would have no effect, and says why."""
         self._key("do nothing in a community")
+        if not self._exchange.may_sign(community):
+            raise Busy(
+                f"this peer has heard from no other member of {self._name(community)} since it came in",
+                remedy="Try again when one is linked: `croft peers`.",
+            )
         if why := self.of(community).would_count(self._own, act, subject, value, self._exchange.own_paths[community]):
             raise Refused(
                 f"this would have no effect in {self._name(community)}: {why}", remedy=self._who_may(community, why)
@@ -184,7 +189,8 @@ class Communities:
 
     def admitted(self, community: CommunityId, twin: TwinId, name: str) -> None:
         """The owner has just let somebody in."""
-        if not self.of(community).is_present(twin):
+        # What cannot be signed yet, `_catch_up` signs.
+        if self._exchange.may_sign(community) and not self.of(community).is_present(twin):
             self._sign(community, ADMIT, twin, name)
 
     async def load(self) -> None:
@@ -222,6 +228,8 @@ class Communities:
         if self._twin_key is None or self._root is None:
             return
         known = self.of(joined.community)
+        if not self._exchange.is_compared(joined.community):
+            return
         if known.founder == self._own and not known.name:
             key = community_key(self._root, FIRST)
             if key.public == joined.community:

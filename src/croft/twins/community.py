@@ -115,9 +115,13 @@ class Community:
         self, author: TwinId, act: str, subject: str, value: str, *, at: float, chain: Sequence[bytes]
     ) -> Operation:
         """What `author` would sign to do this, knowing all that is known here."""
-        parents = sorted(one.id for one in self._graph.heads()[:PARENTS_MAX])
-        own = self._by_author.get(author, [])
-        sequence = max((one.sequence for one in own), default=-1) + 1
+        last = max(self._by_author.get(author, []), key=lambda one: one.sequence, default=None)
+        heads = self._graph.heads()
+        if last is not None:
+            # One's own acts follow one another, however many heads there are.
+            heads.sort(key=lambda one: one is not last and not is_before(last, one))
+        parents = sorted(one.id for one in heads[:PARENTS_MAX])
+        sequence = 0 if last is None else last.sequence + 1
         is_known = author == self.founder or bool(self._admissions.get(author) or self._promotions.get(author))
         return Operation(self.id, sequence, parents, act, subject, value, at, [] if is_known else list(chain))
 
@@ -283,12 +287,21 @@ class Community:
             return "people leave for themselves only"
         if one.act in (ADMIT, REMOVE) and one.subject == one.author:
             return "not about oneself"
+        if not self._follows(one):
+            return "it does not follow its author's act before"
         if one.author == self.founder or self._was_made_admin(one):
             return ""
         if one.act not in (ADMIT, LEAVE):
             return "its author was no admin"
         is_known = one.path or any(is_before(back, one) for back in self._admissions.get(one.author, []))
         return "" if is_known else "its author was no member"
+
+    def _follows(self, one: Placed) -> bool:
+        """Whether it knows of its author's act before: so whoever signs two apart has to number them alike."""
+        if one.sequence == 0:
+            return True
+        same = self._numbers.get((one.author, one.sequence - 1), [])
+        return any(is_before(other, one) for other in (same if isinstance(same, list) else [same]))
 
     def _was_made_admin(self, one: Placed) -> bool:
         return any(is_before(made, one) for made in self._promotions.get(one.author, []))

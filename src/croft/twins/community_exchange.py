@@ -54,6 +54,8 @@ class Exchange:
         self._pulls: deque[tuple[PeerId, CommunityId]] = deque(maxlen=PULLS_WAITING_MAX)
         self._has_pulls = asyncio.Event()
         self._wanted: dict[tuple[PeerId, CommunityId], Sequence[bytes]] = {}
+        self._loaded: set[CommunityId] = set()
+        self._compared: set[CommunityId] = set()
         self._unwanted: dict[bytes, None] = {}
         self._complained_at: dict[PeerId, float] = {}
         self.own_paths: dict[CommunityId, Sequence[TwinId]] = {}
@@ -79,6 +81,15 @@ class Exchange:
         """The state of a community, if anything of it is known."""
         return self._known.get(community)
 
+    def is_compared(self, community: CommunityId) -> bool:
+        """Whether all is known here that some other member knew, or there is no other one."""
+        others = any(one.twin != self._own for one in self._neighbours.community_members(community))
+        return not others or community in self._compared
+
+    def may_sign(self, community: CommunityId) -> bool:
+        """Whether it is known here what the owner did before: else the same number might be signed twice."""
+        return community in self._loaded or self.is_compared(community)
+
     def publish(self, community: CommunityId, record: bytes) -> None:
         """Takes in an operation that was signed here, to be saved and told."""
         signed = open_operation(record, community)
@@ -91,6 +102,8 @@ class Exchange:
         """This peer is in a community no more: nothing of it is kept."""
         self._known.pop(community, None)
         self.own_paths.pop(community, None)
+        self._loaded.discard(community)
+        self._compared.discard(community)
         self._news.pop(community, None)
         self._unsaved = [row for row in self._unsaved if row[0] != community]
         await self._database.run(
@@ -111,6 +124,7 @@ class Exchange:
             for _, name, record in rows:
                 if (community := CommunityId(name)) not in joined:
                     continue
+                self._loaded.add(community)
                 try:
                     self.of(community).take(reopen_operation(record, community), is_needed=True)
                 except (PeerMisbehaved, Refused) as fault:
@@ -173,8 +187,7 @@ class Exchange:
             return
         heads = self.of(community).heads(wire.HEADS_MAX)
         is_small = len(fresh) <= wire.FRESH_MAX and sum(map(len, fresh)) <= wire.FRESH_BYTES_MAX
-        if heads:
-            line.notify(wire.NOTICE_HEADS, encode(wire.Heads(community, heads, list(fresh) if is_small else [])))
+        line.notify(wire.NOTICE_HEADS, encode(wire.Heads(community, heads, list(fresh) if is_small else [])))
 
     def _heard(self, line: Line, body: bytes) -> None:
         said = decode(body, wire.Heads, step=wire.STEP)
@@ -184,7 +197,9 @@ class Exchange:
         if not self._serves(line, community):
             return
         self._take(community, said.fresh, line.peer)
-        if self._lacks(community, said.heads) and (line.peer, community) not in self._pulls:
+        if not self._lacks(community, said.heads):
+            self._compared.add(community)
+        elif (line.peer, community) not in self._pulls:
             self._pulls.append((line.peer, community))
             self._wanted[line.peer, community] = said.heads
             self._has_pulls.set()
@@ -209,8 +224,10 @@ class Exchange:
         for _ in range(PAGES_MAX):
             line = self._neighbours.links.get(peer)
             wanted = self._lacks(community, heads)
-            if line is None or not wanted:
+            if line is None:
                 return
+            if not wanted:
+                break
             question = wire.OperationsWanted(community, wanted, known, start)
             answer = await line.call(wire.CALL_OPERATIONS, encode(question), deadline_s=PULL_S_MAX)
             page = decode(answer, wire.OperationsPage, step=wire.STEP)
@@ -220,6 +237,7 @@ class Exchange:
             if page.next <= start:
                 break
             start = page.next
+        self._compared.add(community)
         # What is still lacking was refused; it is not asked for again and again.
         for one in self._lacks(community, heads):
             self._unwanted[one] = None

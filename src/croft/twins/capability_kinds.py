@@ -1,0 +1,198 @@
+"""What a capability may be besides a Python function: a command, or an HTTP endpoint of this machine.
+
+Each becomes a function with annotations, so that all else is the same for every kind. Commands are run without a shell:
+an argument never becomes more than one, and text that would pass for an option is refused.
+"""
+
+from __future__ import annotations
+
+import http.client
+import inspect
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from croft.errors import Usage
+from croft.twins.capability_source import Source
+
+TYPES: Final[dict[str, Any]] = {
+    "text": str,
+    "int": int,
+    "number": float,
+    "bool": bool,
+    "bytes": bytes,
+    "file": Path,
+    "json": Any,
+}
+RETURNS: Final[dict[str, Any]] = {
+    "text": str,
+    "bytes": bytes,
+    "json": Any,
+    "lines": Iterator[str],
+    "none": None,
+}
+IN_COMMANDS: Final = frozenset({"text", "int", "number", "file"})
+"""Types of which an argument of a command can be."""
+SAID_CHARS_MAX: Final = 1_000
+RESULT_BYTES_MAX: Final = 256 << 20
+HTTP_TIMEOUT_S: Final = 3_600.0
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+_PARAMETER = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(:(?P<type>[a-z]+))?(=(?P<default>.*))?", re.ASCII | re.DOTALL)
+_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+"""A parameter in a word of a command; doubled braces are braces."""
+
+Parameter = tuple[str, str, str | None]
+"""Name, type, and default as text."""
+
+
+def function_of(source: Source) -> Callable[..., Any]:
+    """A function that runs a command, or asks an endpoint. Raises Usage."""
+    if source.returns not in RETURNS:
+        raise Usage(f"`{source.returns}` is nothing to return", remedy=f"Write one of {', '.join(RETURNS)}.")
+    if source.command:
+        return _command(source)
+    if source.returns == "lines":
+        raise Usage("an endpoint gives no lines", remedy="Write one of text, bytes, json or none.")
+    return _endpoint(source)
+
+
+def _shaped(run: Callable[[dict[str, Any]], Any], parameters: Sequence[Parameter], returns: str) -> Callable[..., Any]:
+    """A function with these parameters: name, type, default."""
+    made = []
+    for name, kind, default in parameters:
+        value = inspect.Parameter.empty if default is None else _default(name, kind, default)
+        made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=TYPES[kind]))
+    defaults = {one.name: one.default for one in made if one.default is not inspect.Parameter.empty}
+
+    def function(**values: Any) -> Any:
+        return run({**defaults, **values})
+
+    function.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]  # what inspect looks for
+    function.__annotations__ = {**{one.name: one.annotation for one in made}, "return": RETURNS[returns]}
+    return function
+
+
+def _default(name: str, kind: str, text: str) -> Any:
+    if kind == "text":
+        return text
+    try:
+        return msgspec.convert(msgspec.json.decode(text), TYPES[kind])
+    except msgspec.MsgspecError:
+        raise Usage(f"`{text}` is no {kind}", remedy=f"Correct the default of `{name}`.") from None
+
+
+def parameter(text: str) -> Parameter:
+    """Name, type and default of `name:type=default`. Raises Usage."""
+    found = _PARAMETER.fullmatch(text)
+    kind = found["type"] or "text" if found else ""
+    if found is None or kind not in TYPES:
+        raise Usage(f"`{text}` is no parameter", remedy=f"Write it like page:file or zoom:int=1: {', '.join(TYPES)}.")
+    return found["name"], kind, found["default"]
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def _command(source: Source) -> Callable[..., Any]:
+    parameters: dict[str, Parameter] = {}
+    for word in source.command:
+        for place in filter(None, _PLACE.findall(word)):
+            name, kind, default = parameter(place)
+            known = parameters.get(name)
+            if kind not in IN_COMMANDS:
+                raise Usage(f"`{name}` is {kind}, and goes on no command line", remedy="Use text, int, number or file.")
+            if known is None or ":" in place or "=" in place:
+                parameters[name] = name, kind, default
+    returns = source.returns
+
+    def run(values: dict[str, Any]) -> Any:
+        argv = [_filled(word, values) for word in source.command]
+        if returns == "lines":
+            return _lines(argv, source.folder)
+        ended = subprocess.run(argv, cwd=source.folder or None, stdin=subprocess.DEVNULL, capture_output=True)
+        _check(argv, ended.returncode, ended.stderr)
+        return _read(ended.stdout, returns)
+
+    return _shaped(run, list(parameters.values()), returns)
+
+
+def _filled(word: str, values: dict[str, Any]) -> str:
+    def fill(found: re.Match[str]) -> str:
+        return str(values[parameter(found[1])[0]]) if found[1] else found[0][0]
+
+    filled = _PLACE.sub(fill, word)
+    if filled.startswith("-") and not word.startswith("-"):
+        raise ValueError(f"`{filled[:40]}` would pass for an option")
+    if "\0" in filled:
+        raise ValueError("a zero byte goes on no command line")
+    return filled
+
+
+def _lines(argv: list[str], folder: str) -> Iterator[str]:
+    process = subprocess.Popen(
+        argv, cwd=folder or None, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            yield line.decode(errors="replace").rstrip("\n")
+        _check(argv, process.wait(), b"")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _check(argv: list[str], code: int, said: bytes) -> None:
+    if code:
+        text = said.decode(errors="replace").strip()[-SAID_CHARS_MAX:]
+        raise RuntimeError(f"{argv[0]} exited with {code}{': ' if text else ''}{text}")
+
+
+def _read(data: bytes, returns: str) -> Any:
+    match returns:
+        case "text":
+            return data.decode(errors="replace")
+        case "json":
+            return json.loads(data)
+        case "bytes":
+            return data
+    return None
+
+
+# --- endpoints -------------------------------------------------------------------------------------------------------
+
+
+def _endpoint(source: Source) -> Callable[..., Any]:
+    place = urlsplit(source.http)
+    if place.scheme != "http" or place.hostname not in LOOPBACK:
+        raise Usage(f"{source.http} is no endpoint of this machine", remedy="Write it like http://127.0.0.1:8000/path.")
+    parameters = [parameter(text) for text in source.parameters]
+    for name, kind, _ in parameters:
+        if kind in ("file", "bytes"):
+            raise Usage(f"`{name}` is {kind}, which JSON cannot carry", remedy="Offer a Python function instead.")
+
+    def ask(values: dict[str, Any]) -> Any:
+        connection = http.client.HTTPConnection(str(place.hostname), place.port or 80, timeout=HTTP_TIMEOUT_S)
+        try:
+            path = (place.path or "/") + (f"?{place.query}" if place.query else "")
+            body = json.dumps(values)
+            connection.request("POST", path, body=body, headers={"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            data = answer.read(RESULT_BYTES_MAX + 1)
+        finally:
+            connection.close()
+        if len(data) > RESULT_BYTES_MAX:
+            raise RuntimeError("it answers with more than can be carried")
+        if not 200 <= answer.status < 300:
+            text = data.decode(errors="replace")[:SAID_CHARS_MAX]
+            raise RuntimeError(f"it answers {answer.status} {answer.reason}: {text}")
+        return _read(data, source.returns)
+
+    return _shaped(ask, parameters, source.returns)
