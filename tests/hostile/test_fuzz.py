@@ -22,6 +22,7 @@ from croft.compute.messages import OpenCommand, Opened, OpenTasks, Reply
 from croft.compute.worker_messages import BufferPart, ChunkResults, FromWorker, LoadFunction, RunChunk, ToWorker
 from croft.dask import guard
 from croft.errors import CodecError, CroftError, PeerMisbehaved
+from croft.identity.by_member import Signatory
 from croft.identity.certificates import certify, open_certificate
 from croft.identity.grants import found, verify_chain
 from croft.identity.keys import SecretKey, community_key, twin_key
@@ -39,6 +40,15 @@ from croft.overlay.relay_pass import make_pass, open_pass
 from croft.overlay.resumption import Resumption
 from croft.overlay.socks import SocksServer
 from croft.overlay.tunnel_messages import OpenTunnel, TunnelAnswer, TunnelOpened, TunnelRefused
+from croft.twins.call_messages import AskCall, StopCall, ToCaller, ToProvider, ValueKept, ValuePart, ValueRef
+from croft.twins.capability import Terms, make_capability, open_capability
+from croft.twins.capability_schema import Checker, Mismatch, open_schema
+from croft.twins.cards import Said, make_card, open_card
+from croft.twins.community_operation import Operation, open_operation, write_operation
+from croft.twins.kept_values import AskedOfKeeper, ReleaseValues, WantValue
+from croft.twins.letter_messages import Offered
+from croft.twins.letters import Author, Body, Box, find_key, open_body, open_letter, reading_key
+from croft.twins.pen import Pen
 from croft.wire.codec import decode, decode_union, encode
 from croft.wire.frames import FrameReader, frame
 from croft.wire.values import decode_value, encode_value
@@ -66,7 +76,26 @@ PRESENCE = sign_presence(DEVICE, COMMUNITY, Load(1, 0.5, 0.5), int(NOW * 1000))
 
 DASK_FRAMES = dumps(guard.lowered({"status": "OK", "data": {"x": Serialize([1, "two"])}, "set": {1, 2}}))
 
+SIGNATORY = Signatory(DEVICE, CERTIFICATE, COMMUNITY, CHAIN)
+READING_KEY = reading_key(DEVICE).public_key().public_bytes_raw()
+PARAMETERS = b'{"type":"object","properties":{"a":{"type":"array","items":{"type":"integer"}}},"required":["a"]}'
+SIGNATURE = b'{"parameters":' + PARAMETERS + b"}"
+[LETTER] = Pen(Author(DEVICE, CERTIFICATE, bytes.fromhex(TWIN.public)), Random(SEED).randbytes).write(
+    Box(COMMUNITY, TWIN.public),
+    Body("text", "hello"),
+    {bytes.fromhex(PEER): READING_KEY},
+    sequence=1,
+    previous=b"",
+    now=NOW,
+)
+
 Door = Callable[[bytes], object]
+
+
+def letter_of(data: bytes) -> object:
+    letter = open_letter(data)
+    key = find_key(letter, bytes.fromhex(PEER), reading_key(DEVICE))
+    return open_body(letter, key) if key else None
 
 
 def framed(data: bytes) -> object:
@@ -159,6 +188,36 @@ DOORS: dict[str, tuple[Door, list[bytes]]] = {
         [sign_provision(DEVICE, COMMUNITY, "key", int(NOW * 1000))],
     ),
     "offer": (lambda data: open_offer(COMMUNITY, data, NOW), []),
+    "card": (
+        lambda data: open_card(COMMUNITY, data, NOW),
+        [make_card(SIGNATORY, READING_KEY, Said(NOW, "I mend radios", (PEER,)), now=NOW, sequence=1)],
+    ),
+    "capability": (
+        lambda data: open_capability(COMMUNITY, data, NOW),
+        [make_capability(SIGNATORY, Terms("add", SIGNATURE), (), is_withdrawn=False, now=NOW, sequence=1)],
+    ),
+    "schema of a capability": (lambda data: Checker(open_schema(data)).check({"a": [1, 2]}), [PARAMETERS]),
+    "letter": (letter_of, [LETTER.record]),
+    "letters that pass": (
+        lambda data: decode(data, Offered, step="fuzz"),
+        [encode(Offered(COMMUNITY, TWIN.public, "", [(PEER, 1, 5)]))],
+    ),
+    "call": (
+        lambda data: decode_union(data, ToProvider, step="fuzz"),
+        [encode(AskCall(1, "add", b"arguments", refs=[ValueRef("a", PEER, b"t" * 32, 9)])), encode(StopCall(1))],
+    ),
+    "answer to a call": (
+        lambda data: decode_union(data, ToCaller, step="fuzz"),
+        [encode(ValuePart(1, b"value")), encode(ValueKept(1, b"t" * 32, 9))],
+    ),
+    "kept value that is asked for": (
+        lambda data: decode_union(data, AskedOfKeeper, step="fuzz"),
+        [encode(WantValue(b"t" * 32)), encode(ReleaseValues([b"t" * 32]))],
+    ),
+    "operation of a community": (
+        lambda data: open_operation(data, COMMUNITY),
+        [write_operation(ROOT, Operation(COMMUNITY, 0, [], "create", TWIN.public, "town", NOW))],
+    ),
     "revocation": (
         lambda data: open_revocation(data, COMMUNITY, NOW),
         [revoke(TWIN, PEER, COMMUNITY, CHAIN, NOW)],
@@ -176,7 +235,7 @@ DOORS: dict[str, tuple[Door, list[bytes]]] = {
 }
 ANSWERING = ("socks", "lasting stream")
 """Doors that wait for more, or answer, rather than refuse."""
-REFUSALS = (PeerMisbehaved, CroftError, CodecError)
+REFUSALS = (PeerMisbehaved, CroftError, CodecError, Mismatch)
 
 
 def frames_for(valid: list[bytes], random: Random, count: int) -> Iterator[bytes]:
