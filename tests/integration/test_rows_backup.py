@@ -98,7 +98,7 @@ def is_link(path: bytes) -> bool:
 
 
 def test_e13_every_command_prints_what_the_python_api_returns(village: list[RealPeer], tmp_path: Path) -> None:
-    """H2: `croft backup add`, `list`, `run`, `snapshots`, `verify`, `restore`, `prune`, `rm`."""
+    """H2: `croft backup add`, `change`, `list`, `run`, `snapshots`, `verify`, `restore`, `prune`, `rm`."""
     ada, notes = village[0], tmp_path / "notes"
     make_tree(notes, 2, 10, 1_000)
     with ada.grid() as grid:
@@ -108,6 +108,11 @@ def test_e13_every_command_prints_what_the_python_api_returns(village: list[Real
 
         added = ada.json("backup", "add", str(notes), "--to", "bob,cyd", "--keep", "copies=2", "--exclude", "*.tmp")
         assert added == {"schema": 1, "backup": listed()[0]}  # type: ignore[index]
+        changed = ada.json("backup", "change", "notes", "--keep-last", "3", "--exclude", "*.bak")
+        assert changed == {"schema": 1, "backup": listed()[0]}  # type: ignore[index]
+        assert (changed["backup"]["to"], changed["backup"]["policy"]["last"]) == (["bob", "cyd"], 3)
+        assert grid.backup.change("notes", every_s=3_600.0).every_s == 3_600.0
+        assert grid.backup.change("notes", every_s=0.0).next_at is None
         run = ada.json("backup", "run", "notes")
         assert run["run"] == listed()[0]["last_run"]  # type: ignore[index]
         for command in (["backup"], ["backup", "list"]):
@@ -225,6 +230,7 @@ def test_what_cannot_be_backed_up_is_said(village: list[RealPeer], tmp_path: Pat
     for arguments, said in cases.items():
         assert said in two_lines(ada.croft("backup", "add", *arguments))[0], arguments
     assert ada.json("backup")["backups"] == []
+    assert "no backup" in two_lines(ada.croft("backup", "change", "none", "--every", "1d"))[0]
     with ada.grid() as grid, pytest.raises(croft.NotFound):
         grid.backup.run("nothing")
     assert subprocess.run(ada.command("backup", "restore", "x@y", "--into", "z"), env=ada.variables()).returncode == 2

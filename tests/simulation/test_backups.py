@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from croft.control import backup_schema
-from croft.errors import Busy, Failed, NotFound, Refused
+from croft.control.work_messages import OpenBackupRun
+from croft.errors import Busy, ConnectionLost, Failed, NotFound, Refused
 from croft.node.backup_desk import BackupDesk
 from croft.sim.world import World
 from croft.storage.backup_formats import Definition, StoreName
@@ -452,6 +453,60 @@ def test_lost_shares_are_made_again_only_where_the_backup_may_be(play: Play, tre
 
         assert (await verify(owner, "tree")).margin == 1
         assert all(shares.isdisjoint(held(world[f"peer{number}"], owner)) for number in (5, 6, 7))
+
+    play(story)
+
+
+def test_which_backups_there_are_is_told_while_no_holder_is_up(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner = world["peer1"]
+        await add(owner, "tree", tree)
+        await run(owner, "tree")
+        before = await desk(owner).backups()
+        await world.crash("peer2")
+        await world.crash("peer3")
+        await world.restart("peer1")
+        (shown,) = await desk(owner).backups()
+
+        assert (shown.snapshots, shown.size_bytes, shown.last_run) == (1, before[0].size_bytes, before[0].last_run)
+        assert len(await desk(owner).snapshots(backup_schema.BackupNamed(name="tree"))) == 1
+
+    play(story)
+
+
+def test_whoever_only_looks_on_does_not_end_a_run_by_going_away(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner = world["peer1"]
+        await add(owner, "tree", tree)
+        began = asyncio.create_task(run(owner, "tree"))
+        await asyncio.sleep(0)
+
+        def gone(files: int, done: int, total: int) -> None:
+            raise ConnectionLost("the program has ended")
+
+        watching = asyncio.create_task(desk(owner).run(OpenBackupRun("tree"), gone))
+        await asyncio.sleep(0.01)
+        watching.cancel()
+        assert (await began).snapshot == 1
+
+    play(story)
+
+
+def test_a_run_that_is_stopped_by_hand_says_so_and_waits(play: Play, tree: Path) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner = world["peer1"]
+        await add(owner, "tree", tree)
+        began = asyncio.create_task(run(owner, "tree"))
+        await asyncio.sleep(0.02)
+        began.cancel()
+        await asyncio.wait([began])
+        (shown,) = await desk(owner).backups()
+
+        assert "was stopped" in shown.trouble and not shown.is_running and shown.snapshots == 0
+        assert (await run(owner, "tree")).snapshot == 1
 
     play(story)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,11 +13,13 @@ from croft.cli.output import ago, done, print_json, print_table, say
 from croft.cli.storage import ProgressLine
 from croft.control.home import Home
 from croft.control.quantities import duration_s, show_duration, show_size
-from croft.errors import Failed, Usage
+from croft.errors import Failed, NotFound, Usage
 
 if TYPE_CHECKING:
     from croft.client.backups import Backups
     from croft.control import backup_schema
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 NAMED_MAX = 10
 
@@ -36,64 +39,63 @@ def backup(context: click.Context, as_json: bool) -> None:
         _list(as_json)
 
 
+def _what_is_wanted(command: F) -> F:
+    """The options of what `add` and `change` say."""
+    for option in reversed(
+        [
+            click.option("--to", multiple=True, metavar="WHO", help="Who may hold it: friends, communities, peers."),
+            click.option("--keep", metavar="LAYOUT", help="`4of8`: any 4 of 8 shares are enough; or `copies=3`."),
+            click.option("--every", metavar="TIME", help="How often it runs by itself, as `6h` or `1d`."),
+            click.option("--exclude", multiple=True, metavar="PATTERN", help="As `*.tmp`; with a /, whole paths."),
+            click.option("--keep-last", type=int, metavar="N", help="Keep the last N snapshots."),
+            click.option("--keep-hourly", type=int, metavar="N", help="Keep the last one of each of N hours."),
+            click.option("--keep-daily", type=int, metavar="N", help="… of each of N days."),
+            click.option("--keep-weekly", type=int, metavar="N", help="… of each of N weeks."),
+            click.option("--keep-monthly", type=int, metavar="N", help="… of each of N months."),
+            click.option("--keep-yearly", type=int, metavar="N", help="… of each of N years."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @backup.command("add")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--name", default="", help="What to call it; by default as the first path ends.")
-@click.option(
-    "--to", multiple=True, metavar="WHO", help="friends, a community or a peer may hold it; given again: also."
-)
-@click.option("--keep", default="", metavar="LAYOUT", help="`4of8`: any 4 of 8 shares are enough; or `copies=3`.")
-@click.option("--every", default="", metavar="TIME", help="How often it runs by itself, as `6h` or `1d`.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Names left out, as `*.tmp`; with a /, whole paths.")
-@click.option("--keep-last", type=int, default=0, metavar="N", help="Keep the last N snapshots.")
-@click.option("--keep-hourly", type=int, default=0, metavar="N", help="Keep the last one of each of N hours.")
-@click.option("--keep-daily", type=int, default=0, metavar="N", help="… of each of N days.")
-@click.option("--keep-weekly", type=int, default=0, metavar="N", help="… of each of N weeks.")
-@click.option("--keep-monthly", type=int, default=0, metavar="N", help="… of each of N months.")
-@click.option("--keep-yearly", type=int, default=0, metavar="N", help="… of each of N years.")
+@_what_is_wanted
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def add(
-    paths: tuple[str, ...],
-    name: str,
-    to: tuple[str, ...],
-    keep: str,
-    every: str,
-    exclude: tuple[str, ...],
-    keep_last: int,
-    keep_hourly: int,
-    keep_daily: int,
-    keep_weekly: int,
-    keep_monthly: int,
-    keep_yearly: int,
-    as_json: bool,
-) -> None:
+def add(paths: tuple[str, ...], name: str, as_json: bool, **wanted: Any) -> None:
     """Define a backup of files and folders of this machine. With --every it begins at once.
 
     Without any of the --keep-… options of snapshots, all of them are kept.
     """
-    from croft.control import backup_schema
+    from croft.client.backups import EVERYTHING
 
-    made = _backups().add(
-        *paths,
-        name=name,
-        to=[word for text in to for word in text.split(",")],
-        keep=keep,
-        every_s=duration_s(every) if every else 0.0,
-        exclude=exclude,
-        policy=backup_schema.RetentionPolicy(
-            last=keep_last,
-            hourly=keep_hourly,
-            daily=keep_daily,
-            weekly=keep_weekly,
-            monthly=keep_monthly,
-            yearly=keep_yearly,
-        ),
-    )
+    made = _backups().add(*paths, name=name, **_given(EVERYTHING, **wanted))
     if as_json:
         print_json("backup", made)
         return
-    when = f"runs every {show_duration(made.every_s)}" if made.every_s else f"run it: croft backup run {made.name}"
-    done(f"Added {made.name}", when)
+    done(f"Added {made.name}", _when_it_runs(made))
+
+
+@backup.command("change")
+@click.argument("name")
+@_what_is_wanted
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def change(name: str, as_json: bool, **wanted: Any) -> None:
+    """Change what was said when a backup was added; what is stored stays. `--every 0`: it runs when it is told to."""
+    backups = _backups()
+    known = next((one for one in backups.list() if one.name == name), None)
+    if known is None:
+        raise NotFound(f"there is no backup `{name}`", remedy="See which there are: `croft backup list`.")
+    given = _given(known.policy, **wanted)
+    if not given:
+        raise Usage("what is to change?", remedy="Say it like --every 1d or --keep-daily 30.")
+    changed = backups.change(name, **given)
+    if as_json:
+        print_json("backup", changed)
+        return
+    done(f"Changed {changed.name}", _when_it_runs(changed))
 
 
 @backup.command("list")
@@ -241,6 +243,37 @@ def _backups() -> Backups:
     return Backups(home, LocalApi(home.control_socket))
 
 
+def _given(
+    policy: backup_schema.RetentionPolicy,
+    *,
+    to: tuple[str, ...],
+    keep: str | None,
+    every: str | None,
+    exclude: tuple[str, ...],
+    **counts: int | None,
+) -> dict[str, Any]:
+    """What the options say. `counts`: `keep_last` and its like; the others are as in `policy`."""
+    from msgspec.structs import replace
+
+    given: dict[str, Any] = {}
+    if to:
+        given["to"] = [word for text in to for word in text.split(",")]
+    if keep is not None:
+        given["keep"] = keep
+    if every is not None:
+        given["every_s"] = duration_s(every)
+    if exclude:
+        given["exclude"] = list(exclude)
+    said = {name.removeprefix("keep_"): count for name, count in counts.items() if count is not None}
+    if said:
+        given["policy"] = replace(policy, **said)
+    return given
+
+
+def _when_it_runs(one: backup_schema.Backup) -> str:
+    return f"runs every {show_duration(one.every_s)}" if one.every_s else f"run it: croft backup run {one.name}"
+
+
 def _list(as_json: bool) -> None:
     found = _backups().list()
     if as_json:
@@ -254,11 +287,13 @@ def _list(as_json: bool) -> None:
             str(one.snapshots),
             show_size(one.size_bytes),
             "–" if one.margin is None else str(max(0, one.margin)),
-            one.trouble or "–",
         ]
         for one in found
     ]
-    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST", "TROUBLE"], rows)
+    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST"], rows)
+    for one in found:
+        if one.trouble:
+            say(f"! {one.name}: {one.trouble}")
 
 
 def _next(one: backup_schema.Backup) -> str:

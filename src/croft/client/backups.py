@@ -75,6 +75,31 @@ class Backups:
         )
         return self._api.add_backup(wanted)
 
+    def change(
+        self,
+        name: str,
+        *,
+        to: Sequence[str] | None = None,
+        keep: str | None = None,
+        every_s: float | None = None,
+        exclude: Sequence[str] | None = None,
+        policy: backup_schema.RetentionPolicy | None = None,
+    ) -> backup_schema.Backup:
+        """Changes a backup of this device; what is not given stays as it is. See `add`.
+
+        What is stored already stays where it is. Raises Usage, NotFound, Refused.
+        """
+        return self._api.change_backup(
+            backup_schema.BackupChange(
+                name=name,
+                to=None if to is None else [*to],
+                keep=keep,
+                every_s=every_s,
+                exclude=None if exclude is None else [*exclude],
+                policy=policy,
+            )
+        )
+
     def list(self) -> list[backup_schema.Backup]:
         """Every backup of the owner, those of this device first."""
         return self._api.backups()
@@ -167,6 +192,20 @@ class AsyncBackups:
         """See `Backups.add`."""
         add = partial(self._backups.add, *paths, name=name, to=to, keep=keep)
         return await asyncio.to_thread(add, every_s=every_s, exclude=exclude, policy=policy)
+
+    async def change(
+        self,
+        name: str,
+        *,
+        to: Sequence[str] | None = None,
+        keep: str | None = None,
+        every_s: float | None = None,
+        exclude: Sequence[str] | None = None,
+        policy: backup_schema.RetentionPolicy | None = None,
+    ) -> backup_schema.Backup:
+        """See `Backups.change`."""
+        change = partial(self._backups.change, name, to=to, keep=keep, every_s=every_s)
+        return await asyncio.to_thread(change, exclude=exclude, policy=policy)
 
     async def list(self) -> Sequence[backup_schema.Backup]:
         """See `Backups.list`."""

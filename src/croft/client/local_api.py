@@ -366,6 +366,10 @@ class LocalApi:
         """One more backup of this device. Raises Usage, NotFound, Busy, Refused."""
         return self._ask("POST", "/v1/backups", backup_schema.Backup, wanted, timeout_s=STORAGE_TIMEOUT_S)
 
+    def change_backup(self, wanted: backup_schema.BackupChange) -> backup_schema.Backup:
+        """Changes a backup of this device. Raises Usage, NotFound, Refused."""
+        return self._ask("POST", "/v1/backups/changed", backup_schema.Backup, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
     def remove_backup(self, name: str) -> backup_schema.BackupRemoved:
         """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""
         wanted = backup_schema.BackupNamed(name=name)

@@ -18,6 +18,8 @@ class Backups(Protocol):
 
     async def add(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup: ...
 
+    async def change(self, wanted: backup_schema.BackupChange) -> backup_schema.Backup: ...
+
     async def remove(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupRemoved: ...
 
     async def snapshots(self, wanted: backup_schema.BackupNamed) -> list[backup_schema.BackupSnapshot]: ...
@@ -34,6 +36,9 @@ def backup_routes(backups: Backups) -> list[Route]:
     async def add(request: Request) -> object:
         return await backups.add(await body(request, backup_schema.BackupWanted))
 
+    async def change(request: Request) -> object:
+        return await backups.change(await body(request, backup_schema.BackupChange))
+
     async def remove(request: Request) -> object:
         return await backups.remove(await body(request, backup_schema.BackupNamed))
 
@@ -46,6 +51,7 @@ def backup_routes(backups: Backups) -> list[Route]:
     return [
         Route("/v1/backups", answer(listed), methods=["GET"]),
         Route("/v1/backups", answer(add), methods=["POST"]),
+        Route("/v1/backups/changed", answer(change), methods=["POST"]),
         Route("/v1/backups/removed", answer(remove), methods=["POST"]),
         Route("/v1/backups/snapshots", answer(snapshots), methods=["POST"]),
         Route("/v1/backups/pruned", answer(prune), methods=["POST"]),

@@ -35,6 +35,17 @@ class BackupWanted(msgspec.Struct, frozen=True, kw_only=True):
     policy: RetentionPolicy = RetentionPolicy()
 
 
+class BackupChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes a backup of this device; None: that stays as it is. See `BackupWanted`."""
+
+    name: str
+    to: list[str] | None = None
+    keep: str | None = None
+    every_s: float | None = None
+    exclude: list[str] | None = None
+    policy: RetentionPolicy | None = None
+
+
 class BackupReport(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended. `ended_at` 0: it runs still. `error`: why it failed; then there is no snapshot of it.
 

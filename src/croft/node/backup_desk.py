@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from croft.control import backup_schema, schema
 from croft.control.naming import find_peer
 from croft.control.storage_work import Progress
@@ -51,30 +53,33 @@ class BackupDesk:
     async def add(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup:
         """One more backup of this device. Raises Usage, NotFound, Busy, Refused."""
         check_backup_name(wanted.name)
-        paths = _paths(wanted.paths_hex)
-        if wanted.keep:
-            parse_layout(wanted.keep)
-        if wanted.every_s and not wanted.every_s >= EVERY_S_MIN:
-            raise Usage("a backup runs at most once a minute", remedy="Say it like --every 6h.")
-        if any(len(words) > WORDS_MAX for words in (wanted.to, wanted.exclude)) or any(
-            not word or len(word) > WORD_CHARS_MAX for word in [*wanted.to, *wanted.exclude]
-        ):
-            raise Usage("too many words, or one that is too long", remedy="Name fewer.")
-        policy = Policy(**{name: getattr(wanted.policy, name) for name in wanted.policy.__struct_fields__})
-        policy.check()
         definition = Definition(
             FORMAT,
             self._parts.overlay.own.name,
-            paths,
-            exclude=wanted.exclude,
-            to=self._whom(wanted.to),
-            keep=wanted.keep,
-            every_s=wanted.every_s,
-            policy=policy,
+            _paths(wanted.paths_hex),
+            exclude=_words(wanted.exclude),
+            to=self._whom(_words(wanted.to)),
+            keep=_layout(wanted.keep),
+            every_s=_every_s(wanted.every_s),
+            policy=_policy(wanted.policy),
             made_at=self._parts.ports.clock.now(),
         )
         name = await self._backups.define(wanted.name, definition)
         return await self._shown(name, definition, await self._backups.all())
+
+    async def change(self, wanted: backup_schema.BackupChange) -> backup_schema.Backup:
+        """Changes a backup of this device. Raises Usage, NotFound, Refused."""
+        name, definition = await self._backups.find(wanted.name)
+        changed = replace(
+            definition,
+            exclude=definition.exclude if wanted.exclude is None else _words(wanted.exclude),
+            to=definition.to if wanted.to is None else self._whom(_words(wanted.to)),
+            keep=definition.keep if wanted.keep is None else _layout(wanted.keep),
+            every_s=definition.every_s if wanted.every_s is None else _every_s(wanted.every_s),
+            policy=definition.policy if wanted.policy is None else _policy(wanted.policy),
+        )
+        await self._backups.redefine(name, changed)
+        return await self._shown(name, changed, await self._backups.all())
 
     async def remove(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupRemoved:
         """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""
@@ -280,6 +285,29 @@ def _paths(paths_hex: Sequence[str]) -> list[bytes]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise Usage(f"two of these paths end in `{twice.decode(errors='replace')}`", remedy="Make two backups of them.")
     return paths
+
+
+def _layout(text: str) -> str:
+    """A layout that is one, or none. Raises Usage."""
+    return str(parse_layout(text)) if text else ""
+
+
+def _every_s(every_s: float) -> float:
+    if every_s and not every_s >= EVERY_S_MIN:
+        raise Usage("a backup runs at most once a minute", remedy="Say it like --every 6h.")
+    return every_s
+
+
+def _words(words: Sequence[str]) -> list[str]:
+    if len(words) > WORDS_MAX or any(not word or len(word) > WORD_CHARS_MAX for word in words):
+        raise Usage("too many words, or one that is empty or too long", remedy="Name fewer.")
+    return list(words)
+
+
+def _policy(wanted: backup_schema.RetentionPolicy) -> Policy:
+    policy = Policy(**{name: getattr(wanted, name) for name in wanted.__struct_fields__})
+    policy.check()
+    return policy
 
 
 def _texts(paths: Sequence[bytes]) -> list[str]:

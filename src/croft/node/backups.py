@@ -12,19 +12,20 @@ from typing import Final
 
 import msgspec
 
-from croft.errors import Busy, CroftError, Failed, NotFound, Refused, Usage
+from croft.errors import Busy, ConnectionLost, CroftError, Failed, NotFound, Refused, Usage
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.node.backup_run import BackupRun
 from croft.node.health import Health
 from croft.overlay.service import Overlay
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.backup_formats import DEFINITIONS, Definition, StoreName
+from croft.storage.backup_records import BackupRecords
 from croft.storage.backup_schedule import due_at
 from croft.storage.backup_store import BackupStore
 from croft.storage.formats import decode_stored
 from croft.storage.placement import Rule, allowed, choose_layout, parse_layout
 from croft.storage.retention import kept
-from croft.storage.service import HIDDEN, Storage
+from croft.storage.service import Storage
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class Backups:
         self._never = never
         self._device = bytes.fromhex(overlay.own.peer)
         self._stores: dict[StoreName, BackupStore] = {}
-        self._definitions: dict[StoreName, tuple[bytes, Definition]] = {}
+        self._records = BackupRecords(storage, database)
+        self._definitions: dict[StoreName, Definition] = {}
         self._running: dict[str, _Running] = {}
         self._waits: dict[StoreName, str] = {}
         self._changed = asyncio.Event()
@@ -127,20 +129,12 @@ class Backups:
 
     async def all(self) -> dict[StoreName, Definition]:
         """Every backup of the owner, those of this device first. Raises CroftError."""
-        found: dict[StoreName, tuple[bytes, Definition]] = {}
-        async for place, version in self._storage.kept(DEFINITIONS):
-            name = StoreName.of_definition(place)
-            assert version.content is not None, "what is kept has a content"
-            known = self._definitions.get(name)
-            if known is None or known[0] != version.content.key:
-                data = await self._storage.note(place.removeprefix(HIDDEN))
-                if data is None:
-                    continue
-                known = version.content.key, decode_stored(data, Definition)
-            found[name] = known
+        found: dict[StoreName, Definition] = {}
+        async for place, data in self._records.below(DEFINITIONS):
+            found[StoreName.of_definition(place)] = decode_stored(data, Definition)
         self._definitions = found
         order = sorted(found, key=lambda name: (name.device != self._device, name.name, name.device))
-        return {name: found[name][1] for name in order}
+        return {name: found[name] for name in order}
 
     async def find(self, text: str) -> tuple[StoreName, Definition]:
         """The backup that is called so here: by its name, or DEVICE:NAME. Raises NotFound, Usage."""
@@ -173,6 +167,14 @@ class Backups:
         await self._note_run(name, LastRun(0.0))
         self._changed.set()
         return name
+
+    async def redefine(self, name: StoreName, definition: Definition) -> None:
+        """Changes what is backed up of one of this device; what is stored stays. Raises Refused."""
+        if not self.is_own(name):
+            raise Refused("this is the backup of another device", remedy="Change it there.")
+        await (await self.store(name)).define(definition, self.rule(definition))
+        await self.all()
+        self._changed.set()
 
     async def remove(self, name: StoreName, definition: Definition) -> None:
         """Drops it with all that is stored. Raises Busy, Refused."""
@@ -275,13 +277,12 @@ class Backups:
         task = asyncio.create_task(self._run(name, watchers, is_anew), name="backup.run")
         self._running[name.name] = _Running(task, watchers)
         try:
-            return await task
+            return await task  # who is cancelled here cancels it
+        except asyncio.CancelledError:
+            if is_attended:
+                await self._note_stopped(name)
+            raise
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                if is_attended:
-                    await self._note_stopped(name)
             self._running.pop(name.name, None)
 
     async def last_run(self, name: StoreName) -> LastRun | None:
@@ -293,7 +294,7 @@ class Backups:
         last = None if row is None else msgspec.msgpack.decode(row[0], type=LastRun)
         return last if last is not None and last.began_at else None
 
-    async def _run(self, name: StoreName, watchers: Sequence[Watcher], is_anew: bool) -> LastRun:
+    async def _run(self, name: StoreName, watchers: list[Watcher], is_anew: bool) -> LastRun:
         _, definition = await self.find(f"{name.device.hex()}:{name.name}")
         before = await self.last_run(name)
         pruned_at = before.pruned_at if before else 0.0
@@ -301,8 +302,11 @@ class Backups:
         await self._note_run(name, last)
 
         def tell(files: int, size: int) -> None:
-            for watcher in watchers:
-                watcher(files, size)
+            for watcher in list(watchers):
+                try:
+                    watcher(files, size)
+                except ConnectionLost:
+                    watchers.remove(watcher)  # whoever looked on has gone
 
         store = await self.store(name)
         rule = self.rule(definition)
@@ -372,20 +376,22 @@ class Backups:
         last, now = await self.last_run(name), self._clock.now()
         if last is None:
             return due_at(definition.every_s, now, 0.0, is_whole=False, is_interrupted=False)
+        if self.is_running(name):
+            return last.began_at + definition.every_s
         is_over = last.ended_at > 0
         return due_at(
             definition.every_s,
             now,
             last.began_at,
             is_whole=is_over and not last.error,
-            is_interrupted=not is_over and not self.is_running(name),
+            is_interrupted=not is_over,
         )
 
     async def _run_if_due(self, name: StoreName, is_settling: bool) -> None:
-        known = self._definitions.get(name)
-        definition = known[1] if known is not None else (await self.all()).get(name)
+        definition = self._definitions.get(name) or (await self.all()).get(name)
         if definition is None:
             await self._forget_run(name)  # another device of the owner has removed it
+            self._health.clear(_warning(name.name))
             return
         is_due = not self.is_running(name) and await self._due_at(name, definition) <= self._clock.now()
         if is_due and self._may_run(name, definition, is_settling):

@@ -16,6 +16,7 @@ from croft.errors import Failed
 from croft.ports import Clock, Entropy
 from croft.storage.backup_formats import PACKS, TABLES, Blob, ChunkList, PackTable, Table
 from croft.storage.backup_index import BackupIndex, Changes, IndexedPack, Place
+from croft.storage.backup_records import BackupRecords
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import FORMAT, Version, decode_stored
 from croft.storage.placement import Rule
@@ -37,9 +38,17 @@ class PackWriter:
     """
 
     def __init__(
-        self, storage: Storage, index: BackupIndex, prefix: bytes, rule: Rule, clock: Clock, entropy: Entropy
+        self,
+        storage: Storage,
+        records: BackupRecords,
+        index: BackupIndex,
+        prefix: bytes,
+        rule: Rule,
+        clock: Clock,
+        entropy: Entropy,
     ) -> None:
         self._storage = storage
+        self._records = records
         self._index = index
         self._prefix = prefix
         self._rule = rule
@@ -107,7 +116,8 @@ class PackWriter:
         putting = await self._current()
         table = self._prefix + TABLES + self._token()
         packs = [IndexedPack(name, table, chunks) for name, _, chunks in self._shipped]
-        kept = {name: await putting.add(BytesSource(record)) for name, record in (records or {}).items()}
+        records = records or {}
+        kept = {name: await putting.add(BytesSource(record)) for name, record in records.items()}
         if packs:
             listed = Table(
                 FORMAT, [PackTable(pack.name.removeprefix(self._prefix), list(pack.chunks)) for pack in packs]
@@ -128,6 +138,7 @@ class PackWriter:
         told = seen or Changes()
         told.packs, told.gone = packs, gone
         await self._index.apply(told)
+        await self._records.remember({name: (kept[name].content.key, record) for name, record in records.items()})
         self._shipped.clear()
         self._fresh.clear()
         self._batch_bytes = 0

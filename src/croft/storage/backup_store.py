@@ -29,6 +29,7 @@ from croft.storage.backup_formats import (
 )
 from croft.storage.backup_index import BackupIndex, Changes, IndexedPack, Mark
 from croft.storage.backup_packs import PACK_BYTES, PackReader, PackWriter, missing
+from croft.storage.backup_records import BackupRecords
 from croft.storage.chunking import PURPOSE, Chunker
 from croft.storage.contents import BytesSource
 from croft.storage.formats import Version, decode_stored
@@ -52,8 +53,11 @@ class Pruned:
 class BackupStore:
     """Made by `open`. Every method raises CroftError if holders cannot be reached."""
 
-    def __init__(self, storage: Storage, index: BackupIndex, chunker: Chunker, name: StoreName) -> None:
+    def __init__(
+        self, storage: Storage, records: BackupRecords, index: BackupIndex, chunker: Chunker, name: StoreName
+    ) -> None:
         self._storage = storage
+        self._records = records
         self.index = index
         self.chunker = chunker
         self.name = name
@@ -66,7 +70,8 @@ class BackupStore:
     async def open(cls, storage: Storage, database: Database, name: StoreName) -> BackupStore:
         """A store, which need not exist yet. Raises Refused if the owner's key is not here."""
         chunker = Chunker(await storage.secret_for(PURPOSE))
-        return cls(storage, await BackupIndex.open(database, name.prefix), chunker, name)
+        records = BackupRecords(storage, database)
+        return cls(storage, records, await BackupIndex.open(database, name.prefix), chunker, name)
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -76,7 +81,7 @@ class BackupStore:
 
     async def snapshot(self, number: int) -> SnapshotRecord:
         """One of them. Raises NotFound."""
-        data = await self._record(snapshot_name(self.name.prefix, number))
+        data = await self._records.find(snapshot_name(self.name.prefix, number))
         if data is None:
             raise NotFound(
                 f"there is no snapshot {number} of `{self.name.name}`",
@@ -117,7 +122,7 @@ class BackupStore:
 
     def writer(self, rule: Rule, clock: Clock, entropy: Entropy) -> PackWriter:
         """Writes packs; hold `writing`."""
-        return PackWriter(self._storage, self.index, self.name.prefix, rule, clock, entropy)
+        return PackWriter(self._storage, self._records, self.index, self.name.prefix, rule, clock, entropy)
 
     async def look_again(self) -> None:
         """Brings the index up to what holders keep, unless somebody writes and has done so."""
@@ -139,7 +144,7 @@ class BackupStore:
         async for name, _ in self._storage.kept(self.name.prefix + TABLES):
             if name in tables and not kept - known.keys():
                 continue
-            data = await self._record(name)
+            data = await self._storage.note(name.removeprefix(HIDDEN))
             if data is not None:
                 listed = [(self.name.prefix + one.pack, one.chunks) for one in decode_stored(data, Table).packs]
                 fresh += [IndexedPack(pack, name, chunks) for pack, chunks in listed if pack in kept - known.keys()]
@@ -261,9 +266,6 @@ class BackupStore:
                 self._is_dropped = False
                 self._is_read.notify_all()
 
-    async def _record(self, name: bytes) -> bytes | None:
-        return await self._storage.note(name.removeprefix(HIDDEN))
-
     async def _keep(self, records: Mapping[bytes, bytes], rule: Rule, *, removed: Sequence[bytes] = ()) -> None:
         if not records and not removed:
             return
@@ -276,3 +278,5 @@ class BackupStore:
             changes.update(dict.fromkeys(removed))
             async with await self._storage.listing() as listing:
                 await self._storage.keep(changes, listing)
+        told = {name: (one.content.key, records[name]) for name, one in pending.items()}
+        await self._records.remember(told, removed)
