@@ -215,6 +215,23 @@ def test_a_command_is_called_like_a_function(village: list[RealPeer], base: Path
     assert "exited with 1" in two_lines(ada.croft("call", "occurrences", "word=oil", f"page=@{page}"))[0]
 
 
+def test_a_folder_is_listed_and_read(village: list[RealPeer], base: Path, grid: croft.Grid) -> None:
+    """F2: a data set: its files by name, and nothing else of the machine."""
+    ada, bob, _, _, _ = village
+    data = base / "data"
+    data.mkdir()
+    (data / "scan.txt").write_text("ink")
+    bob.ok("offer", "capability", "--data", str(data), "--name", "scans", "--text", "What was scanned.")
+    until(lambda: ("scans", "bob") in known(ada), "ada knows of it")
+
+    assert grid.twin("bob").scans() == ["scan.txt"]
+    assert grid.twin("bob").scans("scan.txt").read_text() == "ink"
+    ada.ok("call", "scans", "name=scan.txt", "-o", str(base / "copy"))
+    assert (base / "copy").read_text() == "ink"
+    with pytest.raises(CapabilityFailed, match="not in it"):
+        grid.twin("bob").scans("../able.py")
+
+
 def test_a_device_has_one_holder_whether_jobs_or_capabilities_use_it(village: list[RealPeer], base: Path) -> None:
     """F2, D11: a capability that needs a device waits for whoever holds it, and is held up by no other."""
     ada, bob, cyd, _, _ = village

@@ -12,7 +12,7 @@ from croft.model.ids import PeerId
 from croft.sim.world import Machine, World
 from croft.twins.letter_messages import CALL_GIVE, CALL_OFFER, Given, Offered, Taken
 from croft.twins.letter_store import Message
-from croft.twins.letters import Author, Body, Box, digest_of, sign_letter
+from croft.twins.letters import LIFETIME_S, Author, Body, Box, digest_of, sign_letter
 from croft.twins.pen import Pen, Written
 from croft.twins.post import SEALED, TEXT
 from croft.wire.codec import decode, encode
@@ -222,6 +222,23 @@ def test_forged_replayed_and_foreign_letters_are_refused(play: Play) -> None:
         offered = Offered(*elsewhere, [(str(evil.peer), 1, 1 << 39)])
         answer = await world["peer1"].parts.overlay.call(world["peer2"].peer, CALL_OFFER, encode(offered), deadline_s=5)
         assert len(answer) < 100
+
+    play(story)
+
+
+def test_letters_past_their_time_go_everywhere_and_make_room(play: Play) -> None:
+    async def story(world: World) -> None:
+        await village(world, 3)
+        await world.crash("peer2", is_loud=True)
+        await write(world, "peer1", "peer2", "hello")
+        keeper = world["peer3"].parts.post
+        await world.until(lambda: "" if keeper.kept_for_others() == 1 else "not kept", within_s=30)
+        for machine in world.up():
+            machine.clock.skew_s += LIFETIME_S
+        await world.until(lambda: "" if not keeper.kept_for_others() else "still kept", within_s=4_000)
+        count = "SELECT count(*) FROM letter"
+        assert await world["peer3"].parts.ports.database.run(lambda db: db.execute(count).fetchone()) == (0,)
+        assert await texts(world["peer1"]) == ["hello"]
 
     play(story)
 

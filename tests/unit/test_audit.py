@@ -8,7 +8,19 @@ import msgspec
 import pytest
 
 from croft.identity.keys import SecretKey
-from croft.twins.audit import NO_LINK, SEAL_KIND, Act, Chain, Line, Seal, link_of, verify
+from croft.twins.audit import (
+    NO_LINK,
+    REPEATS_EACH,
+    REPEATS_S,
+    SEAL_KIND,
+    Act,
+    Chain,
+    Line,
+    Repeats,
+    Seal,
+    link_of,
+    verify,
+)
 from croft.wire.envelope import sign
 
 DEVICE, OTHER = SecretKey(b"\1" * 32), SecretKey(b"\2" * 32)
@@ -118,3 +130,14 @@ def test_what_others_are_called_cannot_make_lines_of_its_own() -> None:
 
     act = msgspec.json.decode(chain.added[0].text, type=Act)
     assert act.who == "bob?line 2" and len(act.on) == 200
+
+
+def test_a_flood_of_one_kind_is_a_few_lines_and_a_number() -> None:
+    repeats = Repeats()
+    lines = [repeats.is_line("call", "bob", "ok", 1.0) for _ in range(1_000)]
+
+    assert lines == [True] * REPEATS_EACH + [False] * (1_000 - REPEATS_EACH)
+    assert repeats.is_line("call", "cyd", "ok", 1.0) and repeats.is_line("call", "bob", "refused", 1.0)
+    assert repeats.over(1.0) == []
+    assert repeats.over(1.0 + REPEATS_S) == [("call", "bob", "ok", 1_000 - REPEATS_EACH)]
+    assert repeats.is_line("call", "bob", "ok", 20.0) and repeats.over(100.0) == []

@@ -116,3 +116,36 @@ def test_an_endpoint_is_posted_the_arguments(endpoint: str) -> None:
     assert json.loads(text(q="ü")) == {"q": "ü"}
     with pytest.raises(RuntimeError, match="404"):
         function_of(Source(python="/p", http=f"{endpoint}/other", parameters=("q",)))(q="x")
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "secret").write_text("x")
+    root = tmp_path / "data"
+    (root / "scans").mkdir(parents=True)
+    (root / "scans" / "a.txt").write_text("ink")
+    (root / "out").symlink_to(tmp_path / "secret")
+    return root
+
+
+def test_a_folder_is_listed_and_read(folder: Path) -> None:
+    read = function_of(Source(python="/p", data=str(folder)))
+
+    assert read() == ["out", "scans/"] and read(name="scans") == ["scans/a.txt"]
+    assert read(name="scans/a.txt").read_text() == "ink"
+    with pytest.raises(FileNotFoundError):
+        read(name="scans/b.txt")
+
+
+@pytest.mark.parametrize("name", ["..", "../secret", "/etc/passwd", "scans/../../secret", "out"])
+def test_nothing_outside_a_folder_is_read(folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not in it"):
+        function_of(Source(python="/p", data=str(folder)))(name=name)
+
+
+def test_what_is_no_folder_cannot_be_offered(folder: Path) -> None:
+    with pytest.raises(Usage, match="no folder"):
+        function_of(Source(python="/p", data=str(folder / "nothing")))

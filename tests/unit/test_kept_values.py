@@ -13,7 +13,6 @@ from croft.model.ids import PeerId
 from croft.ports import OWN_VALUES
 from croft.sim.chunk_store import SimulatedChunkStore
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
-from croft.twins import kept_values
 from croft.twins.kept_values import CHUNK_BYTES, LIFETIME_S, KeptValues
 from croft.twins.pipeline import Held
 
@@ -33,12 +32,13 @@ class Nobody:
 class Machine:
     def __init__(self) -> None:
         self.chunks, self.disk, self.clock = SimulatedChunkStore(), SimulatedDisk(), SimulatedClock(0.0)
-        self.starts = 0
+        self.starts, self.bytes_max = 0, 1 << 30
 
     async def start(self) -> KeptValues:
         self.starts += 1
         entropy = SimulatedEntropy(f"values/{self.starts}")
-        values = KeptValues(OWN, Nobody(), self.chunks, self.disk.open_database(), self.clock, entropy)
+        database = self.disk.open_database()
+        values = KeptValues(OWN, "cyd", Nobody(), self.chunks, database, self.clock, entropy, self.bytes_max)
         await values.load()
         return values
 
@@ -85,19 +85,18 @@ def test_what_was_not_finished_when_the_peer_died_is_dropped_at_the_next_start()
     told(story)
 
 
-def test_one_caller_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_values, "KEPT_FOR_ONE_BYTES_MAX", 10)
-    monkeypatch.setattr(kept_values, "KEPT_BYTES_MAX", 15)
-
+def test_one_caller_does_not_fill_the_disk_and_all_together_not_more_than_the_owner_says() -> None:
     async def story(machine: Machine) -> None:
+        machine.bytes_max = 20
         values = await machine.start()
         await values.keep("ada", [b"12345678"])
         with pytest.raises(Busy):
             await values.keep("ada", [b"123"])
+        await values.keep("cyd", [b"12345", b"678"])
         with pytest.raises(Busy):
-            await values.keep("bob", [b"12345678"])
-        await values.keep("bob", [b"1234567"])
-        assert values.kept_bytes == 15 and await machine.chunk_count() == 2
+            await values.keep("bob", [b"12345"])
+        await values.keep("bob", [b"1234"])
+        assert values.kept_bytes == 20 and await machine.chunk_count() == 3
 
     told(story)
 

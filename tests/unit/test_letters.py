@@ -42,7 +42,15 @@ from croft.twins.letters import (
     sign_letter,
 )
 from croft.twins.pen import KEY_LETTERS_MAX, KEY_S_MAX, Pen, Written
-from croft.twins.shelf import FEEDS_PER_BOX_MAX, KEPT_BYTES_MAX, READ_HERE_BYTES_MAX, ROOMS_MAX, Shelf, within
+from croft.twins.shelf import (
+    FEEDS_PER_BOX_MAX,
+    KEPT_BYTES_MAX,
+    KEPT_OF_ONE_BYTES_MAX,
+    READ_HERE_BYTES_MAX,
+    ROOMS_MAX,
+    Shelf,
+    within,
+)
 
 NOW = 1_000_000.0
 COMMUNITY = "ab" * 32
@@ -314,6 +322,18 @@ def test_one_author_fills_no_box(is_read_here: bool, limit: int) -> None:
     with pytest.raises(Busy):
         shelf.check_room(FEED, "ada", 1, is_read_here=is_read_here)
     shelf.check_room(FEED, "bo", 1, is_read_here=is_read_here)
+
+
+def test_one_author_does_not_fill_the_room_for_others_with_letters_to_many() -> None:
+    shelf = Shelf()
+    for number in range(KEPT_OF_ONE_BYTES_MAX // KEPT_BYTES_MAX):
+        feed = Feed(Box(COMMUNITY, f"{number:064x}"), ADA.device.public)
+        shelf.check_room(feed, "ada", KEPT_BYTES_MAX, is_read_here=False)
+        shelf.put(feed, "ada", 1, KEPT_BYTES_MAX, is_read_here=False)
+    another = Feed(Box(COMMUNITY, "f" * 64), ADA.device.public)
+    with pytest.raises(Busy):
+        shelf.check_room(another, "ada", 1, is_read_here=False)
+    shelf.check_room(another, "bo", 1, is_read_here=False)
 
 
 def test_rooms_and_feeds_are_bounded() -> None:

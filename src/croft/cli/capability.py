@@ -124,10 +124,12 @@ def _say_waits(provider: str) -> None:
     say(f"Waiting for the owner of {provider} to allow it …")
 
 
-def source_of(what: str, command: str, http: str, parameters: tuple[str, ...], returns: str) -> Source:
+def source_of(what: str, command: str, http: str, data: str, parameters: tuple[str, ...], returns: str) -> Source:
     """What is to be offered. Raises Usage."""
-    if bool(what) + bool(command) + bool(http) != 1:
-        raise Usage("one thing is offered at a time", remedy="Name a function, or use --command or --http.")
+    if bool(what) + bool(command) + bool(http) + bool(data) != 1:
+        raise Usage("one thing is offered at a time", remedy="Name a function, or use --command, --http or --data.")
+    if data:
+        return Source(python=sys.executable, data=str(Path(data).absolute()))
     if http:
         return Source(python=sys.executable, http=http, parameters=parameters, returns=returns)
     if command:
@@ -158,7 +160,7 @@ def offered(
 ) -> schema.CapabilityWanted:
     """What `croft offer capability` asks for. Raises Usage."""
     described = _describe(source)
-    default = source.function or Path(source.command[0] if source.command else urlsplit(source.http).path).name
+    default = source.function or Path(source.data or (source.command or [urlsplit(source.http).path])[0]).name
     return schema.CapabilityWanted(
         name=name or default,
         source=source,

@@ -83,6 +83,7 @@ def relay(rate: str, to: tuple[str, ...], per_peer: str | None, as_json: bool) -
 @click.argument("what", metavar="[FILE.py:FUNCTION]", required=False, default="")
 @click.option("--command", default="", metavar="LINE", help="A command instead, such as 'tesseract {page:file} -'.")
 @click.option("--http", default="", metavar="URL", help="An endpoint of this machine, which takes JSON by POST.")
+@click.option("--data", default="", metavar="FOLDER", help="A folder instead, whose files callers list and read.")
 @click.option("--parameter", multiple=True, metavar="NAME:TYPE=DEFAULT", help="Of an endpoint; again for more.")
 @click.option("--returns", default="text", metavar="TYPE", help="Of those: text, bytes, json, lines or none.")
 @click.option("--name", help="What others call it by. Default: the function's name.")
@@ -108,13 +109,14 @@ def capability(
     what: str,
     command: str,
     http: str,
+    data: str,
     parameter: tuple[str, ...],
     returns: str,
     timeout: str,
     as_json: bool,
     **terms: Any,
 ) -> None:
-    """Let others call a Python function of yours by its name, or a command, or an endpoint.
+    """Let others call a Python function of yours by its name, or a command, an endpoint, or read a folder.
 
     It runs in a process of its own on this machine with your rights, loaded by the Python that runs this command. Its
     annotations say what it takes: whatever does not fit is refused before it runs.
@@ -124,7 +126,7 @@ def capability(
     from croft.cli.capability import offered, source_of
 
     made = LocalApi(Home.find().control_socket).offer_capability(
-        offered(source_of(what, command, http, parameter, returns), timeout, **terms)
+        offered(source_of(what, command, http, data, parameter, returns), timeout, **terms)
     )
     if as_json:
         print_json("", made)

@@ -163,6 +163,11 @@ KEYS: Mapping[str, Key] = {
     "jobs.delegates": Key(
         "0", _delegates, "How many peers hold a copy of a detached job, to carry it on while this one is away."
     ),
+    "pipelines.disk": Key(
+        "4G",
+        size_bytes,
+        "Disk for results that wait here for the next stage of a pipeline; one person gets half.",
+    ),
     "storage.delegates": Key(
         "3",
         _delegates,

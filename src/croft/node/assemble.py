@@ -89,7 +89,7 @@ from croft.twins.call_server import CallServer
 from croft.twins.capability_book import CapabilityBook
 from croft.twins.communities import Communities
 from croft.twins.consent_book import ConsentBook
-from croft.twins.kept_values import VALUES_PURPOSE, KeptValues
+from croft.twins.kept_values import KEPT_BYTES_MAX, VALUES_PURPOSE, KeptValues
 from croft.twins.left_calls import LeftCalls
 from croft.twins.letters import Author
 from croft.twins.pipelines import Pipelines
@@ -141,6 +141,7 @@ class Plan:
     labels: tuple[str, ...] = ()
     delegates_wanted: int = 0
     storage_delegates: int = DELEGATES
+    kept_bytes_max: int = KEPT_BYTES_MAX
     lent_cpus_max: float | None = None
     own_folders: tuple[bytes, ...] = ()
 
@@ -462,7 +463,9 @@ def _calling(
         lambda peer: _served(peer, overlay, communities),
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
-    values = KeptValues(own.peer, overlay, ports.chunks, ports.database, ports.clock, ports.entropy)
+    values = KeptValues(
+        *(own.peer, own.twin, overlay, ports.chunks, ports.database, ports.clock, ports.entropy), plan.kept_bytes_max
+    )
     calls = CallClient(capabilities, overlay)
     pipelines = Pipelines(own.peer, own.twin, calls, capabilities, values, ports.database, ports.clock, ports.entropy)
     return Calling(audit, consent, book, capabilities, CallServer(gate, values), calls, values, pipelines)

@@ -57,7 +57,10 @@ class CapabilityDesk:
         if len(wanted.to) > RECIPIENTS_MAX:
             raise Usage("a capability for too many", remedy="Found a community for them, or make them friends.")
         source = wanted.source
-        if not (source.file or source.command or source.http) or not Path(source.file or "/").is_absolute():
+        if (
+            not (source.file or source.command or source.http or source.data)
+            or not Path(source.file or "/").is_absolute()
+        ):
             raise Usage("a capability without whole paths", remedy="Use `croft offer capability`.")
         consent = _verdict(wanted.consent)
         terms = Terms(

@@ -221,6 +221,7 @@ def _plan(home: Home, config: Config, identity: Identity, sandbox: Sandbox) -> P
         relay_port=config["relay.port"],
         delegates_wanted=config["jobs.delegates"],
         storage_delegates=config["storage.delegates"],
+        kept_bytes_max=config["pipelines.disk"],
         own_folders=(os.fsencode(home.state),),
     )
 

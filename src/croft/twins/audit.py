@@ -26,6 +26,9 @@ SEAL_KIND: Final = "audit seal"
 NO_LINK: Final = bytes(32)
 TEXT_CHARS_MAX: Final = 200
 LINES_KEPT: Final = 100_000
+REPEATS_EACH: Final = 20
+REPEATS_S: Final = 10.0
+"""So many acts of one kind, of one peer, are a line each within that time."""
 STEP: Final = "audit log"
 
 
@@ -113,6 +116,27 @@ class Chain:
     def drop_before(self, line: Line, link_before: bytes) -> None:
         """The log begins with this line from now on; what was before was too old to keep."""
         self.first, self.before = line.number, link_before
+
+
+@dataclass
+class Repeats:
+    """Keeps a flood of acts of one kind from filling the log: the first of a while are lines, the others a number."""
+
+    seen: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
+    """By act, peer and outcome: when the while ends, how many there were."""
+
+    def is_line(self, act: str, peer: str, outcome: str, now: float) -> bool:
+        """Whether one more is to be a line of its own."""
+        counted = self.seen.setdefault((act, peer, outcome), [now + REPEATS_S, 0.0])
+        counted[1] += 1
+        return counted[1] <= REPEATS_EACH
+
+    def over(self, now: float) -> list[tuple[str, str, str, int]]:
+        """What was counted and not written in whiles that are over: act, peer, outcome, and how many."""
+        ended = [(key, int(count)) for key, (until, count) in self.seen.items() if until <= now]
+        for key, _ in ended:
+            del self.seen[key]
+        return [(*key, count - REPEATS_EACH) for key, count in ended if count > REPEATS_EACH]
 
 
 def link_of(before: bytes, text: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -12,7 +13,7 @@ import msgspec
 from croft.errors import CroftError, PeerMisbehaved
 from croft.identity.keys import SecretKey
 from croft.model.ids import PeerId, TwinId
-from croft.twins.audit import LINES_KEPT, Act, Chain, Finding, Line, open_seal, verify
+from croft.twins.audit import LINES_KEPT, Act, Chain, Finding, Line, Repeats, open_seal, verify
 
 if TYPE_CHECKING:
     import sqlite3
@@ -49,6 +50,9 @@ class AuditLog:
         self._own = own
         self._name_of = name_of
         self._chain = Chain()
+        self._repeats = Repeats()
+        self._twins: dict[str, str] = {}
+        """Of peers whose acts are counted at present."""
         self._lost = 0
         self.on_broken: Callable[[str], None] = lambda what: None
         """Told if the log is not as it was left."""
@@ -56,6 +60,9 @@ class AuditLog:
     def record(self, act: str, actor: Actor, on: str = "", outcome: str = "ok", why: str = "") -> None:
         """Somebody did something here; what this peer's own programs do is not written down."""
         if actor.peer == self._own:
+            return
+        if not self._repeats.is_line(act, actor.peer, outcome, self._clock.now()):
+            self._twins[actor.peer] = actor.twin
             return
         if len(self._chain.added) >= UNSAVED_MAX:
             self._lost += 1
@@ -115,10 +122,13 @@ class AuditLog:
                 except CroftError as error:
                     log.warning("the audit log cannot be written: %s", error.message)
         finally:
-            await self.save()
+            await self.save(is_last=True)
 
-    async def save(self) -> None:
+    async def save(self, *, is_last: bool = False) -> None:
         """Writes what is not on disk yet. Raises Failed, and keeps it to be written later."""
+        for act, peer, outcome, count in self._repeats.over(math.inf if is_last else self._clock.now()):
+            name, twin = self._name_of(PeerId(peer)), self._twins.pop(peer, "")
+            self._chain.add(self._clock.now(), act, name, peer, twin, "", outcome, f"{count:,} more of these")
         if self._lost and len(self._chain.added) < UNSAVED_MAX:
             lost, self._lost = self._lost, 0
             self._note("lost", f"{lost} acts were too many for the disk")

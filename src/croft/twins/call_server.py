@@ -275,7 +275,7 @@ class _Session:
                 taken = _collecting(parts, deliver)
             elif asked.key:
                 taken = _copying(parts, deliver)
-            await admitted.host.run(running, asked.call, time_s, taken)
+            await admitted.host.run(running, self._caller.peer, asked.call, time_s, taken)
         if parts and asked.is_kept:
             # Only now: while a value is written to the disk, the next call runs.
             await self._keep(asked.call, parts, deliver)

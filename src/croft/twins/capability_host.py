@@ -36,7 +36,11 @@ START_S_MAX: Final = 120.0
 STOP_S_MAX: Final = 2.0
 """How long a function may go on after nobody waits for it any more; then its process is killed."""
 IDLE_S_MAX: Final = 900.0
-WAITING_MAX: Final = 512
+WAITING_MAX: Final = 2_048
+WAITING_EACH_MAX: Final = 1_024
+"""Calls of one caller."""
+BROKEN_S: Final = 5.0
+"""So long after the function could not be loaded, nobody tries again."""
 STEP: Final = "capability worker"
 
 Deliver = Callable[[ToCaller], Awaitable[None]]
@@ -80,7 +84,9 @@ class CapabilityHost:
         self._slots = slots
         self._idle: list[_Process] = []
         self._processes: set[_Process] = set()
-        self._turns: deque[asyncio.Future[None]] = deque()
+        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
+        """Of each caller who waits; callers are served in turn."""
+        self._broken: tuple[CroftError, float] | None = None
         self._busy = 0
         self._cleaning: set[asyncio.Task[None]] = set()
         self.is_closed = False
@@ -90,12 +96,12 @@ class CapabilityHost:
         """Share of the slots in use."""
         return self._busy / self._slots
 
-    async def run(self, running: Running, call: int, time_s_max: float, deliver: Deliver) -> None:
-        """Serves one call; its answer goes to `deliver`. Raises Busy, Failed if it surely has not begun.
+    async def run(self, running: Running, who: str, call: int, time_s_max: float, deliver: Deliver) -> None:
+        """Serves one call of `who`; its answer goes to `deliver`. Raises Busy, Failed if it surely has not begun.
 
         When this is cancelled, the function is stopped.
         """
-        await self._take_turn()
+        await self._take_turn(who)
         is_given_back = False
         try:
             process = await self._take_process()
@@ -133,27 +139,31 @@ class CapabilityHost:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, who: str) -> None:
         if self._busy < self._slots:
             self._busy += 1
             return
-        if len(self._turns) >= WAITING_MAX:
-            raise Busy(f"{WAITING_MAX} calls of `{self.name}` wait here already", remedy="Try again later.")
+        line = self._turns.setdefault(who, deque())
+        if len(line) >= WAITING_EACH_MAX or sum(map(len, self._turns.values())) >= WAITING_MAX:
+            raise Busy(f"{len(line)} calls of yours wait for `{self.name}` already", remedy="Try again later.")
         turn = asyncio.get_running_loop().create_future()
-        self._turns.append(turn)
+        line.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._end_turn()
-            else:
-                self._turns.remove(turn)
             raise
 
     def _end_turn(self) -> None:
+        """The slot is free: whoever has waited longest since their last turn has it."""
         while self._turns:
-            turn = self._turns.popleft()
-            if not turn.done():
+            who = next(iter(self._turns))
+            line = self._turns.pop(who)
+            turn = line.popleft() if line else None
+            if line:
+                self._turns[who] = line
+            if turn is not None and not turn.done():
                 turn.set_result(None)
                 return
         self._busy -= 1
@@ -166,6 +176,19 @@ class CapabilityHost:
             if not process.is_dead:
                 return process
             self._drop(process)
+        now = asyncio.get_running_loop().time()
+        if self._broken is not None and now < self._broken[1]:
+            raise self._broken[0]  # nobody has this machine start process after process in vain
+        try:
+            process = await self._start()
+        except CroftError as error:
+            log.warning("the capability `%s` cannot be loaded: %s", self.name, error.message)
+            self._broken = error, asyncio.get_running_loop().time() + BROKEN_S
+            raise
+        self._broken = None
+        return process
+
+    async def _start(self) -> _Process:
         process = _Process(await self._programs.start(self._arguments, self._folder), self.name)
         self._processes.add(process)
         try:

@@ -1,4 +1,4 @@
-"""What a capability may be besides a Python function: a command, or an HTTP endpoint of this machine.
+"""What a capability may be besides a Python function: a command, an HTTP endpoint of this machine, or a folder.
 
 Each becomes a function with annotations, so that all else is the same for every kind. Commands are run without a shell:
 an argument never becomes more than one, and text that would pass for an option is refused.
@@ -41,6 +41,8 @@ IN_COMMANDS: Final = frozenset({"text", "int", "number", "file"})
 """Types of which an argument of a command can be."""
 SAID_CHARS_MAX: Final = 1_000
 RESULT_BYTES_MAX: Final = 256 << 20
+NAMES_MAX: Final = 10_000
+NAME_SHOWN_CHARS_MAX: Final = 80
 HTTP_TIMEOUT_S: Final = 3_600.0
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -53,11 +55,13 @@ Parameter = tuple[str, str, str | None]
 
 
 def function_of(source: Source) -> Callable[..., Any]:
-    """A function that runs a command, or asks an endpoint. Raises Usage."""
+    """A function that runs a command, asks an endpoint, or reads a folder. Raises Usage."""
     if source.returns not in RETURNS:
         raise Usage(f"`{source.returns}` is nothing to return", remedy=f"Write one of {', '.join(RETURNS)}.")
     if source.command:
         return _command(source)
+    if source.data:
+        return _data(source)
     if source.returns == "lines":
         raise Usage("an endpoint gives no lines", remedy="Write one of text, bytes, json or none.")
     return _endpoint(source)
@@ -164,6 +168,31 @@ def _read(data: bytes, returns: str) -> Any:
         case "bytes":
             return data
     return None
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def _data(source: Source) -> Callable[..., Any]:
+    root = Path(source.data).resolve()
+    if not root.is_dir():
+        raise Usage(f"{source.data} is no folder", remedy="Name a folder whose files others may read.")
+
+    def read(values: dict[str, Any]) -> Any:
+        """What a name leads to; links count for what they lead to."""
+        path = (root / values["name"]).resolve()
+        if not path.is_relative_to(root):
+            raise ValueError(f"`{values['name'][:NAME_SHOWN_CHARS_MAX]}` is not in it")
+        if path.is_dir():
+            found = sorted(path.iterdir())[:NAMES_MAX]
+            return [f"{one.relative_to(root)}{'/' if one.is_dir() else ''}" for one in found]
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no `{values['name'][:NAME_SHOWN_CHARS_MAX]}`")
+        if path.stat().st_size > RESULT_BYTES_MAX:
+            raise ValueError(f"`{path.name}` takes more than can be carried at once")
+        return path
+
+    return _shaped(read, [("name", "text", "")], "json")
 
 
 # --- endpoints -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         python: the interpreter that runs it. file, function: a Python function; or else command: what is run, with
         `{name:type=default}` for parameters, in `folder`; or else http: an endpoint of this machine, to which the
-        arguments are posted as JSON.
+        arguments are posted as JSON; or else data: a folder that is read.
         parameters: of an endpoint, each as `name:type=default`. returns: what a command or endpoint gives.
     """
 
@@ -22,6 +22,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     function: str = ""
     command: tuple[str, ...] = ()
     http: str = ""
+    data: str = ""
     parameters: tuple[str, ...] = ()
     returns: str = "text"
     folder: str = ""
@@ -29,4 +30,5 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def shown(self) -> str:
         """In a few words."""
-        return self.http or (shlex.join(self.command) if self.command else f"{self.file}:{self.function}")
+        function = f"{self.file}:{self.function}" if self.file else ""
+        return self.http or self.data or shlex.join(self.command) or function

@@ -32,9 +32,9 @@ TOKEN_BYTES: Final = 32
 CHUNK_BYTES: Final = 4 << 20
 LIFETIME_S: Final = 86_400.0
 TEND_EVERY_S: Final = 600.0
-KEPT_BYTES_MAX: Final = 16 << 30
-KEPT_FOR_ONE_BYTES_MAX: Final = 4 << 30
-"""Of what calls of one twin have made."""
+KEPT_BYTES_MAX: Final = 4 << 30
+FOR_ONE_SHARE_MAX: Final = 0.5
+"""Of the room, for what calls of one twin have made; the owner's own may take all."""
 RELEASED_MAX: Final = 1_024
 FRAME_BYTES_MAX: Final = 64 << 10
 ANSWER_S_MAX: Final = 20.0
@@ -74,12 +74,22 @@ class Peers(Protocol):
 
 
 class KeptValues:
-    """The values of one peer."""
+    """The values of one peer, `bytes_max` in all. `owner`: the twin for whom there is no other limit."""
 
     def __init__(
-        self, own: PeerId, peers: Peers, chunks: ChunkStore, database: Database, clock: Clock, entropy: Entropy
+        self,
+        own: PeerId,
+        owner: str,
+        peers: Peers,
+        chunks: ChunkStore,
+        database: Database,
+        clock: Clock,
+        entropy: Entropy,
+        bytes_max: int = KEPT_BYTES_MAX,
     ) -> None:
         self._own = own
+        self._owner = owner
+        self._bytes_max = bytes_max
         self._peers = peers
         self._chunks = chunks
         self._database = database
@@ -163,8 +173,9 @@ class KeptValues:
         self._bytes[keeper] = self._bytes.get(keeper, 0) + size
 
     def _check_room(self, keeper: str, size: int) -> None:
-        is_too_much = self._bytes.get(keeper, 0) + size > KEPT_FOR_ONE_BYTES_MAX
-        if is_too_much or self.kept_bytes + size > KEPT_BYTES_MAX:
+        share = 1.0 if keeper == self._owner else FOR_ONE_SHARE_MAX
+        is_too_much = self._bytes.get(keeper, 0) + size > self._bytes_max * share
+        if is_too_much or self.kept_bytes + size > self._bytes_max:
             raise Busy("there is no room for more values here", remedy="Wait until earlier ones are used.")
 
     async def _put(self, token: bytes, index: int, data: bytes | bytearray) -> None:

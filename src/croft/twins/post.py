@@ -243,16 +243,23 @@ class Post:
         await self._store.forget_old(self._clock.now())
         for feed, next_sequence, last in await self._store.progress():
             self._feeds.resume(feed, next_sequence, last)
-        unread: dict[Feed, None] = {}
-        for feed, author, sequence, size in await self._store.numbers():
-            is_read_here = self._reads(feed, TwinId(author))
-            self._shelf.put(feed, author, sequence, size, is_read_here=is_read_here)
-            if is_read_here and sequence >= self._feeds.next_of(feed):
-                unread[feed] = None
+        readable = await self._look_at_disk()
         for box in self._shelf.boxes():
             self._delivery.grown(box)
-        for feed in unread:
-            await self._read_again(feed)
+        for feed in readable:
+            if self._shelf.last(feed) >= self._feeds.next_of(feed):
+                await self._read_again(feed)
+
+    async def _look_at_disk(self) -> Sequence[Feed]:
+        """Knows again just what is kept; returns the feeds that are read here."""
+        shelf, readable = Shelf(), dict[Feed, None]()
+        for feed, author, sequence, size in await self._store.numbers():
+            is_read_here = self._reads(feed, TwinId(author))
+            shelf.put(feed, author, sequence, size, is_read_here=is_read_here)
+            if is_read_here:
+                readable[feed] = None
+        self._shelf = shelf
+        return list(readable)
 
     async def serve(self) -> None:
         """Passes letters on, until cancelled."""
@@ -278,6 +285,7 @@ class Post:
                 if now - self._forgot_at >= FORGET_EVERY_S:
                     self._forgot_at = now
                     await self._store.forget_old(now)
+                    await self._look_at_disk()
             except CroftError as error:
                 log.warning("letters are not tended to: %s", error.message)
 
@@ -414,8 +422,11 @@ class Post:
         """Whether letters of a feed are kept here, if that caller brings them; those of blocked people never are."""
         if feed.device == self._own or self._network.is_kept_out(PeerId(feed.device), author):
             return False
-        # What is kept for others comes from its author or its reader, who alone have an interest in it.
-        return self._reads(feed, author) or caller.twin in (author, feed.box.to)
+        if self._reads(feed, author):
+            return True
+        # What is kept for a member comes from its author or its reader, who alone have an interest in it.
+        is_for_member = any(one.twin == feed.box.to for one in self._network.members(feed.box.community))
+        return is_for_member and caller.twin in (author, feed.box.to)
 
     def _may_come(self, caller: Caller, letter: Letter, record: bytes, twins: Mapping[str, TwinId]) -> bool:
         """Whether a letter is to be kept that was wanted. Raises Refused where its bearer is to hear why not."""

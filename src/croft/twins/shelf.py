@@ -16,6 +16,8 @@ READ_HERE_BYTES_MAX: Final = 16 << 20
 """Of one author in one box that is read here."""
 KEPT_BYTES_MAX: Final = 1 << 20
 """Of one author in one box that is kept for others."""
+KEPT_OF_ONE_BYTES_MAX: Final = 4 << 20
+"""Of one author in all boxes that are kept for others: nobody fills the room that all have."""
 KEPT_FOR_OTHERS_BYTES_MAX: Final = 64 << 20
 READ_BYTES_MAX: Final = 512 << 20
 ROOMS_MAX: Final = 64
@@ -34,6 +36,7 @@ class Shelf:
         self._numbers: dict[Feed, list[int]] = {}
         self._feeds: dict[Box, dict[Feed, None]] = {}
         self._bytes: dict[tuple[Box, str], int] = {}
+        self._kept_of: dict[str, int] = {}
         self._for_others = 0
         self._for_owner = 0
         self.kept_for_others = 0
@@ -67,7 +70,9 @@ class Shelf:
         is_new_feed = feed not in self._numbers
         is_crowded = is_new_feed and len(self._feeds.get(box, ())) >= FEEDS_PER_BOX_MAX
         is_room_too_many = box not in self._feeds and bool(box.room) and len(self.rooms(box.community)) >= ROOMS_MAX
-        if self._bytes.get((box, author), 0) + size > limit or total + size > most or is_crowded or is_room_too_many:
+        is_greedy = not is_read_here and self._kept_of.get(author, 0) + size > KEPT_OF_ONE_BYTES_MAX
+        is_full = self._bytes.get((box, author), 0) + size > limit or total + size > most
+        if is_full or is_greedy or is_crowded or is_room_too_many:
             raise Busy("there is no room for more letters of this author", remedy="Old ones go after thirty days.")
 
     def put(self, feed: Feed, author: str, sequence: int, size: int, *, is_read_here: bool) -> None:
@@ -81,6 +86,7 @@ class Shelf:
             self._for_owner += size
         else:
             self._for_others += size
+            self._kept_of[author] = self._kept_of.get(author, 0) + size
             self.kept_for_others += 1
 
     def parts(self, feed: Feed) -> list[Part]:
