@@ -16,7 +16,17 @@ from croft.sim.machine import SimulatedDisk
 from croft.sim.world import COMMUNITY_NAME, World
 from croft.twins.community import REFUSED_KEPT_MAX
 from croft.twins.community_messages import NOTICE_HEADS, PAGE_OPERATIONS_MAX, Heads
-from croft.twins.community_operation import ADMIN, LEAVE, REMOVE, ROLE, RULE, open_operation, write_operation
+from croft.twins.community_operation import (
+    ADMIN,
+    GUEST,
+    LEAVE,
+    MEMBER,
+    REMOVE,
+    ROLE,
+    RULE,
+    open_operation,
+    write_operation,
+)
 from croft.twins.community_reducer import TWO_TONGUES
 from croft.wire.codec import encode
 from support.worlds import Play, add_device, double, lasting
@@ -100,6 +110,26 @@ def test_whoever_is_removed_is_cut_off_everywhere_and_refused_with_the_reason(pl
         assert warning.title == "You were removed from the village by its founder."
         job.running.cancel()
         await asyncio.gather(job.running, return_exceptions=True)
+
+    play(story)
+
+
+def test_whoever_becomes_a_guest_ends_what_is_for_members_and_begins_it_no_more(play: Play) -> None:
+    async def story(world: World) -> None:
+        names = await united(world, 3)
+        lender = world["peer2"].parts.lender
+        job = world.submit("peer3", lasting(30.0, double), [1, 2], only=["peer2"])
+        await world.until(lambda: "" if lender.slots_busy else "nothing runs", within_s=10)
+
+        await act(world, "peer1", ROLE, "peer3", GUEST)
+
+        await world.until(lambda: "its work goes on" if lender.slots_busy else "", within_s=SECONDS)
+        await world.until(lambda: world.disunity(names), within_s=30)
+        with pytest.raises(Refused, match="offers nothing to you"):
+            await job.running
+        await act(world, "peer1", ROLE, "peer3", MEMBER)
+        await asyncio.sleep(3)
+        await world.submit("peer3", double, [1, 2], only=["peer2"]).running
 
     play(story)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from croft.control import schema
 from croft.control.naming import ID_PREFIX_MIN, find_person
-from croft.errors import NotFound, Usage
+from croft.errors import Busy, NotFound, Usage
 from croft.model.ids import CommunityId, PeerId, TwinId, short
 from croft.overlay.messages import Rejected
 from croft.overlay.passport import Membership
@@ -49,6 +49,7 @@ class CommunityKeeper:
         self._changed: set[CommunityId] = set()
         self._has_changed = asyncio.Event()
         self._left: set[CommunityId] = set()
+        self._guests: dict[CommunityId, frozenset[TwinId]] = {}
         communities.on_change(self._on_change)
         overlay.links.on_refused = self._refused
         overlay.links.on_up(self._link_up)
@@ -58,6 +59,7 @@ class CommunityKeeper:
         await self._communities.load()
         for membership in self._overlay.communities():
             self._overlay.standing_changed(membership.community)
+            self._guests[membership.community] = self._communities.of(membership.community).guests()
 
     async def serve(self) -> None:
         """Runs until cancelled."""
@@ -70,12 +72,23 @@ class CommunityKeeper:
             changed, self._changed = sorted(self._changed), set()
             for community in changed:
                 self._overlay.standing_changed(community)
+                self._cut_new_guests(community)
             for membership in self._overlay.communities():
                 if membership.community in self._left:
                     await self.leave(membership, "its owner left the community")
                 else:
                     await self._leave_if_out(membership)
             self._left.clear()
+
+    def _cut_new_guests(self, community: CommunityId) -> None:
+        """Ends what those who became guests had begun as members; what is for them they can begin again."""
+        with contextlib.suppress(NotFound):
+            guests = self._communities.of(community).guests()
+            new = guests - self._guests.get(community, frozenset())
+            self._guests[community] = guests
+            for link in self._overlay.links.all():
+                if link.greeted.twin in new:
+                    self._overlay.links.cut(link.peer, "a guest from now on")
 
     def left_elsewhere(self, community: CommunityId) -> None:
         """Another device of the owner's says that the owner is in a community no more."""
@@ -189,7 +202,8 @@ class CommunityDesk:
         membership = self.named(wanted.community)
         shown = self._shown(membership)
         own = self._parts.overlay.own.twin
-        await self._parts.communities.act(membership.community, LEAVE, own)
+        with contextlib.suppress(Busy):  # nobody is there to be told
+            await self._parts.communities.act(membership.community, LEAVE, own)
         # Those who are linked are told before the links end.
         await asyncio.sleep(SETTLE_S)
         await self._parts.community_keeper.leave(membership, "its owner left the community")

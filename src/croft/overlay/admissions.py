@@ -254,9 +254,9 @@ class Admissions:
         try:
             self.check_admits(effect.community, effect.twin)
             chain = admit(self._signer, membership.chain, effect.community, effect.twin)
+            self.admitted(effect.community, effect.twin, effect.name)
         except Refused as error:
             return JoinRefused(error.code, error.message, error.remedy)
-        self.admitted(effect.community, effect.twin, effect.name)
         log.info("admitted %s (%s) to %s", effect.name, short(effect.peer), membership.name)
         records: list[bytes] = []
         size = 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from croft.identity.grants import found
 from croft.identity.keys import SecretKey, community_key
 from croft.model.ids import CommunityId, TwinId
 from croft.twins.community_exchange import Exchange
-from croft.twins.community_operation import ADMIN, ADMIT, CREATE, FOUNDER, Operation, write_operation
+from croft.twins.community_operation import ADMIN, ADMIT, CREATE, FOUNDER, Operation, is_fit, write_operation
 from croft.twins.community_reducer import GUESTS_INVITE_NOBODY, NO_ROLE, RULE_FORBIDS, STAYS_OUT
 
 if TYPE_CHECKING:
@@ -213,7 +214,8 @@ class Communities:
         compared_at = 0.0
         while True:
             for joined in list(self._neighbours.communities()):
-                self._catch_up(joined)
+                with contextlib.suppress(Refused):
+                    self._catch_up(joined)
             self._exchange.try_again()
             now = asyncio.get_running_loop().time()
             if now - compared_at >= COMPARE_EVERY_S:
@@ -248,6 +250,7 @@ class Communities:
     def _sign(self, community: CommunityId, act: str, subject: str, value: str) -> None:
         key = self._key("do nothing in a community")
         chain = next(one.chain for one in self._neighbours.communities() if one.community == community)
+        value = value if is_fit(value) else ""
         operation = self.of(community).next_operation(self._own, act, subject, value, at=self._clock.now(), chain=chain)
         self._exchange.publish(community, write_operation(key, operation))
 

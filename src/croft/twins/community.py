@@ -186,6 +186,11 @@ class Community:
         """Whether they may use only what is offered to them by name."""
         return self._now().role_at(who) == GUEST
 
+    def guests(self) -> frozenset[TwinId]:
+        """Everybody who has that role."""
+        reduction = self._now()
+        return frozenset(TwinId(who) for who in reduction.roles if reduction.role_at(who) == GUEST)
+
     def is_admitted(self, who: TwinId) -> bool:
         """Whether an operation says that they were let in, whether it counts or not."""
         return who == self.founder or bool(self._admissions.get(who))

@@ -91,9 +91,12 @@ class Exchange:
         return community in self._loaded or self.is_compared(community)
 
     def publish(self, community: CommunityId, record: bytes) -> None:
-        """Takes in an operation that was signed here, to be saved and told."""
-        signed = open_operation(record, community)
-        self.of(community).take(signed, is_needed=True)
+        """Takes in an operation that was signed here, to be saved and told. Raises Refused if it has no room."""
+        try:
+            signed = open_operation(record, community)
+            self.of(community).take(signed, is_needed=True)
+        except PeerMisbehaved as fault:
+            raise Refused(str(fault), remedy="See what was done there: `croft community log`.") from None
         self._unsaved.append((community, signed))
         self._news.setdefault(community, []).append(record)
         self._has_news.set()
