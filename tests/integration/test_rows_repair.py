@@ -23,7 +23,7 @@ FILE_BYTES = 3_000_000
 @pytest.fixture(scope="module")
 def village() -> Iterator[list[RealPeer]]:
     with peers.homes() as base:
-        yield peers.community(base, ["ada", "bob", "cyd", "dan", "eve", "fay", "gus"])
+        yield peers.community(base, ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal", "ivy", "jon"])
 
 
 def is_delegate(peer: RealPeer) -> bool:
@@ -32,22 +32,26 @@ def is_delegate(peer: RealPeer) -> bool:
         return bool(database.execute("SELECT count(*) FROM watched").fetchone()[0])
 
 
+@pytest.mark.timeout(300)
 def test_lost_shares_are_made_again_while_the_owner_is_off(village: list[RealPeer], tmp_path: Path) -> None:
-    """E4: 2-of-4: two holders and the owner are killed; delegates rebuild; the other two die: it is still read."""
+    """E4: 3-of-6: three holders are killed: it is read; the owner too: delegates rebuild; three more: it is read."""
     ada, others = village[0], village[1:]
     file = tmp_path / "file"
     file.write_bytes(secrets.token_bytes(FILE_BYTES))
-    put = ada.json("put", str(file), "--keep", "2of4")["put"]
+    put = ada.json("put", str(file), "--keep", "3of6")["put"]
     first = [peer for peer in others if peer.name in put["holders"]]
-    assert len(first) == 4
+    assert len(first) == 6
     until(lambda: sum(map(is_delegate, others)) == 3, "there are delegates")
 
-    for peer in (ada, first[0], first[1]):
+    for peer in first[:3]:
         peer.kill()
+    ada.ok("get", "file", str(tmp_path / "once"))
+    assert (tmp_path / "once").read_bytes() == file.read_bytes()
+    ada.kill()
     alive = [peer for peer in others if peer.process is not None]
     until(lambda: any("lost shares of" in peer.log() for peer in alive), "somebody mends it", REPAIR_S_MAX)
     until(lambda: not any(watched_short(peer) for peer in alive), "all of it is mended", REPAIR_S_MAX)
-    for peer in first[2:]:
+    for peer in first[3:]:
         peer.kill()
     ada.start()
     left = [peer for peer in others if peer.process is not None]
