@@ -238,6 +238,7 @@ def test_what_cannot_be_backed_up_is_said(village: list[RealPeer], tmp_path: Pat
         (str(tmp_path / "a"), "--to", "nobody"): "no peer is called",
         (str(tmp_path / "a"), "--to", "friends"): "nobody is here",
         (str(tmp_path / "a"), "--name", "a/b"): "cannot be called",
+        (str(ada.home / "chunks"),): "keeps for itself",
     }
     for arguments, said in cases.items():
         assert said in two_lines(ada.croft("backup", "add", *arguments))[0], arguments

@@ -17,7 +17,7 @@ from croft.model.ids import CommunityId, PeerId
 from croft.node.backup_verifying import Verifying, margin_of
 from croft.node.backups import COMMUNITY_MARK, FRIENDS, LastRun
 from croft.node.file_attributes import shown
-from croft.node.tree_reading import root_name
+from croft.node.tree_reading import refuse_own, root_name
 from croft.node.tree_writing import TreeWriter
 from croft.storage.backup_formats import Definition, StoreName, check_backup_name
 from croft.storage.backup_schedule import EVERY_S_MIN
@@ -54,10 +54,13 @@ class BackupDesk:
     async def add(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup:
         """One more backup of this device. Raises Usage, NotFound, Busy, Refused."""
         check_backup_name(wanted.name)
+        paths = _paths(wanted.paths_hex)
+        for path in paths:
+            refuse_own(path, self._parts.plan.own_folders)
         definition = Definition(
             FORMAT,
             self._parts.overlay.own.name,
-            _paths(wanted.paths_hex),
+            paths,
             exclude=_words(wanted.exclude),
             to=self._whom(_words(wanted.to)),
             keep=_layout(wanted.keep),

@@ -11,11 +11,11 @@ import os
 import re
 import stat
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from croft.errors import Failed, PeerMisbehaved
+from croft.errors import Failed, PeerMisbehaved, Usage
 from croft.node.file_attributes import holes_of, kind_of, node_of, shown, spans
 from croft.storage.backup_formats import CHUNKS_LISTED_MAX, DEPTH_MAX, Blob, ChunkList, Kind, Listing, Node
 from croft.storage.chunking import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunker
@@ -110,11 +110,7 @@ class TreeReader:
         for path in paths:
             place = os.path.realpath(path)
             name = root_name(path)
-            if any(place == own or place.startswith(own + b"/") for own in self._never):
-                raise Failed(
-                    f"{shown(path)} is what this peer keeps for itself",
-                    remedy="Leave it out: your words bring it back, and its key must not be on two machines.",
-                )
+            refuse_own(path, self._never)
             try:
                 info = os.lstat(place)
                 if stat.S_ISDIR(info.st_mode):
@@ -317,6 +313,16 @@ class TreeReader:
     def _unreadable(self, path: bytes, reason: str | None) -> None:
         self.counts.unreadable += 1
         _name(self.counts.named_unreadable, f"{shown(path)}: {reason}")
+
+
+def refuse_own(path: bytes, own_folders: Collection[bytes]) -> None:
+    """Raises Usage for what the peer keeps for itself."""
+    place = os.path.realpath(path)
+    if any(place == own or place.startswith(own + b"/") for own in map(os.path.realpath, own_folders)):
+        raise Usage(
+            f"{shown(path)} is what this peer keeps for itself",
+            remedy="Leave it out: your words bring it back, and its key must not be on two machines.",
+        )
 
 
 def root_name(path: bytes) -> bytes:
