@@ -172,3 +172,19 @@ def test_python_waits_for_consent(village: list[RealPeer]) -> None:
         ada.api.answer_question(question.number, is_allowed=True)
         assert answer.result() == 7
         assert isinstance(grid, croft.Grid)
+
+
+def test_rules_go_by_roles_of_a_community(village: list[RealPeer], base: Path) -> None:
+    """F5: what is for members is not for guests; what is offered to a guest by name is under the rule for guests."""
+    ada, bob, _, dan = village
+    capable.offer(ada, base, "pid", "--name", "desk", "--to", "dan", "--to", "bob")
+    until(lambda: any(one.name == "desk" for one in dan.api.capabilities()), "dan knows of it")
+    until(lambda: any(one.name == "desk" for one in bob.api.capabilities()), "bob knows of it")
+    ada.ok("consent", "desk", "--who", "role:guest", "--rule", "deny")
+    assert int(call(dan, "desk")) > 0
+
+    ada.ok("community", "role", "dan", "guest")
+    until(lambda: "role:guest: deny" in call(dan, "desk"), "dan is a guest, and refused")
+    assert int(call(bob, "desk")) > 0
+    ada.ok("community", "role", "dan", "member")
+    until(lambda: not call(dan, "desk").startswith("5: "), "dan is a member again, and let in")

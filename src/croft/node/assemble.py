@@ -461,6 +461,7 @@ def _calling(
         *(book, consent, audit, communities, devices, own.twin),
         lambda twin: twin in contacts.friends(),
         lambda peer: _served(peer, overlay, communities),
+        overlay.communities_of,
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
     values = KeptValues(

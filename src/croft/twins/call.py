@@ -7,7 +7,7 @@ and nobody has seen a part of its result yet; otherwise its caller is told that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from croft.model.ids import PeerId, TwinId
@@ -123,7 +123,7 @@ class CallAttempts:
         if self._first is None or (failure.has_begun and not self._first.has_begun):
             self._first = failure
         if failure.code in FINAL_CODES or self._is_seen or (failure.has_begun and not self._may_repeat):
-            return [GiveUp(failure)]
+            return [self._give_up(failure)]
         return self._next()
 
     def _next(self) -> Sequence[Effect]:
@@ -133,7 +133,11 @@ class CallAttempts:
         if self._waiting:
             return [Ask(self._waiting.pop(0))]
         assert self._first is not None, "a call has at least one candidate"
-        return [GiveUp(self._first)]
+        return [self._give_up(self._first)]
+
+    def _give_up(self, failure: Failure) -> GiveUp:
+        # What may have run at one of them may have run, whatever the last one says of itself.
+        return GiveUp(replace(failure, has_begun=failure.has_begun or self._may_have_run))
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

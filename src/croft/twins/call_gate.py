@@ -44,7 +44,10 @@ class Devices(Protocol):
 
 
 class CallGate:
-    """Decides by what is offered to whom, by the owner's rules, and by asking."""
+    """Decides by what is offered to whom, by the owner's rules, and by asking.
+
+    `communities_of`: those of a peer in which it may use what is for members; `known_in`: those it is in at all.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class CallGate:
         own: TwinId,
         is_friend: Callable[[TwinId], bool],
         communities_of: Callable[[PeerId], frozenset[CommunityId]],
+        known_in: Callable[[PeerId], frozenset[CommunityId]],
     ) -> None:
         self._book = book
         self._consent = consent
@@ -65,6 +69,7 @@ class CallGate:
         self._own = own
         self._is_friend = is_friend
         self._communities_of = communities_of
+        self._known_in = known_in
         self._askers: dict[PeerId, tuple[Asker, float]] = {}
         self._live: set[AdmittedCall] = set()
         consent.changed = self._consent_changed
@@ -119,8 +124,9 @@ class CallGate:
         if known is not None and now - known[1] < ASKER_KEPT_S:
             return known[0]
         twin, communities = caller.twin, self._communities_of(caller.peer)
-        roles = frozenset(self._roles.role_of(community, twin) for community in communities)
-        asker = Asker(twin, communities, twin == self._own, self._is_friend(twin), roles)
+        # Guests have a role too, though what is for members is not for them.
+        roles = {self._roles.role_of(community, twin) for community in self._known_in(caller.peer)} - {""}
+        asker = Asker(twin, communities, twin == self._own, self._is_friend(twin), frozenset(roles))
         if len(self._askers) >= ASKERS_MAX:
             self._askers.clear()
         self._askers[caller.peer] = asker, now
