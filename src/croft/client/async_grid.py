@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from croft.client.async_capabilities import AsyncCalls
+from croft.client.async_capabilities import AsyncCalls, AsyncTwin
 from croft.client.backups import AsyncBackups, Backups
 from croft.client.capability import CONSENT_S
 from croft.client.environments_asked import environment_of
@@ -87,6 +87,10 @@ class AsyncGrid:
         """A function that runs at whoever offers a capability; see `Grid.capability`. Its calls are to be awaited, or,
         where results stream, iterated over by `async for`."""
         return await self._calls.capability(name, of, timeout_s, consent_s)
+
+    async def twin(self, name: str) -> AsyncTwin:
+        """A person's capabilities, or a peer's, as methods: `await (await grid.twin("maria")).transcribe(path)`."""
+        return await self._calls.twin(name)
 
     async def capabilities(self) -> list[schema.Capability]:
         """What others let the owner call, and what this peer offers."""
