@@ -157,6 +157,12 @@ def test_e13_what_is_in_the_way_is_not_replaced_and_what_is_right_is_left(
     ada.ok("backup", "rm", "letters")
 
 
+def rewrite(folder: Path, share: float, random: Random) -> None:
+    for path in folder.glob("folder*/*"):
+        if random.random() < share:
+            path.write_bytes(random.randbytes(300_000))
+
+
 def is_busy(peer: RealPeer, running: subprocess.Popen[str]) -> bool:
     """Whether a run has begun; also if it is over already."""
     return peer.api.backups()[0].is_running or running.poll() is not None
@@ -171,8 +177,7 @@ def test_e13_a_daemon_that_is_killed_loses_no_snapshot_and_goes_on(village: list
     before = state_of(films)
     random = Random(5)
     for moment_s in (0.02, 0.1, 0.25):
-        for path in films.glob("folder*/*"):
-            path.write_bytes(random.randbytes(300_000))
+        rewrite(films, 1.0, random)
         running = ada.begin("backup", "run", "films")
         until(partial(is_busy, ada, running), "it runs")
         time.sleep(moment_s)  # any moment will do: this is when the power goes
@@ -184,12 +189,15 @@ def test_e13_a_daemon_that_is_killed_loses_no_snapshot_and_goes_on(village: list
         if newest == 1:
             ada.ok("backup", "restore", "films@1", "--into", str(tmp_path / f"after{moment_s}"))
             assert state_of(tmp_path / f"after{moment_s}" / "films") == before
-    ada.ok("backup", "run", "films")
-    pruning = ada.begin("backup", "prune", "films")
-    ada.kill()
-    pruning.communicate()
-    ada.start()
-    until(lambda: {"bob", "cyd", "dan"} <= peers.linked(ada), "others are here")
+    for moment_s in (0.15, 0.3):
+        rewrite(films, 0.5, random)
+        ada.ok("backup", "run", "films")
+        pruning = ada.begin("backup", "prune", "films")
+        time.sleep(moment_s)  # the command takes a moment to begin
+        ada.kill()
+        pruning.communicate()
+        ada.start()
+        until(lambda: {"bob", "cyd", "dan"} <= peers.linked(ada), "others are here")
     ada.ok("backup", "prune", "films")
     ada.ok("backup", "restore", "films", "--into", str(tmp_path / "last"))
     assert state_of(tmp_path / "last/films") == state_of(films)

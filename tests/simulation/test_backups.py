@@ -28,7 +28,7 @@ from support.worlds import Play, add_device
 
 MOMENTS = 6
 DAY_S = 86_400.0
-EVERY_S = 240.0
+EVERY_S = 180.0
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_collecting_and_pruning_while_backups_run_drop_nothing_that_counts(
 
 def test_a_backup_runs_when_it_is_due_and_catches_up_what_was_missed(play: Play, tree: Path) -> None:
     async def story(world: World) -> None:
-        await world.unite(4)
+        await world.unite(3)
         owner = world["peer1"]
         await add(owner, "tree", tree, every_s=EVERY_S)
         await asyncio.sleep(2.5 * EVERY_S)
@@ -558,6 +558,10 @@ def test_a_backup_of_a_newer_format_is_refused_and_left_as_it_is(play: Play, tre
             await storage.keep({name.definition: Version(0, b"", 0.0, len(newer), pending.content)}, putting)
         with pytest.raises(Failed, match="newer version of Croft"):
             await run(owner, "newer")
+        with pytest.raises(Busy):
+            await add(owner, "newer", tree)
         assert await storage.note(name.definition[1:]) == newer
+        assert [one.name for one in await desk(owner).backups()] == ["tree"]
+        assert (await owner.parts.upkeep.tend()).stripes > 0
 
     play(story)

@@ -34,9 +34,9 @@ def make_tree(folder: Path, seed: int, files: int, size_max: int) -> None:
     os.mkfifo(odd / "pipe")
     with (odd / "sparse").open("wb") as file:
         file.write(random.randbytes(300_000))
-        file.seek(20 << 20)
+        file.seek(2 << 20)
         file.write(b"in the middle")
-        file.truncate(40 << 20)
+        file.truncate(5 << 20)
     os.setxattr(odd / "one byte", "user.colour", b"red\0blue")
     os.utime(odd / "one byte", ns=(YEAR_1999_NS, YEAR_1999_NS))
     os.utime(odd / "link", ns=(YEAR_1999_NS, YEAR_1999_NS + 1), follow_symlinks=False)

@@ -180,14 +180,13 @@ def verify(name: str, reads: bool, as_json: bool) -> None:
     """Ask all holders whether all of a backup is there. Fails if something cannot be restored now."""
     with ProgressLine("read") as progress:
         answer = _backups().verify(name, reads=reads, progress=progress)
-    is_whole = not answer.missing and not answer.damaged and (answer.margin is None or answer.margin >= 0)
     if as_json:
         print_json("verified", answer)
-    elif is_whole:
+    elif answer.is_whole:
         read = f", {show_size(answer.read_bytes)} read and right" if reads else ""
         done(f"{name} is whole", f"{answer.snapshots} snapshots in {answer.packs} packs{read}")
         say(f"  {_losses(answer.margin)}")
-    if is_whole:
+    if answer.is_whole:
         return
     _say_named(answer.damaged, len(answer.damaged), "things lack something")
     raise Failed(

@@ -12,7 +12,7 @@ from croft.control import backup_schema, schema
 from croft.control.naming import find_peer
 from croft.control.storage_work import Progress
 from croft.control.work_messages import OpenBackupRestore, OpenBackupRun, OpenBackupVerify
-from croft.errors import NotFound, Refused, Usage
+from croft.errors import CroftError, NotFound, Refused, Usage
 from croft.model.ids import CommunityId, PeerId
 from croft.node.backup_verifying import Verifying, margin_of
 from croft.node.backups import COMMUNITY_MARK, FRIENDS, LastRun
@@ -225,7 +225,11 @@ class BackupDesk:
         backups = self._backups
         store, last = await backups.store(name), await backups.last_run(name)
         numbers = await store.numbers()
-        newest = await store.snapshot(numbers[-1]) if numbers else None
+        newest, problem = None, ""
+        try:
+            newest = await store.snapshot(numbers[-1]) if numbers else None
+        except CroftError as error:
+            problem = error.message
         is_alone = sum(one.name == name.name for one in everything) == 1
         margin = await self._margin(name)
         return backup_schema.Backup(
@@ -248,7 +252,7 @@ class BackupDesk:
             stored_bytes=await store.stored_bytes(),
             next_at=await backups.next_at(name, definition),
             margin=margin,
-            trouble=self._trouble(name, last, margin),
+            trouble=self._trouble(name, last, margin) or problem,
             last_run=_report(last) if last else None,
         )
 

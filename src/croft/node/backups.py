@@ -101,6 +101,7 @@ class Backups:
         self._stores: dict[StoreName, BackupStore] = {}
         self._records = BackupRecords(storage, database)
         self._definitions: dict[StoreName, Definition] = {}
+        self._unknown: dict[StoreName, Failed] = {}
         self._running: dict[str, _Running] = {}
         self._waits: dict[StoreName, str] = {}
         self._changed = asyncio.Event()
@@ -130,8 +131,13 @@ class Backups:
     async def all(self) -> dict[StoreName, Definition]:
         """Every backup of the owner, those of this device first. Raises CroftError."""
         found: dict[StoreName, Definition] = {}
+        self._unknown = {}
         async for place, data in self._records.below(DEFINITIONS):
-            found[StoreName.of_definition(place)] = decode_stored(data, Definition)
+            name = StoreName.of_definition(place)
+            try:
+                found[name] = decode_stored(data, Definition)
+            except Failed as newer:
+                self._unknown[name] = newer  # the others, and all that is stored, are none the worse for it
         self._definitions = found
         order = sorted(found, key=lambda name: (name.device != self._device, name.name, name.device))
         return {name: found[name] for name in order}
@@ -149,6 +155,8 @@ class Backups:
         if len(fit) > 1:
             raise Usage(f"several devices have a backup `{last}`", remedy="Say whose: DEVICE:NAME, as the list shows.")
         if not fit:
+            if newer := next((error for name, error in self._unknown.items() if name.name == last), None):
+                raise newer
             raise NotFound(f"there is no backup `{text}`", remedy="See which there are: `croft backup list`.")
         return fit[0], everything[fit[0]]
 
@@ -161,7 +169,7 @@ class Backups:
     async def define(self, text: str, definition: Definition) -> StoreName:
         """One more backup of this device. Raises Busy if there is one of this name."""
         name = StoreName(self._device, text)
-        if name in await self.all():
+        if name in await self.all() or name in self._unknown:
             raise Busy(f"there is a backup `{text}` already", remedy="Give this one another name: --name NAME.")
         await (await self.store(name)).define(definition, self.rule(definition))
         await self._note_run(name, LastRun(0.0))
