@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from croft.client.async_capabilities import AsyncCalls
+from croft.client.async_capabilities import AsyncCalls, AsyncTwin
 from croft.client.backups import AsyncBackups, Backups
 from croft.client.capabilities import AsyncLeftCall, LeftCall, leaving
 from croft.client.capability import CONSENT_S
@@ -112,6 +112,10 @@ class AsyncGrid:
         """A pipeline of this peer's owner; see `Grid.pipeline_run`."""
         status = await asyncio.to_thread(self._api.pipeline, name)
         return AsyncPipelineRun(PipelineRun(self._home.work_socket, self._api, status.pipeline))
+
+    async def twin(self, name: str) -> AsyncTwin:
+        """A person's capabilities, or a peer's, as methods: `await (await grid.twin("maria")).transcribe(path)`."""
+        return await self._calls.twin(name)
 
     async def capabilities(self) -> list[schema.Capability]:
         """What others let the owner call, and what this peer offers."""
