@@ -188,6 +188,8 @@ def test_asyncio_programs_call_too(village: list[RealPeer], base: Path) -> None:
         async with await croft.connect_async(ada.home) as grid:
             add, count, shout = [await grid.capability(name) for name in ("add", "count", "shout")]
             assert await asyncio.gather(*(add(n, 1) for n in range(50))) == list(range(1, 51))
+            twin = await grid.twin("bob")
+            assert await twin.add(2) == 4 and {"add", "count"} <= set(dir(twin))
             assert [number async for number in count(30)] == list(range(30))
             assert [line async for line in shout(letters())] == ["A!", "B!", "C!"]
             async for number in count(1 << 40):
@@ -268,6 +270,8 @@ def test_another_provider_answers_when_the_first_is_gone(village: list[RealPeer]
         offered(peer, base, "slow_note", "--name", "twice", "--idempotent", seen_by=ada)
         offered(peer, base, "slow_note", "--name", "once", seen_by=ada)
 
+    said = ada.croft("call", "once", f"path={base / 'first'}", "before_s=0")
+    assert said.stderr == f"Answered by {said.stdout}"
     victim, answer = killed_meanwhile(grid, "twice", base, [bob, cyd])
     assert answer == ({"bob", "cyd"} - {victim.name}).pop()
     assert sorted((base / "twice").read_text().split()) == ["bob", "cyd"]

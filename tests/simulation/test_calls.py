@@ -11,6 +11,7 @@ import pytest
 
 from croft.errors import ConnectionLost, NotFound
 from croft.node.capabilities import CALL_TELL, Told
+from croft.overlay.contacts import Trust
 from croft.ports import Stream
 from croft.sim.world import World
 from croft.twins.call_client import OpenCall
@@ -225,6 +226,30 @@ def test_nobody_tells_of_capabilities_in_the_name_of_others(play: Play) -> None:
             await world["peer3"].parts.overlay.call(
                 world["peer2"].peer, CALL_TELL, encode(Told([(community, record)])), deadline_s=5.0
             )
+
+    play(story)
+
+
+def test_a_namesake_that_nobody_trusts_is_listed_last_and_never_stands_in(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        await offer(world, "peer2")
+        squatter = await offer(world, "peer3")
+        other = json.dumps({"parameters": {"type": "object", "properties": {}}, "returns": {"type": "string"}}).encode()
+        source = Source(file="/able.py", function="name", python="/python")
+        await world["peer3"].parts.calling.book.offer(source, Terms("name", other), ["members"], Verdict.AUTO, 1)
+        await world["peer1"].parts.address_book.trust(world["peer2"].twin, Trust.HIGH)
+        await known(world, "peer1", 2)
+
+        board = world["peer1"].parts.calling.capabilities
+        candidates, _ = board.candidates("name", b"", "")
+        assert [one.peer for one in candidates] == [world["peer2"].peer]
+        pinned, _ = board.candidates("name", b"", world["peer3"].twin)
+        assert [one.peer for one in pinned] == [world["peer3"].peer]
+        await world.crash("peer2")
+        _, ended = begin(world, "peer1", signature=candidates[0].signature)
+        answer = await ended
+        assert isinstance(answer, CallFailed) and squatter.ran == 0
 
     play(story)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from croft.errors import Busy, Usage
+from croft.errors import Busy, Failed, Usage
 from croft.ports import Stream
 from croft.sim import virtual_time
 from croft.sim.owners_programs import SimulatedPrograms
@@ -139,6 +139,20 @@ def test_a_call_that_takes_too_long_or_is_not_wanted_frees_its_slot() -> None:
         await hosted.call(3)
         assert hosted.heard[-1] == ValuePart(3, b"done")
         hosted.host.close()
+
+    play(story)
+
+
+def test_what_is_replaced_ends_once_its_calls_are_over() -> None:
+    async def story() -> None:
+        hosted = Hosted(Program())
+        running = asyncio.create_task(hosted.call(1))
+        await asyncio.sleep(0.5)
+        hosted.host.retire()
+        await running
+        assert hosted.heard == [ValuePart(1, b"done")]
+        with pytest.raises(Failed, match="offered no more"):
+            await hosted.call(2)
 
     play(story)
 

@@ -84,9 +84,11 @@ def call(
 
     with connect() as grid:
         provider = grid.api.find_provider(of) if of else ""
-        offered = choose(grid.capabilities(), name, provider)
+        found = grid.capabilities()
+        offered = choose(found, name, provider)
         time_s = duration_s(timeout) if timeout else 0.0
-        known = Known(offered, provider, time_s, duration_s(wait), _say_waits)
+        asked: list[str] = []
+        known = Known(offered, provider, time_s, duration_s(wait), _say_waits, asked.append)
         texts = fields(arguments, offered.shown)
         stream = texts.pop(known.signature.stream_in, "-") if known.signature.stream_in else None
         bound = bound_text(known, texts)
@@ -99,6 +101,9 @@ def call(
         with opened_output(output) as file:
             for value in result if known.signature.streams else [result]:
                 show_value(value, file, as_json, is_many=known.signature.streams)
+        if sum(one.name == offered.name for one in found) > 1:
+            # Where several bear the name, it is said whose word this is.
+            say(f"Answered by {asked[-1]}")
 
 
 def fields(arguments: Sequence[str], shown: str) -> dict[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from croft.client.call_session import CallSession, ClientCall
-from croft.client.capability import CONSENT_S, Known, choose, document
+from croft.client.capability import CONSENT_S, Known, choose, document, names
 from croft.client.local_api import LocalApi
+from croft.control import schema
 from croft.twins.call_messages import CallEnded
 
 
@@ -29,6 +30,11 @@ class AsyncCalls:
         provider = await asyncio.to_thread(self._api.find_provider, of) if of else ""
         offered = await asyncio.to_thread(self._api.capabilities)
         return self.function(Known(choose(offered, name, provider), provider, time_s, wait_s))
+
+    async def twin(self, name: str) -> AsyncTwin:
+        """A person's capabilities, or a peer's. Raises NotFound, Usage."""
+        provider = await asyncio.to_thread(self._api.find_provider, name)
+        return AsyncTwin(self, provider, await asyncio.to_thread(self._api.capabilities))
 
     def function(self, known: Known) -> Callable[..., Any]:
         """A function that calls a capability: to be awaited, or, where results stream, to be iterated over."""
@@ -73,6 +79,23 @@ class AsyncCalls:
                 self._session = await CallSession.open(self._work_socket)
         call = known.begin(self._session, arguments)
         return call, None if stream is None else asyncio.create_task(_feed(known, call, stream), name="croft.stream")
+
+
+class AsyncTwin:
+    """Somebody's capabilities, as they were when this was made, as methods to be awaited or iterated over."""
+
+    def __init__(self, calls: AsyncCalls, provider: str, offered: Sequence[schema.Capability]) -> None:
+        self._calls = calls
+        self._provider = provider
+        self._offered = [one for one in offered if provider in (one.peer, one.twin)]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._calls.function(Known(choose(self._offered, name), self._provider))
+
+    def __dir__(self) -> list[str]:
+        return names(self._offered)
 
 
 async def _feed(known: Known, call: ClientCall, stream: Iterable[Any] | AsyncIterator[Any]) -> None:

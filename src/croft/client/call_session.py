@@ -124,6 +124,8 @@ class ClientCall:
 
     def __init__(self, session: CallSession, number: int) -> None:
         self.provider = ""
+        self.on_provider: Callable[[str], None] = lambda provider: None
+        """Told, on the loop, who is asked to run it; again if that is somebody else in the end."""
         self.on_wait: Callable[[str], None] = lambda provider: None
         """Told, on the loop, when the provider's owner is asked for consent."""
         self._session = session
@@ -140,6 +142,7 @@ class ClientCall:
         match message:
             case CallAt(_, _, name):
                 self.provider = name
+                self.on_provider(name)
                 return
             case CallWaits():
                 self.on_wait(self.provider)

@@ -45,7 +45,7 @@ class Known:
     Attributes:
         offered: what its provider published. of: the id of the peer or twin that is to run it; empty: any that promises
             the same. time_s: how long a call may take; 0: as its provider says. wait_s: for the owner's consent, and
-            `on_wait` is told, from another thread, who is asked.
+            `on_wait` is told, from another thread, who is asked; `on_provider` likewise who is to run it.
     """
 
     offered: schema.Capability
@@ -53,6 +53,7 @@ class Known:
     time_s: float = 0.0
     wait_s: float = CONSENT_S
     on_wait: Callable[[str], None] = lambda provider: None
+    on_provider: Callable[[str], None] = lambda provider: None
 
     @cached_property
     def signature(self) -> Signature:
@@ -144,7 +145,7 @@ class Known:
     def begin(self, session: CallSession, arguments: bytes) -> ClientCall:
         """Makes the call, on the session's loop."""
         call = session.begin(self.asked(), arguments)
-        call.on_wait = self.on_wait
+        call.on_wait, call.on_provider = self.on_wait, self.on_provider
         return call
 
     # --- the way back ------------------------------------------------------------------------------------------------

@@ -110,6 +110,10 @@ class Values(Protocol):
         """Raises Busy, Failed."""
         ...
 
+    async def release(self, tokens: Sequence[bytes]) -> None:
+        """Raises Failed."""
+        ...
+
     def read(self, value: Held) -> AsyncIterator[bytes]:
         """Raises NotFound, Unreachable, Failed."""
         ...
@@ -328,7 +332,12 @@ class _Session:
         except CroftError as error:
             await deliver(failure_of(call, error, has_begun=True))
             return
-        await deliver(ValueKept(call, held.token, held.size))
+        try:
+            await deliver(ValueKept(call, held.token, held.size))
+        except BaseException:
+            # Nobody hears where it is: nobody can want it.
+            await asyncio.shield(self._values.release([held.token]))
+            raise
 
     def _refuse(self, failure: CallFailed) -> None:
         try:

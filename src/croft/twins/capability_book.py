@@ -107,7 +107,10 @@ class CapabilityBook:
     async def offer(
         self, source: Source, terms: Terms, to: Sequence[str], consent: Verdict, slots: int
     ) -> OwnCapability:
-        """Lets others call something, in place of what had its name; on disk before it counts. Raises Usage, Busy."""
+        """Lets others call something, in place of what had its name; on disk before it counts. Raises Usage, Busy.
+
+        Calls under way go on with what was offered before.
+        """
         try:
             signature = check_terms(terms)
         except PeerMisbehaved as fault:
@@ -131,7 +134,8 @@ class CapabilityBook:
             lambda db: db.execute("INSERT OR REPLACE INTO own_capability VALUES (?, ?, ?, ?, ?, ?, ?)", values).rowcount
         )
         self._rows[row.name] = row
-        self._drop_host(row.name)
+        if former := self._hosts.pop(row.name, None):
+            former.retire()
         return row
 
     async def withdraw(self, name: str) -> OwnCapability:

@@ -131,6 +131,13 @@ class CapabilityHost:
         self._processes.clear()
         self._idle.clear()
 
+    def retire(self) -> None:
+        """Begins no more calls; what is under way goes on to its end."""
+        self.is_closed = True
+        for process in self._idle:
+            self._drop(process)
+        self._idle.clear()
+
     def tend(self, now: float) -> None:
         """Ends processes that nobody has needed for long."""
         for process in [one for one in self._idle if now - one.used_at > IDLE_S_MAX]:
