@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -159,6 +160,28 @@ def test_an_item_that_fails_is_named_and_ends_alone(lab: tuple[list[RealPeer], l
             list(running.results())
     ended = ada.croft("pipeline", "run", "stdin | picky", input="1\n3\n")
     assert ended.returncode != 0 and ended.stdout.split() == ["1"] and "not this one" in ended.stderr
+
+
+def test_programs_that_await_get_the_same(lab: tuple[list[RealPeer], list[NamespaceHost]]) -> None:
+    ada = lab[0][0]
+
+    async def story() -> None:
+        async with await croft.connect_async(ada.home) as grid:
+            running = await grid.pipeline().then("picky", least=1).run([1, 3, 5])
+            outcomes = {number: outcome async for number, outcome in running.outcomes()}
+            assert (outcomes[0], outcomes[2]) == (2, 6) and isinstance(outcomes[1], CapabilityFailed)
+            assert (await running.wait()).failed == 1
+            again = await grid.pipeline_run(running.id)
+            with pytest.raises(CapabilityFailed, match="not this one"):
+                [value async for value in again.results()]
+            await again.forget()
+            with pytest.raises(NotFound):
+                await again.status()
+            left = await (await grid.leave("picky", of="one"))(7)
+            assert await left.result(30.0) == 7
+            assert (await (await grid.left_call(left.id)).status()).state == "done"
+
+    asyncio.run(story())
 
 
 def test_files_go_in_and_results_come_out_as_files(

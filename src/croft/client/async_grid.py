@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from croft.client.async_capabilities import AsyncCalls, AsyncTwin
 from croft.client.backups import AsyncBackups, Backups
+from croft.client.capabilities import AsyncLeftCall, LeftCall, leaving
 from croft.client.capability import CONSENT_S
 from croft.client.environments_asked import environment_of
 from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
 from croft.client.messages import AsyncMessages, Messages
+from croft.client.pipelines import AsyncPipeline, AsyncPipelineRun, Pipeline, PipelineRun
 from croft.client.stored_files import AsyncStoredFiles, StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
 from croft.client.task_session import Options, TaskSession
@@ -87,6 +89,29 @@ class AsyncGrid:
         """A function that runs at whoever offers a capability; see `Grid.capability`. Its calls are to be awaited, or,
         where results stream, iterated over by `async for`."""
         return await self._calls.capability(name, of, timeout_s, consent_s)
+
+    async def leave(self, name: str, *, of: str = "") -> Callable[..., Awaitable[AsyncLeftCall]]:
+        """A function that leaves a call for somebody who may be away; see `Grid.leave`. Its calls are to be awaited."""
+        leave = await asyncio.to_thread(leaving, self._api, name, of)
+
+        async def left(*positional: Any, **named: Any) -> AsyncLeftCall:
+            return AsyncLeftCall(await asyncio.to_thread(leave, *positional, **named))
+
+        return left
+
+    async def left_call(self, id_: str) -> AsyncLeftCall:
+        """A call that was left before; see `Grid.left_call`."""
+        status = await asyncio.to_thread(self._api.left_call, id_)
+        return AsyncLeftCall(LeftCall(self._api, status.call))
+
+    def pipeline(self) -> AsyncPipeline:
+        """Stages for items; see `Grid.pipeline`."""
+        return AsyncPipeline(Pipeline(self._home.work_socket, self._api))
+
+    async def pipeline_run(self, name: str) -> AsyncPipelineRun:
+        """A pipeline of this peer's owner; see `Grid.pipeline_run`."""
+        status = await asyncio.to_thread(self._api.pipeline, name)
+        return AsyncPipelineRun(PipelineRun(self._home.work_socket, self._api, status.pipeline))
 
     async def twin(self, name: str) -> AsyncTwin:
         """A person's capabilities, or a peer's, as methods: `await (await grid.twin("maria")).transcribe(path)`."""

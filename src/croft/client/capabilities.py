@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
@@ -48,25 +49,7 @@ class Calls:
 
     def left(self, name: str, of: str = "") -> Callable[..., LeftCall]:
         """A function that leaves a call for whoever offers it. Raises NotFound, Usage."""
-        provider = self._api.find_provider(of) if of else ""
-        known = Known(choose(self._api.capabilities(), name, provider), provider)
-        if known.signature.streams or known.signature.stream_in:
-            raise Usage(f"`{name}` streams, and cannot be left", remedy="Call it when its owner is up.")
-
-        def leave(*positional: Any, **named: Any) -> LeftCall:
-            bound, _ = known.bind(positional, named)
-            offered = known.offered
-            wanted = schema.LeftCallWanted(
-                name=offered.name,
-                peer=offered.peer,
-                arguments=known.encoded(bound),
-                digest=offered.digest,
-                is_idempotent=offered.is_idempotent,
-            )
-            return LeftCall(self._api, self._api.leave_call(wanted).call)
-
-        document(leave, known)
-        return leave
+        return leaving(self._api, name, of)
 
     def call(self, known: Known, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """One call. Raises BadArgument, Refused, CapabilityFailed, Unreachable."""
@@ -130,6 +113,29 @@ class Calls:
             self._run(finish())
 
 
+def leaving(api: LocalApi, name: str, of: str = "") -> Callable[..., LeftCall]:
+    """A function that leaves a call for whoever offers it. Raises NotFound, Usage for what streams."""
+    provider = api.find_provider(of) if of else ""
+    known = Known(choose(api.capabilities(), name, provider), provider)
+    if known.signature.streams or known.signature.stream_in:
+        raise Usage(f"`{name}` streams, and cannot be left", remedy="Call it when its owner is up.")
+
+    def leave(*positional: Any, **named: Any) -> LeftCall:
+        bound, _ = known.bind(positional, named)
+        offered = known.offered
+        wanted = schema.LeftCallWanted(
+            name=offered.name,
+            peer=offered.peer,
+            arguments=known.encoded(bound),
+            digest=offered.digest,
+            is_idempotent=offered.is_idempotent,
+        )
+        return LeftCall(api, api.leave_call(wanted).call)
+
+    document(leave, known)
+    return leave
+
+
 class LeftCall:
     """A call that was left for somebody; `id` finds it again."""
 
@@ -153,6 +159,22 @@ class LeftCall:
                 raise by_code(status.code, f"`{status.name}` of {status.by}: {status.message}", status.remedy)
             if left_s <= 0:
                 raise TimedOut(f"{status.by} has not answered yet", remedy=f"See later: `croft calls {self.id[:8]}`.")
+
+
+class AsyncLeftCall:
+    """The asyncio twin of `LeftCall`."""
+
+    def __init__(self, left: LeftCall) -> None:
+        self._left = left
+        self.id = left.id
+
+    async def status(self) -> schema.LeftCall:
+        """See `LeftCall.status`."""
+        return await asyncio.to_thread(self._left.status)
+
+    async def result(self, timeout_s: float | None = None) -> Any:
+        """See `LeftCall.result`."""
+        return await asyncio.to_thread(self._left.result, timeout_s)
 
 
 class Twin:

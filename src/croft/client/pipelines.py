@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,7 +135,7 @@ class PipelineRun:
             time.sleep(LOOK_EVERY_S)
         return status
 
-    def outcomes(self, *, in_order: bool = False) -> Iterator[tuple[int, Any]]:
+    def outcomes(self, *, in_order: bool = False) -> Generator[tuple[int, Any]]:
         """Each item's number with its result, or with the CapabilityFailed that ended it, as they come."""
         ended = Unreachable("the daemon ended", remedy="Start it with `croft up`; the pipeline goes on then.")
         connection = WorkConnection(self._work_socket, ended)
@@ -168,6 +170,78 @@ class PipelineRun:
     def forget(self) -> schema.Pipeline:
         """Ends it if it runs, and drops its results."""
         return self._api.forget_pipeline(self.id)
+
+
+class AsyncPipeline:
+    """The asyncio twin of `Pipeline`; its stages are looked up when it is run."""
+
+    def __init__(self, pipeline: Pipeline, asked: tuple[Callable[[Pipeline], Pipeline], ...] = ()) -> None:
+        self._pipeline = pipeline
+        self._asked = asked
+
+    def then(
+        self, capability: str, *, of: str = "", item: str = "", timeout_s: float = 0.0, **arguments: Any
+    ) -> AsyncPipeline:
+        """See `Pipeline.then`; what that raises, `run` raises."""
+
+        def add(pipeline: Pipeline) -> Pipeline:
+            return pipeline.then(capability, of=of, item=item, timeout_s=timeout_s, **arguments)
+
+        return AsyncPipeline(self._pipeline, (*self._asked, add))
+
+    async def run(self, items: Iterable[Any], *, name: str = "", retries: int = 0) -> AsyncPipelineRun:
+        """See `Pipeline.run`."""
+
+        def run() -> PipelineRun:
+            pipeline = self._pipeline
+            for add in self._asked:
+                pipeline = add(pipeline)
+            return pipeline.run(items, name=name, retries=retries)
+
+        return AsyncPipelineRun(await asyncio.to_thread(run))
+
+
+class AsyncPipelineRun:
+    """The asyncio twin of `PipelineRun`."""
+
+    def __init__(self, run: PipelineRun) -> None:
+        self._run = run
+        self.id = run.id
+
+    async def status(self) -> schema.Pipeline:
+        """See `PipelineRun.status`."""
+        return await asyncio.to_thread(self._run.status)
+
+    async def wait(self, timeout_s: float | None = None) -> schema.Pipeline:
+        """See `PipelineRun.wait`."""
+        return await asyncio.to_thread(self._run.wait, timeout_s)
+
+    async def outcomes(self, *, in_order: bool = False) -> AsyncIterator[tuple[int, Any]]:
+        """See `PipelineRun.outcomes`."""
+        outcomes = self._run.outcomes(in_order=in_order)
+        try:
+            while (outcome := await asyncio.to_thread(next, outcomes, None)) is not None:
+                yield outcome
+        finally:
+            with contextlib.suppress(
+                ValueError
+            ):  # where a thread still waits for the next one, it ends with the daemon
+                outcomes.close()
+
+    async def results(self) -> AsyncIterator[Any]:
+        """See `PipelineRun.results`."""
+        async for _, outcome in self.outcomes(in_order=True):
+            if isinstance(outcome, CapabilityFailed):
+                raise outcome
+            yield outcome
+
+    async def cancel(self) -> schema.Pipeline:
+        """See `PipelineRun.cancel`."""
+        return await asyncio.to_thread(self._run.cancel)
+
+    async def forget(self) -> schema.Pipeline:
+        """See `PipelineRun.forget`."""
+        return await asyncio.to_thread(self._run.forget)
 
 
 def _loaded(item: int, data: bytes) -> Any:
