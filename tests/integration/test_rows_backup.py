@@ -20,7 +20,7 @@ import pytest
 import croft
 from support import peers
 from support.peers import RealPeer, two_lines, until
-from support.trees import make_tree, state_of
+from support.trees import ODD_NAMES, make_tree, state_of
 
 FILES, SIZE_MAX = 400, 60_000
 DISK = {"lend.disk": "1G"}
@@ -149,6 +149,10 @@ def test_e13_what_is_in_the_way_is_not_replaced_and_what_is_right_is_left(
     assert (place / "odd/program").read_bytes() == b"mine" and not (place / "odd/one byte").exists()
     again = ada.json("backup", "restore", "letters", "letters/odd", "--into", str(place), "--force")["restored"]
     assert state_of(place / "odd") == whole and 0 < again["left"] < again["files"]
+    odd = Path(os.fsdecode(os.path.join(os.fsencode(place / "odd"), ODD_NAMES[0])))
+    odd.write_bytes(b"other")
+    error, _ = two_lines(ada.croft("backup", "restore", "letters", "letters/odd", "--into", str(place)))
+    assert "not text is there already" in error and odd.read_bytes() == b"other"
     assert (
         "no `letters/none`"
         in two_lines(ada.croft("backup", "restore", "letters", "letters/none", "--into", str(place)))[0]
@@ -234,6 +238,7 @@ def test_what_cannot_be_backed_up_is_said(village: list[RealPeer], tmp_path: Pat
         (str(tmp_path / "a"), "--to", "nobody"): "no peer is called",
         (str(tmp_path / "a"), "--to", "friends"): "nobody is here",
         (str(tmp_path / "a"), "--name", "a/b"): "cannot be called",
+        (str(ada.home / "chunks"),): "keeps for itself",
     }
     for arguments, said in cases.items():
         assert said in two_lines(ada.croft("backup", "add", *arguments))[0], arguments

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from croft.errors import Failed
+from croft.errors import Failed, Usage
 from croft.node.tree_reading import FOLDER_DEPTH_MAX, NAMED_MAX, Batch, Counts, TreeReader, Wanted
 from croft.storage.backup_formats import CHUNKS_LISTED_MAX, Blob, ChunkList, Kind, Listing, Node
 from croft.storage.chunking import Chunker
@@ -225,7 +225,7 @@ def test_a_path_that_is_not_there_fails_the_run(disk: Disk, tmp_path: Path) -> N
 def test_what_the_peer_keeps_for_itself_is_refused(disk: Disk, tmp_path: Path) -> None:
     (tmp_path / "own/keys").mkdir(parents=True)
     for path in ("own", "own/keys"):
-        with pytest.raises(Failed, match="keeps for itself"):
+        with pytest.raises(Usage, match="keeps for itself"):
             disk.run(tmp_path / path, never=(tmp_path / "own",))
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 NAMED_MAX = 10
+TELLING_RATIO_MAX = 10
+"""What is sent for less than this is mostly what any run sends."""
 
 
 @click.group(invoke_without_command=True)
@@ -119,7 +121,8 @@ def run(name: str, anew: bool, as_json: bool) -> None:
     done(f"Snapshot {name}@{report.snapshot}", f"{_files(report.files)}, {show_size(report.size_bytes)}")
     say(f"  {report.new} new, {report.changed} changed, {report.unchanged} unchanged")
     took = show_duration(max(0.0, report.ended_at - report.began_at))
-    ratio = f", {_percent(report.sent_bytes / report.size_bytes)} of it all" if report.size_bytes else ""
+    is_telling = 0 < report.sent_bytes <= TELLING_RATIO_MAX * report.size_bytes
+    ratio = f", {_percent(report.sent_bytes / report.size_bytes)} of it all" if is_telling else ""
     say(f"  {show_size(report.read_bytes)} read, {show_size(report.sent_bytes)} sent{ratio} · {took}")
     _say_named(report.named_unreadable, report.unreadable, "could not be read and are not in it")
     _say_named(report.named_torn, report.torn, "changed each time they were read, and may be neither old nor new")

@@ -65,7 +65,7 @@ class Backups:
         """
         whole = [os.path.abspath(os.fsencode(path)) for path in paths]
         wanted = backup_schema.BackupWanted(
-            name=name or (os.fsdecode(os.path.basename(whole[0])) if whole else ""),
+            name=name or (os.path.basename(whole[0]).decode(errors="replace") if whole else ""),
             paths_hex=[path.hex() for path in whole],
             to=list(to),
             keep=keep,

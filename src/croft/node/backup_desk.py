@@ -16,7 +16,8 @@ from croft.errors import CroftError, NotFound, Refused, Usage
 from croft.model.ids import CommunityId, PeerId
 from croft.node.backup_verifying import Verifying, margin_of
 from croft.node.backups import COMMUNITY_MARK, FRIENDS, LastRun
-from croft.node.tree_reading import root_name
+from croft.node.file_attributes import shown
+from croft.node.tree_reading import refuse_own, root_name
 from croft.node.tree_writing import TreeWriter
 from croft.storage.backup_formats import Definition, StoreName, check_backup_name
 from croft.storage.backup_schedule import EVERY_S_MIN
@@ -53,10 +54,13 @@ class BackupDesk:
     async def add(self, wanted: backup_schema.BackupWanted) -> backup_schema.Backup:
         """One more backup of this device. Raises Usage, NotFound, Busy, Refused."""
         check_backup_name(wanted.name)
+        paths = _paths(wanted.paths_hex)
+        for path in paths:
+            refuse_own(path, self._parts.plan.own_folders)
         definition = Definition(
             FORMAT,
             self._parts.overlay.own.name,
-            _paths(wanted.paths_hex),
+            paths,
             exclude=_words(wanted.exclude),
             to=self._whom(_words(wanted.to)),
             keep=_layout(wanted.keep),
@@ -92,10 +96,10 @@ class BackupDesk:
         """The snapshots of one, oldest first. Raises NotFound."""
         name, _ = await self._backups.find(wanted.name)
         store = await self._backups.store(name)
-        shown: list[backup_schema.BackupSnapshot] = []
+        found: list[backup_schema.BackupSnapshot] = []
         for number in await store.numbers():
             record = await store.snapshot(number)
-            shown.append(
+            found.append(
                 backup_schema.BackupSnapshot(
                     number=number,
                     at=record.at,
@@ -107,7 +111,7 @@ class BackupDesk:
                     torn=record.torn,
                 )
             )
-        return shown
+        return found
 
     async def prune(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupPruned:
         """Forgets what the policy lets go, and has holders drop what nothing needs any more. Raises CroftError."""
@@ -209,7 +213,7 @@ class BackupDesk:
         overlay = self._parts.overlay
         names = {one.community: one.name for one in overlay.communities()}
 
-        def shown(word: str) -> str:
+        def name_of(word: str) -> str:
             if word == FRIENDS:
                 return word
             if word.startswith(COMMUNITY_MARK):
@@ -217,7 +221,7 @@ class BackupDesk:
                 return names.get(community, community[:10])
             return overlay.name_of(PeerId(word))
 
-        return [shown(word) for word in kept]
+        return [name_of(word) for word in kept]
 
     async def _shown(
         self, name: StoreName, definition: Definition, everything: dict[StoreName, Definition]
@@ -284,7 +288,7 @@ def _paths(paths_hex: Sequence[str]) -> list[bytes]:
         raise Usage("a backup is of some files or folders", remedy="Name them: croft backup add PATH…")
     for path in paths:
         if not os.path.lexists(path):
-            raise Usage(f"there is no file {os.fsdecode(path)}", remedy="Check the path.")
+            raise Usage(f"there is no file {shown(path)}", remedy="Check the path.")
     names = [root_name(path) for path in paths]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise Usage(f"two of these paths end in `{twice.decode(errors='replace')}`", remedy="Make two backups of them.")
@@ -315,7 +319,7 @@ def _policy(wanted: backup_schema.RetentionPolicy) -> Policy:
 
 
 def _texts(paths: Sequence[bytes]) -> list[str]:
-    return [path.decode(errors="replace") for path in paths]
+    return [shown(path) for path in paths]
 
 
 def _report(last: LastRun) -> backup_schema.BackupReport:

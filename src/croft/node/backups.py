@@ -131,14 +131,14 @@ class Backups:
     async def all(self) -> dict[StoreName, Definition]:
         """Every backup of the owner, those of this device first. Raises CroftError."""
         found: dict[StoreName, Definition] = {}
-        self._unknown = {}
+        unknown: dict[StoreName, Failed] = {}
         async for place, data in self._records.below(DEFINITIONS):
             name = StoreName.of_definition(place)
             try:
                 found[name] = decode_stored(data, Definition)
             except Failed as newer:
-                self._unknown[name] = newer  # the others, and all that is stored, are none the worse for it
-        self._definitions = found
+                unknown[name] = newer  # the others, and all that is stored, are none the worse for it
+        self._definitions, self._unknown = found, unknown
         order = sorted(found, key=lambda name: (name.device != self._device, name.name, name.device))
         return {name: found[name] for name in order}
 

@@ -26,6 +26,11 @@ _KINDS: Final = {
 }
 
 
+def shown(path: bytes) -> str:
+    """A path for people; its bytes need not be text."""
+    return path.decode(errors="replace")
+
+
 def kind_of(info: os.stat_result) -> Kind | None:
     """What it is; None for what is no use to anybody later, as a socket."""
     return _KINDS.get(stat.S_IFMT(info.st_mode))
@@ -109,24 +114,24 @@ def spans(size: int, holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def apply_attributes(path: bytes, node: Node, problems: list[str], shown_path: bytes = b"") -> None:
     """Gives a file what it had; what this system or user may not give is said, and does not stop the rest."""
-    shown = os.fsdecode(shown_path or path)
+    name_shown = shown(shown_path or path)
     # The mode comes after the attributes, which need leave to write, and after the owner, who takes setuid away.
     try:
         if os.geteuid() == 0:
             os.chown(path, node.uid, node.gid, follow_symlinks=False)
     except OSError as error:
-        problems.append(f"{shown}: its owner cannot be set: {error.strerror}")
+        problems.append(f"{name_shown}: its owner cannot be set: {error.strerror}")
     for name, value in node.xattrs if hasattr(os, "setxattr") else ():
         try:
             os.setxattr(path, name, value, follow_symlinks=False)
         except OSError as error:
-            problems.append(f"{shown}: attribute {os.fsdecode(name)} cannot be set: {error.strerror}")
+            problems.append(f"{name_shown}: attribute {shown(name)} cannot be set: {error.strerror}")
     try:
         if node.kind != Kind.SYMLINK:
             os.chmod(path, node.mode & MODE_MASK)
     except OSError as error:
-        problems.append(f"{shown}: its mode cannot be set: {error.strerror}")
+        problems.append(f"{name_shown}: its mode cannot be set: {error.strerror}")
     try:
         os.utime(path, ns=(node.mtime_ns, node.mtime_ns), follow_symlinks=False)
     except OSError as error:
-        problems.append(f"{shown}: its time cannot be set: {error.strerror}")
+        problems.append(f"{name_shown}: its time cannot be set: {error.strerror}")

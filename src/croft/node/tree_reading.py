@@ -11,12 +11,12 @@ import os
 import re
 import stat
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from croft.errors import Failed, PeerMisbehaved
-from croft.node.file_attributes import holes_of, kind_of, node_of, spans
+from croft.errors import Failed, PeerMisbehaved, Usage
+from croft.node.file_attributes import holes_of, kind_of, node_of, shown, spans
 from croft.storage.backup_formats import CHUNKS_LISTED_MAX, DEPTH_MAX, Blob, ChunkList, Kind, Listing, Node
 from croft.storage.chunking import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Chunker
 from croft.storage.formats import FORMAT
@@ -110,11 +110,7 @@ class TreeReader:
         for path in paths:
             place = os.path.realpath(path)
             name = root_name(path)
-            if any(place == own or place.startswith(own + b"/") for own in self._never):
-                raise Failed(
-                    f"{os.fsdecode(path)} is what this peer keeps for itself",
-                    remedy="Leave it out: your words bring it back, and its key must not be on two machines.",
-                )
+            refuse_own(path, self._never)
             try:
                 info = os.lstat(place)
                 if stat.S_ISDIR(info.st_mode):
@@ -125,7 +121,7 @@ class TreeReader:
             kept = _opened(seen.get(place + b"/")).get(name)
             entry = yield from self._entry(name, place, info, kept, 0)
             if entry is None:
-                raise Failed(f"cannot back up {os.fsdecode(path)}", remedy="Name a file or a folder that can be read.")
+                raise Failed(f"cannot back up {shown(path)}", remedy="Name a file or a folder that can be read.")
             nodes.append(entry.node)
             # A root is seen under its own path with a slash: no folder has that one.
             self._saw(place + b"/", [entry])
@@ -228,7 +224,7 @@ class TreeReader:
                     break
             if node.is_torn:
                 self.counts.torn += 1
-                _name(self.counts.named_torn, os.fsdecode(path))
+                _name(self.counts.named_torn, shown(path))
             if node.link is not None and len(self._links) < LINKS_KNOWN_MAX:
                 self._links[node.link] = node
             return node
@@ -316,7 +312,17 @@ class TreeReader:
 
     def _unreadable(self, path: bytes, reason: str | None) -> None:
         self.counts.unreadable += 1
-        _name(self.counts.named_unreadable, f"{os.fsdecode(path)}: {reason}")
+        _name(self.counts.named_unreadable, f"{shown(path)}: {reason}")
+
+
+def refuse_own(path: bytes, own_folders: Collection[bytes]) -> None:
+    """Raises Usage for what the peer keeps for itself."""
+    place = os.path.realpath(path)
+    if any(place == own or place.startswith(own + b"/") for own in map(os.path.realpath, own_folders)):
+        raise Usage(
+            f"{shown(path)} is what this peer keeps for itself",
+            remedy="Leave it out: your words bring it back, and its key must not be on two machines.",
+        )
 
 
 def root_name(path: bytes) -> bytes:
@@ -354,11 +360,11 @@ def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
 
 def _name(named: list[str], what: str) -> None:
     if len(named) < NAMED_MAX:
-        named.append(what.encode(errors="replace").decode())
+        named.append(what)
 
 
 def _no_root(path: bytes, error: OSError) -> Failed:
     return Failed(
-        f"cannot back up {os.fsdecode(path)}: {error.strerror}",
+        f"cannot back up {shown(path)}: {error.strerror}",
         remedy="Nothing was changed. Mount it, mend its permissions, or leave it out of the backup.",
     )

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from croft.errors import Failed, NotFound, Refused
-from croft.node.file_attributes import apply_attributes, spans
+from croft.node.file_attributes import apply_attributes, shown, spans
 from croft.node.file_trees import place_below
 from croft.ports import Offload
 from croft.storage.backup_formats import Blob, Kind, Node
@@ -79,7 +79,7 @@ class TreeWriter:
         await self._in_thread(into, lambda: os.makedirs(into, exist_ok=True))
         for node in nodes:
             await self._write(node, place_below(into, node.name))
-        self.done.problems = [one.encode(errors="replace").decode() for one in self.done.problems[:PROBLEMS_NAMED_MAX]]
+        del self.done.problems[PROBLEMS_NAMED_MAX:]
         return self.done
 
     async def _found(self, tree: Blob, inside: bytes) -> Sequence[Node]:
@@ -88,8 +88,9 @@ class TreeWriter:
         for at, part in enumerate(parts):
             node = next((node for node in nodes if node.name == part), None)
             if node is None or (node.kind != Kind.FOLDER and at < len(parts) - 1):
-                shown = inside.decode(errors="replace")
-                raise NotFound(f"there is no `{shown}` in this snapshot", remedy="Leave it out to get all there is.")
+                raise NotFound(
+                    f"there is no `{shown(inside)}` in this snapshot", remedy="Leave it out to get all there is."
+                )
             if at == len(parts) - 1:
                 return [node]
             nodes = await self._nodes_below(node)
@@ -239,7 +240,7 @@ class TreeWriter:
         try:
             await self._offload.run(make)
         except OSError as error:
-            self.done.problems.append(f"{os.fsdecode(path)}: it cannot be made: {error.strerror}")
+            self.done.problems.append(f"{shown(path)}: it cannot be made: {error.strerror}")
             return False
         return True
 
@@ -348,10 +349,10 @@ def _link(first: bytes, path: bytes) -> None:
 
 def _in_the_way(path: bytes) -> Refused:
     return Refused(
-        f"{os.fsdecode(path)} is there already, and is something else. Nothing was written",
+        f"{shown(path)} is there already, and is something else. Nothing was written",
         remedy="Restore into another folder, or replace files that differ with --force.",
     )
 
 
 def _unwritable(path: bytes, error: OSError) -> Failed:
-    return Failed(f"cannot write {os.fsdecode(path)}: {error.strerror}", remedy="Name another folder, or make room.")
+    return Failed(f"cannot write {shown(path)}: {error.strerror}", remedy="Name another folder, or make room.")
