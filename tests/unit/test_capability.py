@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy
 import pytest
 
 from croft.errors import PeerMisbehaved, Usage
@@ -161,6 +162,18 @@ def test_an_argument_that_does_not_fit_is_named_at_the_provider_too(arguments: d
         Typed(draw).bind(arguments, lambda name, data: Path(name))
 
     assert refused.value.field == field
+
+
+def test_arrays_arrive_as_arrays(tmp_path: Path) -> None:
+    def mean(x: numpy.ndarray) -> float:
+        return float(x.mean())
+
+    typed, array = Typed(mean), numpy.ones(3)
+
+    assert show_signature("mean", open_signature(typed.signature)) == "mean(x: ndarray) -> float"
+    assert typed.bind({"x": array}, lambda name, data: tmp_path)["x"] is array
+    with pytest.raises(BadField):
+        typed.bind({"x": [1.0]}, lambda name, data: tmp_path)
 
 
 def test_what_a_function_returns_travels_as_plain_data(tmp_path: Path) -> None:

@@ -169,8 +169,10 @@ def _default(value: Any) -> dict[str, Any]:
     return {}
 
 
-def no_file(kind: type, _: object) -> object:
-    """Builds nothing of a class that JSON does not know. Raises msgspec.ValidationError."""
+def no_file(kind: type, value: object) -> object:
+    """A value of a class that JSON does not know, if it is one already. Raises msgspec.ValidationError."""
+    if isinstance(value, kind):
+        return value
     raise msgspec.ValidationError(f"Expected `{kind.__name__}`")
 
 
