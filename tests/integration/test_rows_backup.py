@@ -5,6 +5,7 @@ Also H2 for `croft backup`: what each command prints is what the Python API retu
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -97,6 +98,15 @@ def is_link(path: bytes) -> bool:
     return path in (b"odd/link", b"odd/dangling")
 
 
+async def by_the_asyncio_twin(peer: RealPeer, folder: Path) -> tuple[object, object]:
+    async with await croft.connect_async(peer.home) as grid:
+        await grid.backup.run("notes")
+        await grid.backup.restore("notes", folder / "by-asyncio")
+        assert (await grid.backup.verify("notes")).is_whole
+        await grid.backup.prune("notes")
+        return await grid.backup.list(), await grid.backup.snapshots("notes")
+
+
 def test_e13_every_command_prints_what_the_python_api_returns(village: list[RealPeer], tmp_path: Path) -> None:
     """H2: `croft backup add`, `change`, `list`, `run`, `snapshots`, `verify`, `restore`, `prune`, `rm`."""
     ada, notes = village[0], tmp_path / "notes"
@@ -128,6 +138,8 @@ def test_e13_every_command_prints_what_the_python_api_returns(village: list[Real
         assert state_of(tmp_path / "by-python/notes") == state_of(tmp_path / "by-command/notes") == state_of(notes)
         pruned = msgspec.to_builtins(grid.backup.prune("notes"))
         assert ada.json("backup", "prune", "notes") == {"schema": 1, "pruned": pruned | {"freed_bytes": 0}}
+        assert asyncio.run(by_the_asyncio_twin(ada, tmp_path)) == (grid.backup.list(), grid.backup.snapshots("notes"))
+        assert state_of(tmp_path / "by-asyncio/notes") == state_of(notes)
         assert ada.json("backup", "rm", "notes")["removed"]["name"] == "notes"
         assert grid.backup.list() == []
 

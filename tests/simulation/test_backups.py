@@ -16,6 +16,7 @@ from croft.errors import Busy, ConnectionLost, Failed, NotFound, Refused
 from croft.node.backup_desk import BackupDesk
 from croft.sim.world import World
 from croft.storage.backup_formats import Definition, StoreName
+from croft.storage.backup_schedule import RETRY_S
 from croft.storage.contents import BytesSource
 from croft.storage.formats import FORMAT, Version
 from croft.storage.placement import Rule
@@ -305,8 +306,11 @@ def test_a_failed_run_is_told_and_tried_again(play: Play, tree: Path, tmp_path: 
             await run(owner, "away")
         (shown,) = await desk(owner).backups()
         assert "cannot back up" in shown.trouble and shown.snapshots == 1
+        await asyncio.sleep(RETRY_S + 60.0)
+        (warning,) = owner.parts.health.warnings()
+        assert warning.code == "backup.away" and "cannot back up" in warning.title
         (tmp_path / f"unmounted{world.seed}").rename(away)
-        await asyncio.sleep(700.0)
+        await asyncio.sleep(RETRY_S + 60.0)
         (shown,) = await desk(owner).backups()
         assert (shown.trouble, shown.snapshots) == ("", 2)
         assert owner.parts.health.warnings() == []

@@ -241,8 +241,9 @@ class Pipelines:
                     if running.is_live:
                         self._deal(running)
                     await self._tend(running)
+                is_idle = not any(running.is_live or running.released for running in self._all.values())
                 try:
-                    async with asyncio.timeout(LOOK_EVERY_S):
+                    async with asyncio.timeout(None if is_idle else LOOK_EVERY_S):
                         await self._poke.wait()
                 except TimeoutError:
                     pass
