@@ -8,7 +8,10 @@ import itertools
 import logging
 import operator
 import os
+import subprocess
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -221,6 +224,32 @@ def test_a_map_goes_to_the_peers_named_and_not_to_those_avoided(grid: croft.Grid
     assert on.done_by == {"bob": 10} and avoid.done_by == {"ada": 10}
     with pytest.raises(croft.NotFound, match="nobody"):
         grid.map(abs, [1], on=["nobody"])
+
+
+def test_what_tasks_print_comes_home_with_their_values(grid: croft.Grid, capfd: pytest.CaptureFixture[str]) -> None:
+    @croft.task(logs=True)
+    def talk(number: int) -> int:
+        print("out", number)
+        print("err", number, file=sys.stderr)
+        subprocess.run(["sh", "-c", f"echo from a child {number}"], check=True)
+        if number == 3:
+            raise ValueError("no")
+        return number * 2
+
+    future = grid.submit(talk, 1)
+    assert future.result() == 2
+    log = getattr(future, "log", "")
+    assert sorted(log.splitlines()) == ["err 1", "from a child 1", "out 1"]
+    assert "#0] from a child 1" in capfd.readouterr().err
+    failing = grid.submit(talk, 3)
+    error = failing.exception()
+    assert isinstance(error, ValueError) and "from a child 3" in "".join(traceback.format_exception(error))
+    assert list(grid.map(len, ["a", "bb"], logs=True)) == [1, 2]
+    long = grid.map(lambda _: print("x" * 100_000), [1], logs=True)
+    assert list(long) == [None] and "bytes before" in capfd.readouterr().err
+    for wrong in ({"verify": "vote:2"}, {"detach": True}):
+        with pytest.raises(croft.Usage):
+            grid.map(len, ["a"], logs=True, **wrong)  # type: ignore[call-overload]  # what the types cannot say
 
 
 def test_an_exception_of_a_class_unknown_here_comes_as_text(grid: croft.Grid) -> None:

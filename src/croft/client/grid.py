@@ -167,6 +167,8 @@ class Grid:
         options = self._options(name or _name(function), Wants.of(function, how))
         each = (tuple(call) for call in calls)
         if detach:
+            if options.logs:
+                raise Usage("the logs of a detached job come nowhere", remedy="Leave out `logs`, or `detach`.")
             from croft.client.durable import submit_durable
 
             chosen = (

@@ -33,6 +33,8 @@ class How(TypedDict, total=False):
         retries: how often a task that raised, died or took too long is run again before that counts.
         priority: what of your own work goes first where it meets: higher does. It means nothing to the work of others.
         environment: what it imports from: lock files, folders of projects, wheels, or names of what is installed here.
+        logs: whether what each task prints comes home with its value: to this program's standard error, with peer and
+            number of the task, and as `log` of its future; of a task that fails it comes in any case.
     """
 
     on: Sequence[str]
@@ -46,6 +48,7 @@ class How(TypedDict, total=False):
     cpus: int
     priority: int
     environment: str | Sequence[str]
+    logs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Wants:
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
         needs: devices. labels: words of peers. retries, cpus: of one task. priority: among one's own jobs. environment:
-            where what it imports comes from.
+            where what it imports comes from. logs: whether what it prints comes home.
     """
 
     on: tuple[str, ...] = ()
@@ -69,23 +72,28 @@ class Wants:
     cpus: int = 1
     priority: int = 0
     environment: tuple[str, ...] = ()
+    logs: bool = False
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
         """What is wanted of a function: by the call, else by its own decorator. Raises Usage."""
         own = wants_of(function)
+        logs, verify = how.get("logs", own.logs), how.get("verify", "") or own.verify
+        if logs and verify:
+            raise Usage("results with logs cannot be verified: no two runs print the same", remedy="Leave one out.")
         return Wants(
             names_of(how.get("on", ())) or own.on,
             names_of(how.get("avoid", ())) or own.avoid,
             size_bytes(how.get("memory", 0)) or own.memory_bytes,
             duration_s(how.get("time", 0)) or own.time_s,
             names_of(how.get("needs", ())) or own.needs,
-            how.get("verify", "") or own.verify,
+            verify,
             names_of(how.get("labels", ())) or own.labels,
             _retries(how.get("retries", own.retries)),
             _cpus(how.get("cpus", own.cpus)),
             _priority(how.get("priority", own.priority)),
             names_of(how.get("environment", ())) or own.environment,
+            logs,
         )
 
 

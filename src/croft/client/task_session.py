@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from croft.client.dependencies import DependencyFailed, Unfinished
 from croft.client.local_api import not_running
+from croft.client.printed import Logged, WithLog, show
 from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
 from croft.client.task import Wants
 from croft.compute.environment import Environment
@@ -47,6 +48,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self._session = session
         self.number = number
         """Within its session; below 0 while it waits for what it depends on."""
+        self.log = ""
+        """What the task printed, where that was asked for and once it is done."""
 
     def cancel(self) -> bool:
         """Whether the task is cancelled; False once it is done."""
@@ -76,6 +79,7 @@ class Options:
     cpus: int = 1
     priority: int = 0
     environment: Environment | None = None
+    logs: bool = False
 
     @classmethod
     def of(
@@ -100,6 +104,7 @@ class Options:
             wants.cpus,
             wants.priority,
             environment,
+            wants.logs,
         )
 
     def opening(self) -> OpenTaskJob:
@@ -152,6 +157,7 @@ class TaskSession:
         self._results_bytes = 0
         self._futures: dict[int, TaskFuture] = {}
         self._digests: dict[int, tuple[object, bytes]] = {}
+        self._with_logs: dict[int, Logged] = {}
         self._sent_functions: set[bytes] = set()
         self._pending: list[_Batch | bytes] = []
         """Batches, and between them what is encoded already: parts of buffers before who uses them, and their end."""
@@ -183,7 +189,7 @@ class TaskSession:
         """
         if self._failure is not None:
             raise self._failure
-        digest = self._digest(function)
+        digest = self._digest(self._logged(function) if self._options.logs else function)
         try:
             return self._begin(TaskFuture(self), digest, *argument_bytes(arguments, named))
         except (Unfinished, DependencyFailed):
@@ -404,7 +410,17 @@ class TaskSession:
             except BaseException as error:
                 future.set_exception(error)
             else:
+                if isinstance(value, WithLog):
+                    future.log = value.log
+                    show(value.log, name, number)
+                    value = value.value
                 future.set_result(value)
+
+    def _logged(self, function: Any) -> Logged:
+        """The same function each time, so that it travels once."""
+        if (kept := self._with_logs.get(id(function))) is None:
+            kept = self._with_logs[id(function)] = Logged(function)
+        return kept
 
     def _fail(self, error: CroftError) -> None:
         self._failure = self._failure or error

@@ -216,8 +216,11 @@ class Capabilities:
         wanted: dict[PeerId, frozenset[bytes]] = dict.fromkeys(self._handed, frozenset())
         if all(MEMBERS in row.to for row in self._book.all()):
             return wanted
+        meant = {who for row in self._book.all() for who in row.to} | friends | {self._overlay.own.twin}
         for membership in self._overlay.communities():
             for member in self._overlay.community_members(membership.community):
+                if member.twin not in meant:
+                    continue
                 records = self._for(membership.community, member.twin, friends)
                 if records:
                     wanted[member.peer] = wanted.get(member.peer, frozenset()) | frozenset(records)

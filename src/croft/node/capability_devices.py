@@ -27,10 +27,12 @@ class CapabilityDevices:
 
     async def hold(self, caller: Caller, capability: str, needs: Sequence[str]) -> Callable[[], None]:
         """Holds a unit of each device among what is needed; call what is returned once. Raises Full, Refused."""
+        if not needs:
+            return _nothing
         offers = [offer for offer in self._lending.offers.all() if set(offer.devices) & set(needs)]
         wants = {name: 1 for offer in offers for name in offer.devices if name in needs}
         if not wants:
-            return lambda: None
+            return _nothing
         request = Request(
             key=f"{CAPABILITY_PURPOSE}/{caller.peer}/{capability}",
             peer=caller.peer,
@@ -48,3 +50,7 @@ class CapabilityDevices:
             self._leases.leave(lease, Stage.WARM)
 
         return release
+
+
+def _nothing() -> None:
+    """What is held where nothing is needed."""
