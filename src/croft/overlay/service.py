@@ -435,6 +435,9 @@ class Overlay:
     def _link_up(self, link: Link) -> None:
         self._seen.setdefault(link.peer, Seen()).seen_at = self._clock.now()
         self.records.link_up(link.peer, link.greeted.communities)
+        for community in sorted(self._core.communities_of(link.peer)):
+            # Whoever dialled may not have known that the other side is there too.
+            self._serve_too(link.peer, community)
         self.neighbourhood.link_up(link.peer)
         self.liveness.link_up(link.peer)
         self._compare_clocks()
@@ -514,11 +517,13 @@ class Overlay:
         self.liveness.heard(member.peer, member.sequence)
         self.neighbourhood.spoke_anew(member.peer)
         self._look_soon()
-        shared = self.records.shares(member.peer)
-        own = self.records.get(MEMBER_KIND, member.community, self.own.peer)
-        if own is not None and self.links.get(member.peer) and member.community not in shared:
-            # Its record has proved that it is there too: the link serves one community more.
-            self.records.link_up(member.peer, frozenset([member.community]), [own])
+        self._serve_too(member.peer, member.community)
+
+    def _serve_too(self, peer: PeerId, community: CommunityId) -> None:
+        """A peer's record has proved that it is in a community too: the link to it serves one more."""
+        own = self.records.get(MEMBER_KIND, community, self.own.peer)
+        if own is not None and self.links.get(peer) and community not in self.records.shares(peer):
+            self.records.link_up(peer, frozenset([community]), [own])
 
     def _member_gone(self, entry: Entry) -> None:
         peer = PeerId(entry.claim.key)
