@@ -254,6 +254,24 @@ def test_a_namesake_that_nobody_trusts_is_listed_last_and_never_stands_in(play: 
     play(story)
 
 
+def test_whoever_is_kept_out_offers_nothing(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        for name in ("peer1", "peer2"):
+            await offer(world, name)
+        await known(world, "peer3", 2)
+        overlay = world["peer3"].parts.overlay
+        overlay.door.revoke(world["peer1"].peer, world["peer1"].twin, 0.0)
+        await known(world, "peer3", 1)
+        await world["peer3"].parts.address_book.block(world["peer2"].twin)
+        await known(world, "peer3", 0)
+
+        with pytest.raises(NotFound):
+            begin(world, "peer3")
+
+    play(story)
+
+
 def _busy(world: World, name: str) -> float:
     book = world[name].parts.calling.book
     return book.host(book.get("name")).load
