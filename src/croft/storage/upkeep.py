@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -226,19 +227,26 @@ class Upkeep:
                 log.info("files whose time is over do not go yet: %s", error.message)
 
     async def _tell_delegates(self) -> None:
-        """After a change, tells peers that are to look after the data while this one is away what there is now."""
-        loop, took_s = asyncio.get_running_loop(), 0.0
+        """After a change, has links lead to it, and tells peers that are to look after the data while this one is away
+        what there is now; the latter less often where it takes long."""
+        loop, changed = asyncio.get_running_loop(), self._storage.changed
+        is_told, next_at = True, 0.0
         while True:
-            await self._storage.changed.wait()
-            await asyncio.sleep(max(SETTLE_S, took_s / TELLING_SHARE_MAX))
-            self._storage.changed.clear()
-            began_at = loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(None if is_told else next_at):
+                    await changed.wait()
+            await asyncio.sleep(SETTLE_S)
             try:
-                await self.refresh_links()
-                await self._tell_delegates_now()
+                if changed.is_set():
+                    changed.clear()
+                    is_told = False
+                    await self.refresh_links()
+                if loop.time() >= next_at:
+                    is_told, began_at = True, loop.time()
+                    await self._tell_delegates_now()
+                    next_at = loop.time() + min(loop.time() - began_at, TELLING_S_MAX) / TELLING_SHARE_MAX
             except CroftError as error:
                 log.info("no delegate knows of the last change yet: %s", error.message)
-            took_s = min(loop.time() - began_at, TELLING_S_MAX)
 
     async def _tell_delegates_now(self) -> None:
         rule = await self._storage.last_rule()
