@@ -220,6 +220,7 @@ def test_nobody_tells_of_capabilities_in_the_name_of_others(play: Play) -> None:
         await known(world, "peer2", 1)
         community = world["peer1"].parts.overlay.communities()[0].community
         made = world["peer1"].parts.calling.capabilities
+        await until(world, lambda: bool(made.handed_to(world["peer2"].peer)), "peer1 knows that peer2 has it")
         (record,) = made.handed_to(world["peer2"].peer)
 
         with pytest.raises(Exception, match="somebody else"):
