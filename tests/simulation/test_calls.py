@@ -220,6 +220,7 @@ def test_nobody_tells_of_capabilities_in_the_name_of_others(play: Play) -> None:
         await known(world, "peer2", 1)
         community = world["peer1"].parts.overlay.communities()[0].community
         made = world["peer1"].parts.calling.capabilities
+        await until(world, lambda: bool(made.handed_to(world["peer2"].peer)), "peer1 knows that peer2 has it")
         (record,) = made.handed_to(world["peer2"].peer)
 
         with pytest.raises(Exception, match="somebody else"):
@@ -250,6 +251,24 @@ def test_a_namesake_that_nobody_trusts_is_listed_last_and_never_stands_in(play: 
         _, ended = begin(world, "peer1", signature=candidates[0].signature)
         answer = await ended
         assert isinstance(answer, CallFailed) and squatter.ran == 0
+
+    play(story)
+
+
+def test_whoever_is_kept_out_offers_nothing(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        for name in ("peer1", "peer2"):
+            await offer(world, name)
+        await known(world, "peer3", 2)
+        overlay = world["peer3"].parts.overlay
+        overlay.door.revoke(world["peer1"].peer, world["peer1"].twin, 0.0)
+        await known(world, "peer3", 1)
+        await world["peer3"].parts.address_book.block(world["peer2"].twin)
+        await known(world, "peer3", 0)
+
+        with pytest.raises(NotFound):
+            begin(world, "peer3")
 
     play(story)
 

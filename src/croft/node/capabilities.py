@@ -85,9 +85,16 @@ class Capabilities:
         for one in (*self._own(), *handed, *spread):
             if not isinstance(one, Capability) or one.is_withdrawn or not one.is_for(own.twin):
                 continue
-            if not self._contacts.get(one.twin).is_blocked:
+            if not self._is_kept_out(one):
                 found.setdefault(one.key, one)
         return sorted(found.values(), key=lambda one: (one.terms.name, one.peer))
+
+    def _is_kept_out(self, one: Capability) -> bool:
+        """Whether whoever offers it was blocked or revoked, or removed from where it is offered."""
+        door = self._overlay.door
+        if self._contacts.is_blocked(one.twin) or door.is_revoked(one.peer, one.twin):
+            return True
+        return bool(one.community) and door.standing.is_out(one.community, one.twin)
 
     def candidate(self, one: Capability) -> Candidate:
         """Somebody who offers it, as calls choose among them."""
