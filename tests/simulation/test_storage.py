@@ -276,6 +276,39 @@ def test_delegates_without_a_key_make_lost_shares_again_while_the_owner_is_off(p
     play(story)
 
 
+@pytest.mark.parametrize("is_owner_away", [True, False])
+def test_lost_shares_are_made_again_only_where_each_file_may_be(play: Play, is_owner_away: bool) -> None:
+    async def story(world: World) -> None:
+        await world.unite(8)
+        owner = world["peer1"]
+        chosen = ["peer2", "peer3", "peer4"]
+        await put(owner, "here alone", content(10, 300_000), rule(world, on=chosen, keep="1of2"))
+        await put(owner, "anywhere", content(11, 300_000), rule(world, keep="1of2"))
+        await put(owner, "not there", content(12, 300_000), rule(world, never=["peer8"], keep="2of5"))
+        places: dict[str, set[bytes]] = {}
+        for name in ("here alone", "anywhere", "not there"):
+            version = (await owner.parts.storage.entry(name.encode())).versions[-1]
+            assert version.content is not None
+            places[name] = {share for part in version.content.parts for share in part.stripe.shares}
+
+        def at(name: str) -> set[str]:
+            return {one.name for one in world.up() if places[name] & set(held(one, owner))}
+
+        await asyncio.sleep(15)
+        if is_owner_away:
+            await world.crash("peer1")
+        lost = sorted(at("here alone"))[0]
+        await world.crash(lost)
+        started = world.now
+        while len(at("here alone")) < 2:
+            assert world.now - started < PATIENCE_S, f"only {at('here alone')} hold it"
+            await asyncio.sleep(2.0)
+        assert at("here alone") == set(chosen) - {lost}
+        assert "peer8" not in at("not there")
+
+    play(story)
+
+
 def test_those_whom_the_owner_named_look_after_the_files_before_others_do(play: Play) -> None:
     async def story(world: World) -> None:
         await world.unite(8)

@@ -8,7 +8,7 @@ from croft.model.ids import PeerId
 from croft.sim.world import Machine, World
 from croft.storage.contents import BytesSource
 from croft.storage.formats import Version
-from croft.storage.placement import Layout, Rule, parse_layout
+from croft.storage.placement import Layout, Rule, bounds_of, parse_layout
 
 
 def rule(world: World, *, on: Iterable[str] = (), never: Iterable[str] = (), keep: str = "") -> Rule:
@@ -30,7 +30,8 @@ async def put(
     async with storage.putting(wanted or Rule()) as putting:
         pending = await putting.add(BytesSource(data))
         await putting.finish()
-        version = Version(0, b"", 0.0, len(data), pending.content, until=until)
+        bounds = bounds_of(wanted or Rule())
+        version = Version(0, b"", 0.0, len(data), pending.content, until=until, bounds=bounds)
         await storage.commit({name.encode(): version}, putting)
         return putting.holders
 

@@ -10,6 +10,7 @@ import pytest
 from croft.errors import Failed
 from croft.storage import erasure, formats, merkle, sealing
 from croft.storage.formats import (
+    Bounds,
     Branch,
     Child,
     Content,
@@ -30,7 +31,7 @@ VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "storage.json"
 STRIPE = Stripe(1, 100, [b"s" * 32, b"t" * 32], [b"h" * 32, b"i" * 32])
 CONTENT = Content(1, 5, b"k" * 32, 0, [Part(STRIPE, 10, 24, 5, 1)])
 CHILD = Child(b"a", 1, b"d" * 32, CONTENT)
-VERSION = Version(2, b"v" * 32, 1.5, 5, CONTENT, 0o600, 7, 90)
+VERSION = Version(2, b"v" * 32, 1.5, 5, CONTENT, 0o600, 7, 90, Bounds([b"p" * 32], [b"q" * 32], [b"r" * 32]))
 MESSAGES: dict[str, Message] = {
     "part list": PartList(1, CONTENT.parts),
     "content": CONTENT,

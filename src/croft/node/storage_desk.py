@@ -32,7 +32,7 @@ from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import Content, Entry, Version, check_name
 from croft.storage.links import LINK_PREFIX, read_link
 from croft.storage.merging import conflicting
-from croft.storage.placement import Layout, Rule, parse_layout
+from croft.storage.placement import Layout, Rule, bounds_of, parse_layout
 from croft.wire.codec import encode
 
 if TYPE_CHECKING:
@@ -99,8 +99,12 @@ class StorageDesk:
             await putting.finish()
             putting.on_progress = lambda size: None
             until = math.ceil(self._parts.ports.clock.now() + opening.for_s) if opening.for_s else 0
+            bounds = bounds_of(rule)
             changes = {
-                name: Version(0, b"", 0.0, pending.size, pending.content, attributes.mode, attributes.mtime_ns, until)
+                name: Version(
+                    *(0, b"", 0.0, pending.size, pending.content, attributes.mode, attributes.mtime_ns),
+                    *(until, bounds),
+                )
                 for name, (pending, attributes) in made.items()
             }
             size = sum(pending.size for pending, _ in made.values())

@@ -83,18 +83,32 @@ class PartList(Message, frozen=True):
     parts: list[Part]
 
 
+class Bounds(Message, frozen=True):
+    """Who may hold something, as its owner wants it: `on`: just these peers, if any; not `never`, nor `never_twins`."""
+
+    on: list[bytes]
+    never: list[bytes]
+    never_twins: list[bytes]
+
+
 class StripeList(Message, frozen=True):
-    """What whoever looks after an owner's data knows of it: which shares belong together, and no key."""
+    """What whoever looks after an owner's data knows of it: which shares belong together, and no key.
+
+    `bounds`: who may hold what; `bounds_of`: for each stripe, the number of its bounds among these.
+    """
 
     format: int
     stripes: list[Stripe]
+    bounds: list[Bounds] = msgspec.field(default_factory=list)
+    bounds_of: list[int] = msgspec.field(default_factory=list)
 
 
 class Version(Message, frozen=True):
     """One version of a file. Two with one `number` by different devices are a conflict.
 
     `content` None: the file was removed. `mode` and `mtime_ns` as the file had them; `at`: when it was put, Unix
-    seconds; `device` put it. `until`: when its owner wants it to go, in whole Unix seconds; 0: never.
+    seconds; `device` put it. `until`: when its owner wants it to go, in whole Unix seconds; 0: never. `bounds`: who may
+    hold it; None: anybody.
     """
 
     number: int
@@ -105,6 +119,7 @@ class Version(Message, frozen=True):
     mode: int = 0o644
     mtime_ns: int = 0
     until: int = 0
+    bounds: Bounds | None = None
 
 
 class Entry(Message, frozen=True):

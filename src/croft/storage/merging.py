@@ -6,9 +6,11 @@ number from different devices are a conflict: both stay, and the next version se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
-from croft.storage.formats import Entry, Version
+from croft.storage.formats import Bounds, Entry, Version
 
 VERSIONS_MAX = 64
 """Of one file; older ones are given up."""
@@ -34,6 +36,14 @@ def with_version(known: Entry | None, name: bytes, version: Version) -> Entry:
     entry = known or Entry(name, [])
     number = max([entry.dropped, *(one.number for one in entry.versions)]) + 1
     return bounded(Entry(name, [*entry.versions, replace(version, number=number)], entry.dropped))
+
+
+def with_bounds(changes: Mapping[bytes, Version | None], bounds: Bounds | None) -> dict[bytes, Version | None]:
+    """The same, and who may hold what nobody has said it of."""
+    return {
+        name: version if version is None or version.bounds else replace(version, bounds=bounds)
+        for name, version in changes.items()
+    }
 
 
 def without_versions(entry: Entry) -> Entry:

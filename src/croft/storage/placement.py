@@ -17,6 +17,7 @@ from blake3 import blake3
 from croft.errors import Refused, Usage
 from croft.model.ids import PeerId, TwinId
 from croft.storage.erasure import SHARES_MAX
+from croft.storage.formats import Bounds, Stripe
 
 COPIES_DEFAULT: Final = 3
 PEERS_OF_COPIES_MAX: Final = 3
@@ -62,6 +63,28 @@ class Rule:
     never: tuple[PeerId, ...] = ()
     never_twins: tuple[TwinId, ...] = ()
     layout: Layout | None = None
+
+
+BoundedStripe = tuple[Stripe, Rule]
+"""A stripe, and the rule that says who may hold it."""
+
+
+def bounds_of(rule: Rule) -> Bounds | None:
+    """Who may hold something under a rule, as formats have it; None: anybody."""
+    if not (rule.on or rule.never or rule.never_twins):
+        return None
+    return Bounds(*([bytes.fromhex(one) for one in some] for some in (rule.on, rule.never, rule.never_twins)))
+
+
+def rule_of(bounds: Bounds | None) -> Rule:
+    """The rule that says the same."""
+    if bounds is None:
+        return Rule()
+    return Rule(
+        tuple(PeerId(peer.hex()) for peer in bounds.on),
+        tuple(PeerId(peer.hex()) for peer in bounds.never),
+        tuple(TwinId(twin.hex()) for twin in bounds.never_twins),
+    )
 
 
 def parse_layout(text: str) -> Layout:

@@ -1,8 +1,7 @@
 """What an owner does with storage: puts contents, reads them, and keeps the list of files.
 
-`putting` puts contents under a rule and `read` reads them; `commit` changes the list of files, all at once or not at
-all. The list is stored at holders like any content; its head, signed by this device, is on this disk and at holders
-before a change counts.
+`putting` puts contents under a rule, `read` reads them; `commit` changes the list of files, all at once or not at all.
+The list is stored like any content; its head, signed by this device, is on disk here and there before a change counts.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from croft.storage.formats import (
 )
 from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
 from croft.storage.held import whole_at
-from croft.storage.merging import merged, with_version, without_versions
+from croft.storage.merging import merged, with_bounds, with_version, without_versions
 from croft.storage.messages import Done, Heads, PutHead, ReadHeads
-from croft.storage.placement import Place, Rule, allowed, choose_layout
+from croft.storage.placement import BoundedStripe, Place, Rule, allowed, bounds_of, choose_layout, rule_of
 from croft.storage.sealing import NONCE_BYTES, derive
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
@@ -116,7 +115,7 @@ class Storage:
         self.notes: Callable[[], Mapping[bytes, bytes]] = dict
         """Small things that are kept beside the files, by name: what is to be there at each change."""
         self.changed = asyncio.Event()
-        self._leaf_stripes: dict[bytes, dict[bytes, Stripe]] = {}
+        self._leaf_stripes: dict[bytes, dict[bytes, BoundedStripe]] = {}
 
     async def load(self) -> None:
         """Takes in what the last run left on disk. Raises Failed."""
@@ -218,7 +217,7 @@ class Storage:
     async def keep(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
         """Keeps something beside the files, under names that no file can have, or no more. Raises as `commit`."""
         assert all(name.startswith(HIDDEN) for name in changes), "files are changed by `commit`"
-        await self._change(changes, putting)
+        await self._change(with_bounds(changes, bounds_of(putting.rule)), putting)
 
     async def listing(self) -> Putting:
         """Puts the list where it was put last, or, while too few are here who may hold it then, wherever it may be."""
@@ -507,21 +506,25 @@ class Storage:
     # --- what upkeep needs to know -----------------------------------------------------------------------------------
 
     async def stripes(self) -> dict[bytes, Stripe]:
-        """Every stripe that some file, some version or the list of files needs, by id. Raises CroftError."""
+        """All that some version of a file, or the list of files, needs, by id. Raises CroftError."""
+        return {name: stripe for name, (stripe, _) in (await self.bounded_stripes()).items()}
+
+    async def bounded_stripes(self) -> dict[bytes, BoundedStripe]:
+        """The same, each with the rule that says who may hold it. Raises CroftError."""
         known, self._leaf_stripes = self._leaf_stripes, {}
-        return await self._stripes_of(await self._list(), known)
+        return await self._stripes_of(await self._list(), await self.last_rule(), known)
 
     async def _stripes_of(
-        self, files: FileList, known: Mapping[bytes, dict[bytes, Stripe]] | None = None
-    ) -> dict[bytes, Stripe]:
-        stripes: dict[bytes, Stripe] = {}
+        self, files: FileList, rule: Rule, known: Mapping[bytes, dict[bytes, BoundedStripe]] | None = None
+    ) -> dict[bytes, BoundedStripe]:
+        stripes: dict[bytes, BoundedStripe] = {}
 
-        async def add(content: Content, to: dict[bytes, Stripe]) -> None:
+        async def add(content: Content, rule: Rule, to: dict[bytes, BoundedStripe]) -> None:
             deep = await self._reading.parts(content) if content.depth else []
-            to.update((part.stripe.id, part.stripe) for part in [*content.parts, *deep])
+            to.update((part.stripe.id, (part.stripe, rule)) for part in [*content.parts, *deep])
 
         for node in files.nodes:
-            await add(node.content, stripes)
+            await add(node.content, rule, stripes)
         for leaf in files.leaves:
             found = (known or {}).get(leaf.digest)
             if found is None:
@@ -529,9 +532,9 @@ class Storage:
                 for entry in await files.entries_of(self._load, leaf):
                     for version in entry.versions:
                         if version.content is not None:
-                            await add(version.content, found)
+                            await add(version.content, rule_of(version.bounds), found)
                             if entry.name.startswith(SNAPSHOTS):
-                                found.update(await self._stripes_of(await self._open_root(version.content)))
+                                found |= await self._stripes_of(await self._open_root(version.content), rule)
             self._leaf_stripes[leaf.digest] = found
             stripes.update(found)
         return stripes

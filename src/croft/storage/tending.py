@@ -82,7 +82,7 @@ def together(reports: Sequence[Report]) -> Report:
         {stripe: left for report in reports for stripe, left in report.short.items()},
         sum(report.rebuilt for report in reports),
         sum(report.unreadable for report in reports),
-        [what for report in reports for what in report.caught],
+        list(dict.fromkeys(what for report in reports for what in report.caught)),
     )
 
 

@@ -7,13 +7,14 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from croft.errors import CroftError, Refused
 from croft.model.ids import PeerId
 from croft.ports import Clock, Database
 from croft.storage.contents import BytesSource
-from croft.storage.formats import FORMAT, Content, Stripe, StripeList, decode_stored
+from croft.storage.formats import FORMAT, Bounds, Content, Stripe, StripeList, decode_stored
 from croft.storage.messages import (
     SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
@@ -25,7 +26,7 @@ from croft.storage.messages import (
     Watch,
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
-from croft.storage.placement import Rule, allowed
+from croft.storage.placement import BoundedStripe, Rule, allowed, bounds_of
 from croft.storage.service import Owner, Storage
 from croft.storage.share_client import Holders
 from croft.storage.tending import Report, Tending, Ward, together
@@ -200,11 +201,16 @@ class Upkeep:
 
     async def _wards(self) -> list[Ward]:
         """All stripes, by the rule that says where they may be."""
-        rule, elsewhere = await self._storage.last_rule(), await self.rules()
-        by_rule: dict[Rule, list[Stripe]] = {rule: []}
-        for name, stripe in (await self._storage.stripes()).items():
-            by_rule.setdefault(elsewhere.get(name, rule), []).append(stripe)
+        by_rule: dict[Rule, list[Stripe]] = {Rule(): []}
+        for stripe, rule in await self._stripes(await self.rules()):
+            by_rule.setdefault(rule, []).append(stripe)
         return [Ward(self._id, stripes, rule) for rule, stripes in by_rule.items()]
+
+    async def _stripes(self, elsewhere: Mapping[bytes, Rule]) -> list[BoundedStripe]:
+        """All stripes, each with the rule that says where it may be: that of `elsewhere`, or its own."""
+        bounded = await self._storage.bounded_stripes()
+        # What a layout asked for is done: from here on it only matters who may hold something.
+        return [(stripe, replace(elsewhere.get(name, rule), layout=None)) for name, (stripe, rule) in bounded.items()]
 
     async def _tend(self) -> None:
         watch = Watchman(self._network)
@@ -249,12 +255,12 @@ class Upkeep:
                 log.info("no delegate knows of the last change yet: %s", error.message)
 
     async def _tell_delegates_now(self) -> None:
-        rule = await self._storage.last_rule()
+        rule, elsewhere = await self._storage.last_rule(), await self.rules()
         # Under the lock, so that the new list is not collected before it is known.
         async with self._mending, self._storage.putting(rule) as putting:
             async with self._storage.changing:
-                stripes = list((await self._storage.stripes()).values())
-            pending = await putting.add(BytesSource(encode(StripeList(FORMAT, stripes))))
+                stripes = await self._stripes(elsewhere)
+            pending = await putting.add(BytesSource(encode(list_of(stripes))))
             await putting.finish()
             kept = pending.content
             row = (LIST_SETTING, encode(kept))
@@ -289,6 +295,17 @@ class Upkeep:
             row = await self._database.run(lambda db: db.execute(sql, (LIST_SETTING,)).fetchone())
             self._kept_list = decode_stored(row[0], Content) if row is not None else None
         return self._kept_list
+
+
+def list_of(stripes: Sequence[BoundedStripe]) -> StripeList:
+    """What delegates are told of these."""
+    rules = {rule: number for number, rule in enumerate(dict.fromkeys(rule for _, rule in stripes))}
+    return StripeList(
+        FORMAT,
+        [stripe for stripe, _ in stripes],
+        [bounds_of(rule) or Bounds([], [], []) for rule in rules],
+        [rules[rule] for _, rule in stripes],
+    )
 
 
 async def _nothing() -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Final
 
 from croft.errors import CroftError, PeerMisbehaved
 from croft.model.ids import PeerId, TwinId
 from croft.ports import Database, Offload
 from croft.storage.contents import Reading
-from croft.storage.formats import Stripe, StripeList, decode_stored
+from croft.storage.formats import Bounds, Stripe, StripeList, decode_stored
 from croft.storage.messages import Watch
 from croft.storage.permits import bearers
-from croft.storage.placement import Place, Rule
+from croft.storage.placement import Place, Rule, rule_of
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
-from croft.storage.tending import Report, Tending, Ward
+from croft.storage.tending import Report, Tending, Ward, together
 from croft.storage.transfer import Network, Receiving
 from croft.wire.codec import decode
 
@@ -70,7 +71,7 @@ class Wards:
         self._tending = tending
         self._database = database
         self._offload = offload
-        self._lists: dict[bytes, tuple[bytes, list[Stripe]]] = {}
+        self._lists: dict[bytes, tuple[bytes, list[tuple[Stripe, Rule]]]] = {}
         self._watchman: Watchman | None = None
         self.reports: dict[TwinId, Report] = {}
         """What the last round over each owner's data found."""
@@ -107,31 +108,39 @@ class Wards:
         before = peers[: peers.index(self._own)] if self._own in peers else peers
         if any(not self._network.away_s(peer) for peer in before):
             return  # another delegate, who comes first, does it
-        stripes = await self._stripes(owner, watch)
-        rule = Rule(
-            tuple(PeerId(peer.hex()) for peer in watch.on),
-            tuple(PeerId(peer.hex()) for peer in watch.never),
-            tuple(TwinId(twin.hex()) for twin in watch.never_twins),
-        )
-        report = await self._tending.round(Ward(owner, stripes, rule, watch.permit))
-        twin = TwinId(owner.hex())
+        reports = [await self._tending.round(ward) for ward in await self._wards(owner, device, watch)]
+        report, twin = together(reports), TwinId(owner.hex())
         self.reports[twin] = report
         self.rebuilt[twin] = self.rebuilt.get(twin, 0) + report.rebuilt
         if report.rebuilt:
             log.info("made %d lost shares of %s again", report.rebuilt, owner.hex()[:10])
 
-    async def _stripes(self, owner: bytes, watch: Watch) -> list[Stripe]:
-        """What there is to look after; the list itself too."""
+    async def _wards(self, owner: bytes, device: PeerId, watch: Watch) -> list[Ward]:
+        """What there is to look after, by where it may be; the list itself too."""
         key, listed = self._lists.get(owner, (b"", []))
         if key != watch.stripes.key:
             receiving = Receiving(owner, self._network, self._holders, self._offload, Buffers(LIST_BYTES), watch.permit)
             reading = Reading(receiving, self._offload)
-            listed = decode_stored(await reading.whole(watch.stripes), StripeList).stripes
+            told = decode_stored(await reading.whole(watch.stripes), StripeList)
             parts = [*watch.stripes.parts, *await reading.parts(watch.stripes)]
-            by_id = {stripe.id: stripe for stripe in [*listed, *(part.stripe for part in parts)]}
-            listed = list(by_id.values())
+            bounds = Bounds(watch.on, watch.never, watch.never_twins)
+            listed = [*bounded(told, bounds), *((part.stripe, rule_of(bounds)) for part in parts)]
             self._lists[owner] = watch.stripes.key, listed
-        return listed
+        by_rule: dict[Rule, dict[bytes, Stripe]] = {}
+        for stripe, rule in listed:
+            # The owner's device itself is away: nothing is brought there.
+            by_rule.setdefault(replace(rule, never=(*rule.never, device)), {})[stripe.id] = stripe
+        return [Ward(owner, list(stripes.values()), rule, watch.permit) for rule, stripes in by_rule.items()]
+
+
+def bounded(told: StripeList, otherwise: Bounds) -> list[tuple[Stripe, Rule]]:
+    """The stripes of a list, each with the rule for it. Raises PeerMisbehaved for one that does not fit together."""
+    if not told.bounds:
+        return [(stripe, rule_of(otherwise)) for stripe in told.stripes]
+    if len(told.bounds_of) != len(told.stripes) or not all(0 <= at < len(told.bounds) for at in told.bounds_of):
+        raise PeerMisbehaved("a list of stripes whose bounds do not fit", step=STEP)
+    rules = [rule_of(one) for one in told.bounds]
+    return [(stripe, rules[at]) for stripe, at in zip(told.stripes, told.bounds_of, strict=True)]
 
 
 def places_for(owner: bytes, own: TwinId, network: Network) -> list[Place]:
