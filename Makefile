@@ -17,7 +17,7 @@ demo: setup
 
 check: setup
 	@$(BIN)/ruff format --check src tests bench tools examples
-	@$(BIN)/ruff check src tests bench examples
+	@$(BIN)/ruff check src tests bench tools examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest tests/tidy

@@ -44,7 +44,8 @@ def main() -> None:
     PLACE.write_text(
         "# Reference\n\nMade by `make docs` from the program itself.\n\n# Commands\n\n"
         + "\n".join(commands)
-        + "\n# Settings\n\nA flag (`croft up --set KEY=VALUE`) comes before an environment variable (`CROFT_LEND_CPUS`), "
+        + "\n# Settings\n\n"
+        "A flag (`croft up --set KEY=VALUE`) comes before an environment variable (`CROFT_LEND_CPUS`), "
         "that before `config.toml`, that before the default. `croft config show --origin` says which holds.\n\n"
         "| setting | default | what it does |\n|---|---|---|\n"
         + settings

@@ -21,6 +21,7 @@ from croft.errors import (
 )
 from support import capable, peers
 from support.peers import RealPeer, two_lines, until
+from support.wasm import opens, save
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +216,17 @@ def test_a_command_is_called_like_a_function(village: list[RealPeer], base: Path
     assert ada.ok("call", "occurrences", "word=ink", f"page=@{page}").strip() == "1"
     assert "would pass for an option" in two_lines(ada.croft("call", "occurrences", "word=-r", f"page=@{page}"))[0]
     assert "exited with 1" in two_lines(ada.croft("call", "occurrences", "word=oil", f"page=@{page}"))[0]
+
+
+def test_webassembly_is_called_like_a_command(village: list[RealPeer], base: Path) -> None:
+    """F2: a program that sees the file it is sent, and nothing else of the machine that offers it."""
+    ada, bob, _, _, _ = village
+    page, program = base / "page.txt", save(base, "reads.wasm", opens("page.txt"))
+    page.write_text("ink")
+    bob.ok("offer", "capability", "--command", f"{program} {{page:file}}", "--name", "reads")
+    until(lambda: ("reads", "bob") in known(ada), "ada knows of it")
+
+    assert ada.ok("call", "reads", f"page=@{page}").strip() == "ink"
 
 
 def test_a_folder_is_listed_and_read(village: list[RealPeer], base: Path, grid: croft.Grid) -> None:

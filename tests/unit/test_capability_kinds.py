@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from croft.compute import wasm_runner
 from croft.errors import Usage
 from croft.twins.capability import open_signature, show_signature
 from croft.twins.capability_kinds import function_of, parameter
 from croft.twins.capability_signature import Typed
 from croft.twins.capability_source import Source
+from support.wasm import ECHO, opens, save
 
 
 def command(*words: str, returns: str = "text", folder: str = "") -> Source:
@@ -59,6 +61,45 @@ def test_lines_that_nobody_reads_end_their_command() -> None:
 
     assert next(lines) == "y"
     lines.close()  # type: ignore[attr-defined]  # it is a generator; waits for the end of the command
+
+
+def wasm(*words: str, folder: Path, returns: str = "text") -> Source:
+    runner = wasm_runner.__file__
+    return Source(python="/python", command=words, returns=returns, folder=str(folder), wasm_runner=runner)
+
+
+def test_a_command_that_is_webassembly_sees_its_files_and_nothing_else(tmp_path: Path) -> None:
+    page, secret = tmp_path / "page.txt", tmp_path / "secret.txt"
+    page.write_text("ink")
+    secret.write_text("well")
+    save(tmp_path, "reads.wasm", opens("page.txt"))
+    save(tmp_path, "pries.wasm", opens("secret.txt"))
+    save(tmp_path, "writes.wasm", opens("page.txt", writes=True))
+
+    assert function_of(wasm("reads.wasm", "{page:file}", folder=tmp_path))(page=page) == "ink"
+    assert list(function_of(wasm("reads.wasm", "{page:file}", folder=tmp_path, returns="lines"))(page=page)) == ["ink"]
+    with pytest.raises(RuntimeError, match=r"pries\.wasm exited with 44"):  # WASI: no such file
+        function_of(wasm("pries.wasm", "{page:file}", folder=tmp_path))(page=page)
+    assert function_of(wasm("writes.wasm", "{page:file}", folder=tmp_path))(page=page) == ""
+    assert page.read_text() == "ink"
+
+
+def test_webassembly_gets_its_arguments_and_no_variables(tmp_path: Path) -> None:
+    save(tmp_path, "echo.wasm", ECHO)
+
+    with pytest.raises(RuntimeError, match="exited with 7") as caught:
+        function_of(wasm("echo.wasm", "{a}", "x{b:int=7}", folder=tmp_path))(a="one; two $HOME")
+    assert "PATH" not in str(caught.value)
+
+
+def test_webassembly_takes_no_two_files_of_one_name(tmp_path: Path) -> None:
+    save(tmp_path, "reads.wasm", opens("page.txt"))
+    (tmp_path / "page.txt").write_text("ink")
+
+    with pytest.raises(ValueError, match=r"two files are called `page\.txt`"):
+        function_of(wasm("reads.wasm", "{a:file}", "{b:file}", folder=tmp_path))(
+            a=tmp_path / "page.txt", b=tmp_path / "page.txt"
+        )
 
 
 @pytest.mark.parametrize("text", ["", "Page", "page:pdf", "a b", "1a"])

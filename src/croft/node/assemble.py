@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
+from croft.compute import wasm_runner
 from croft.compute.circle_messages import CIRCLE_PURPOSE
 from croft.compute.circles import Circles
 from croft.compute.environment_messages import WHEELS_PURPOSE
@@ -455,7 +456,7 @@ def _calling(
     contacts, own = plan.contacts, plan.own
     audit = AuditLog(ports.database, ports.clock, own.device, own.peer, overlay.name_of)
     audit.on_broken = health.warn_of_broken_audit
-    book = CapabilityBook(ports.database, ports.clock, ports.programs)
+    book = CapabilityBook(ports.database, ports.clock, ports.programs, wasm_runner.__file__)
     consent = ConsentBook(ports.database, ports.clock)
     gate = CallGate(
         *(book, consent, audit, communities, devices, own.twin),

@@ -58,10 +58,12 @@ class CapabilityBook:
         database: Database,
         clock: Clock,
         programs: OwnersPrograms,
+        wasm_runner: str = "",
     ) -> None:
         self._database = database
         self._clock = clock
         self._programs = programs
+        self._wasm_runner = wasm_runner
         self.withdrawn: Callable[[str], None] = lambda name: None
         """Told of each name that is offered no more."""
         self._rows: dict[str, OwnCapability] = {}
@@ -165,7 +167,8 @@ class CapabilityBook:
         host = self._hosts.get(row.name)
         if host is None:
             source = row.source
-            arguments = [source.python, "-m", WORKER, msgspec.json.encode(source).decode()]
+            told = msgspec.structs.replace(source, wasm_runner=self._wasm_runner)
+            arguments = [source.python, "-m", WORKER, msgspec.json.encode(told).decode()]
             folder = source.folder or str(Path(source.file or "/").parent)
             host = self._hosts[row.name] = CapabilityHost(row.name, self._programs, arguments, folder, row.slots)
         return host

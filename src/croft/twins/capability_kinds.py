@@ -1,17 +1,23 @@
 """What a capability may be besides a Python function: a command, an HTTP endpoint of this machine, or a folder.
 
 Each becomes a function with annotations, so that all else is the same for every kind. Commands are run without a shell:
-an argument never becomes more than one, and text that would pass for an option is refused.
+an argument never becomes more than one, and text that would pass for an option is refused. A command whose program is
+WebAssembly runs in a process that sees the files among its arguments, and nothing else of this machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import inspect
 import json
 import re
+import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -44,6 +50,8 @@ RESULT_BYTES_MAX: Final = 256 << 20
 NAMES_MAX: Final = 10_000
 NAME_SHOWN_CHARS_MAX: Final = 80
 HTTP_TIMEOUT_S: Final = 3_600.0
+WASM: Final = ".wasm"
+WASM_MEMORY_BYTES: Final = 1 << 30
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 _PARAMETER = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(:(?P<type>[a-z]+))?(=(?P<default>.*))?", re.ASCII | re.DOTALL)
@@ -114,15 +122,15 @@ def _command(source: Source) -> Callable[..., Any]:
                 raise Usage(f"`{name}` is {kind}, and goes on no command line", remedy="Use text, int, number or file.")
             if known is None or ":" in place or "=" in place:
                 parameters[name] = name, kind, default
-    returns = source.returns
+    returns, start = source.returns, _start_wasm if source.command[0].endswith(WASM) else _start
 
     def run(values: dict[str, Any]) -> Any:
-        argv = [_filled(word, values) for word in source.command]
         if returns == "lines":
-            return _lines(argv, source.folder)
-        ended = subprocess.run(argv, cwd=source.folder or None, stdin=subprocess.DEVNULL, capture_output=True)
-        _check(argv, ended.returncode, ended.stderr)
-        return _read(ended.stdout, returns)
+            return _lines(source, start, values)
+        with start(source, values, subprocess.PIPE) as process:
+            out, err = process.communicate()
+        _check(source, process.returncode, err)
+        return _read(out, returns)
 
     return _shaped(run, list(parameters.values()), returns)
 
@@ -139,24 +147,66 @@ def _filled(word: str, values: dict[str, Any]) -> str:
     return filled
 
 
-def _lines(argv: list[str], folder: str) -> Iterator[str]:
-    process = subprocess.Popen(
-        argv, cwd=folder or None, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdout is not None
-    try:
+@contextlib.contextmanager
+def _start(source: Source, values: dict[str, Any], err: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts a command; it ends with the context at the latest."""
+    argv = [_filled(word, values) for word in source.command]
+    with _process(argv, source.folder or None, err) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def _start_wasm(source: Source, values: dict[str, Any], err: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The same for WebAssembly, in a folder of its own with the files among its arguments."""
+    with tempfile.TemporaryDirectory(prefix="croft-wasm-") as folder, contextlib.ExitStack() as stack:
+        seen = {name: _brought(value, Path(folder)) for name, value in values.items()}
+        program = stack.enter_context((Path(source.folder or ".") / source.command[0]).open("rb"))
+        words = [_filled(word, seen) for word in source.command]
+        limits = ["0", str(WASM_MEMORY_BYTES), str(program.fileno())]
+        argv = [sys.executable, "-sEP", source.wasm_runner, *limits, *words]
+        yield stack.enter_context(_process(argv, folder, err, pass_fds=[program.fileno()]))
+
+
+@contextlib.contextmanager
+def _process(
+    argv: Sequence[str], folder: str | None, err: int, pass_fds: Sequence[int] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+    process = subprocess.Popen(argv, cwd=folder, stdin=nothing, stdout=pipe, stderr=err, pass_fds=pass_fds)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _brought(value: Any, folder: Path) -> Any:
+    """A file, copied into the folder, by its name there; anything else as it is."""
+    if not isinstance(value, Path):
+        return value
+    place = folder / value.name
+    if place.exists():
+        raise ValueError(f"two files are called `{value.name[:NAME_SHOWN_CHARS_MAX]}`")
+    shutil.copyfile(value, place)
+    return value.name
+
+
+def _lines(
+    source: Source,
+    start: Callable[[Source, dict[str, Any], int], AbstractContextManager[subprocess.Popen[bytes]]],
+    values: dict[str, Any],
+) -> Iterator[str]:
+    with start(source, values, subprocess.DEVNULL) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             yield line.decode(errors="replace").rstrip("\n")
-        _check(argv, process.wait(), b"")
-    finally:
-        process.kill()
-        process.wait()
+        _check(source, process.wait(), b"")
 
 
-def _check(argv: list[str], code: int, said: bytes) -> None:
+def _check(source: Source, code: int, said: bytes) -> None:
     if code:
         text = said.decode(errors="replace").strip()[-SAID_CHARS_MAX:]
-        raise RuntimeError(f"{argv[0]} exited with {code}{': ' if text else ''}{text}")
+        raise RuntimeError(f"{source.command[0]} exited with {code}{': ' if text else ''}{text}")
 
 
 def _read(data: bytes, returns: str) -> Any:

@@ -15,6 +15,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         `{name:type=default}` for parameters, in `folder`; or else http: an endpoint of this machine, to which the
         arguments are posted as JSON; or else data: a folder that is read.
         parameters: of an endpoint, each as `name:type=default`. returns: what a command or endpoint gives.
+        wasm_runner: what runs a command that is WebAssembly; told when it is started.
     """
 
     python: str
@@ -26,6 +27,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parameters: tuple[str, ...] = ()
     returns: str = "text"
     folder: str = ""
+    wasm_runner: str = ""
 
     @property
     def shown(self) -> str:
