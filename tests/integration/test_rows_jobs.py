@@ -279,3 +279,40 @@ def test_words_are_counted_of_a_text_that_no_single_peer_could_hold(trio: list[R
     assert said["peak"] < LIMIT_BYTES
     peak_kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{trio[0].process}/status").read_text())
     assert peak_kib is not None and int(peak_kib[1]) * 1024 < LIMIT_BYTES
+
+
+def test_a_detached_command_goes_on_and_its_files_are_fetched(trio: list[RealPeer], tmp_path: Path) -> None:
+    """D4 for commands: `croft run --detach` comes back at once; what it printed and made is fetched later."""
+    ada, _, _ = trio
+    (tmp_path / "words.txt").write_text("ink\nwell\nink\n")
+    script = "sleep 1; sort -u words.txt > sorted.txt; cat >> sorted.txt; echo done; echo noted >&2; exit 3"
+    job = ada.ok(
+        *("run", "--detach", "--name", "sorting", "-I", "-i", str(tmp_path / "words.txt"), "-o", "sorted.txt"),
+        *("--on", "bob", "--", "sh", "-c", script),
+        input="more\n",
+    ).strip()
+
+    read = ada.croft("job", job, "--results", "--watch")
+    assert (read.returncode, read.stdout) == (1, "done\n")
+    assert "noted" in read.stderr and "on bob exited with 3" in read.stderr
+    assert ada.croft("job", "sorting", "--fetch", str(tmp_path / "made")).returncode == 1
+    made = tmp_path / "made" / "1"
+    assert (made / "files" / "sorted.txt").read_text() == "ink\nwell\nmore\n"
+    assert (made / "stdout").read_text() == "done\n" and (made / "exit").read_text() == "3\n"
+
+
+def test_a_detached_map_runs_a_command_for_each_item(trio: list[RealPeer], tmp_path: Path) -> None:
+    """D4 for commands: `croft map --detach`, each with its file, fetched in the order of the items."""
+    ada, _, _ = trio
+    texts = [tmp_path / f"{name}.txt" for name in ("a", "b", "c")]
+    for text in texts:
+        text.write_text(text.stem * 3)
+    job = ada.ok("map", "--detach", "-o", "{.}.up", "--", "tr a-z A-Z < {} > {.}.up", ":::", *map(str, texts)).strip()
+
+    ada.ok("job", job, "--fetch", str(tmp_path / "made"), "--watch")
+    made = [(tmp_path / "made" / str(n) / "files" / f"{p.stem}.up").read_text() for n, p in enumerate(texts, 1)]
+    assert made == ["AAA", "BBB", "CCC"]
+    lines = [json.loads(line) for line in ada.ok("job", job, "--results", "--json").splitlines()]
+    assert [(line["result"]["item"], line["result"]["exit"]) for line in lines] == [(str(text), 0) for text in texts]
+    assert "place for" in two_lines(ada.croft("run", "--detach", "-o", "x:y", "--", "true"))[0]
+    assert "--detach" in two_lines(ada.croft("run", "--name", "x", "--", "true"))[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,24 +51,34 @@ def jobs(as_json: bool) -> None:
 @click.command()
 @click.argument("name", metavar="JOB")
 @click.option("--results", is_flag=True, help="Print what each task returned, in the order of the items.")
+@click.option(
+    "--fetch",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write what each command printed and made into this folder.",
+)
 @click.option("--watch", is_flag=True, help="Go on until the job is over.")
 @click.option("--cancel", is_flag=True, help="End it, here and on its peers; what is done can still be read.")
 @click.option("--forget", is_flag=True, help="End it if it runs, and drop its results from the disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --results or --watch a line for each.")
-def job(name: str, results: bool, watch: bool, cancel: bool, forget: bool, as_json: bool) -> int:
+def job(name: str, results: bool, fetch: Path | None, watch: bool, cancel: bool, forget: bool, as_json: bool) -> int:
     """How a job stands, by its id, the beginning of its id, or its name.
 
     \b
     croft job wordcount --watch
     croft job 3f2a --results --json > results.jsonl
+    croft job film --fetch made --watch
 
     Detached jobs are kept on this machine's disk, results and all, until they are forgotten. Exit code 1 says that
     one of the results shown is a failure, or that the job was cancelled.
     """
     from croft.client.local_api import LocalApi
 
-    if (results, watch and not results, cancel, forget).count(True) > 1:
-        raise Usage("these options do not go together", remedy="Give one of --results, --watch, --cancel and --forget.")
+    reads = results or fetch is not None
+    if (reads, watch and not reads, cancel, forget).count(True) > 1 or (results and fetch is not None):
+        raise Usage(
+            "these options do not go together", remedy="Give one of --results, --fetch, --watch, --cancel and --forget."
+        )
     api = LocalApi(Home.find().control_socket)
     if cancel or forget:
         ended = api.cancel_job(name) if cancel else api.forget_job(name)
@@ -77,8 +88,8 @@ def job(name: str, results: bool, watch: bool, cancel: bool, forget: bool, as_js
             done(f"{'Cancelled' if cancel else 'Forgot'} {ended.job}", f"{ended.done} of {ended.tasks} tasks were done")
         return 0
     shown = api.job(name)
-    if results:
-        return _print_results(shown, as_json=as_json, waits=watch)
+    if reads:
+        return _read_results(shown, fetch, as_json=as_json, waits=watch)
     if watch:
         before = (time.monotonic(), shown.done)
         while True:
@@ -124,7 +135,8 @@ def _print_line(shown: schema.Job, as_json: bool, before: tuple[float, int]) -> 
     click.echo(f"{shown.job}  {shown.state}  {shown.done} of {shown.tasks} done, {shown.failed} failed{pace}")
 
 
-def _print_results(shown: schema.Job, *, as_json: bool, waits: bool) -> int:
+def _read_results(shown: schema.Job, folder: Path | None, *, as_json: bool, waits: bool) -> int:
+    """Prints the results, or writes those of commands into a folder; the exit code."""
     from croft.client.grid import Grid
 
     if not shown.is_durable:
@@ -132,7 +144,7 @@ def _print_results(shown: schema.Job, *, as_json: bool, waits: bool) -> int:
     has_failed = shown.state == "cancelled"
     with Grid() as grid:
         for one in grid.job(shown.job).outcomes(is_in_order=True):
-            has_failed |= _print_result(one, as_json)
+            has_failed |= _print_result(one, folder, as_json)
             if not waits and one.task + 1 >= shown.done:
                 break
     if not waits and shown.ended_at is None:
@@ -140,17 +152,25 @@ def _print_results(shown: schema.Job, *, as_json: bool, waits: bool) -> int:
     return int(has_failed)
 
 
-def _print_result(one: Done, as_json: bool) -> bool:
+def _print_result(one: Done, folder: Path | None, as_json: bool) -> bool:
     """Whether the task failed."""
+    from croft.cli import detached
+    from croft.client.detached_command import CommandDone
+
     line: dict[str, Any] = {"schema": SCHEMA, "task": one.task, "peer": one.peer_name}
+    value: Any = None
     error: BaseException | None = None
     try:
         value = one.value()
-        line["result"] = _plain(value)
     except Exception as caught:
         error = caught
-        text = caught.message if isinstance(caught, CroftError) else f"{type(caught).__name__}: {caught}"
-        line["error"] = text
+        line["error"] = caught.message if isinstance(caught, CroftError) else f"{type(caught).__name__}: {caught}"
+    if isinstance(value, CommandDone):
+        return detached.show(one, value, folder, line if as_json else None)
+    if error is None:
+        if folder is not None:
+            raise Usage("only commands make files to fetch", remedy="See what tasks returned: `croft job --results`.")
+        line["result"] = _plain(value)
     if as_json:
         click.echo(msgspec.json.encode(line))
     elif error is None:

@@ -10,12 +10,13 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import click
 
+from croft.cli import detached
 from croft.cli.output import say, show_error
 from croft.cli.work import CROFT_FAILED, exit_code, name_there, output_file, peer_ids, with_wasm
 from croft.client.command import CommandEvents, run_command
@@ -105,6 +106,9 @@ def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
     metavar="ENV",
     help="Python packages to bring: a lock file, a project's folder, wheels, or a name of what is installed here.",
 )
+@click.option("--detach", is_flag=True, help="Do not wait: print the id of a job that goes on; see `croft job`.")
+@click.option("--name", default="", help="What to call the job, with --detach.")
+@click.option("--delegates", type=int, help="So many peers carry it on while this one is off, with --detach.")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def map_lines(
     jobs_max: int,
@@ -121,6 +125,9 @@ def map_lines(
     time_limit: str,
     priority: int,
     sources: tuple[str, ...],
+    detach: bool,
+    name: str,
+    delegates: int | None,
     words: tuple[str, ...],
 ) -> int:
     """Run a command for each item, each on some peer, with its file.
@@ -143,11 +150,23 @@ def map_lines(
         raise Usage("--resume needs --joblog", remedy="Give the job log of the run that was cut short.")
     if jobs_max < 1:
         raise Usage("-j must be at least 1", remedy="Leave it out to let the peers decide.")
+    detached.check(detach, outputs, name, delegates)
+    if detach and (results or joblog or keep_order):
+        raise Usage(
+            "-k, --results and --joblog do not go with --detach", remedy="See `croft job --results` and `--fetch`."
+        )
     finished = _finished(Path(joblog)) if resume and joblog else set()
-    packages = environment_of(Home.find(), sources)
+    packages = None if detach else environment_of(Home.find(), sources)
     limits = _Limits(
         *(peer_ids(on), peer_ids(avoid), cpus, size_bytes(memory), duration_s(time_limit)), priority, packages
     )
+
+    if detach:
+        opening = limits.opening([], {})
+        detached.submit(
+            _commands(items, command, outputs, extra), opening, sources, name or " ".join(command), delegates
+        )
+        return 0
 
     async def lines() -> AsyncIterator[_Line]:
         number = 0
@@ -170,6 +189,30 @@ class _Limits:
     time_s: float
     priority: int
     packages: Environment | None
+
+    def opening(
+        self,
+        argv: list[str],
+        variables: dict[str, str],
+        inputs: Sequence[tuple[str, str]] = (),
+        outputs: Sequence[tuple[str, str]] = (),
+    ) -> OpenCommandJob:
+        """A command under these limits."""
+        return OpenCommandJob(
+            *(argv, variables, list(inputs), list(outputs), self.only, self.never, self.cpus, self.memory_bytes),
+            time_s_max=self.time_s,
+            priority=self.priority,
+            packages=self.packages,
+        )
+
+
+def _commands(
+    given: Sequence[str] | None, command: list[str], outputs: tuple[str, ...], extra: tuple[str, ...]
+) -> Iterator[detached.Command]:
+    items = given if given is not None else (line.rstrip("\n") for line in sys.stdin)
+    for number, item in enumerate((item for item in items if item), 1):
+        line = _line(number, item, command, outputs, extra)
+        yield detached.Command(item, line.argv, line.inputs, [there for there, _ in line.outputs])
 
 
 async def _items(given: Sequence[str] | None) -> AsyncIterator[str]:
@@ -263,21 +306,7 @@ class _MapRun:
         return rest
 
     async def _one(self, line: _Line) -> None:
-        limits = self._limits
-        opening = OpenCommandJob(
-            line.argv,
-            {"CROFT_ITEM": line.item},
-            line.inputs,
-            line.outputs,
-            limits.only,
-            limits.never,
-            limits.cpus,
-            limits.memory_bytes,
-            0,
-            limits.time_s,
-            priority=limits.priority,
-            packages=limits.packages,
-        )
+        opening = self._limits.opening(line.argv, {"CROFT_ITEM": line.item}, line.inputs, line.outputs)
         started = time.monotonic()
         try:
             ended: CommandEnded = await run_command(

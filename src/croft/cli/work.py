@@ -64,6 +64,9 @@ WASM_SUFFIX = ".wasm"
 @click.option("--fuel", default=0, metavar="N", help="What a WebAssembly program may burn, about one per instruction.")
 @click.option("-I", "--stdin", "with_stdin", is_flag=True, help="The command reads what is piped into this one.")
 @click.option("-v", "--verbose", is_flag=True, help="Say where it runs.")
+@click.option("--detach", is_flag=True, help="Do not wait: print the id of a job that goes on; see `croft job`.")
+@click.option("--name", default="", help="What to call the job, with --detach.")
+@click.option("--delegates", type=int, help="So many peers carry it on while this one is off, with --detach.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     inputs: tuple[str, ...],
@@ -83,6 +86,9 @@ def run(
     fuel: int,
     with_stdin: bool,
     verbose: bool,
+    detach: bool,
+    name: str,
+    delegates: int | None,
     command: tuple[str, ...],
 ) -> int:
     """Run a command on some peer: files in, live output, files out, its own exit code.
@@ -94,11 +100,14 @@ def run(
     croft run --stored film.mkv -- sha256sum film.mkv
     croft run --with numpy -i sums.py -- python sums.py
     croft run -i photo.jpg -o small.jpg -- resize.wasm photo.jpg small.jpg
+    croft run --detach -i film.mkv -o film.mp4 -- ffmpeg -i film.mkv film.mp4
 
     The command starts in an empty folder that holds the inputs. Exit code 125 says that Croft failed, not the command.
     """
+    from croft.cli import detached
     from croft.client.environments_asked import environment_of
 
+    detached.check(detach, outputs, name, delegates)
     try:
         opening = OpenCommandJob(
             argv=list(command),
@@ -115,8 +124,13 @@ def run(
             stored=[stored_input(text) for text in stored],
             wait_s=duration_s(wait) if wait else math.inf,
             priority=priority,
-            packages=environment_of(Home.find(), sources),
+            packages=None if detach else environment_of(Home.find(), sources),
         )
+        if detach:
+            stdin = sys.stdin.buffer.read() if with_stdin else b""
+            one = detached.Command("", command, opening.inputs, [there for there, _ in opening.outputs], stdin)
+            detached.submit([one], opening, sources, name or " ".join(command), delegates)
+            return 0
         opening = with_wasm(opening, fuel)
         with tempfile.NamedTemporaryFile() if with_stdin else contextlib.nullcontext() as piped:
             if piped is not None:
