@@ -50,6 +50,11 @@ TO_REACH = {
     "put, of dd": "≥ 0.6",
     "round trip, median ms": "≤ 3 ms",
     "calls/s, 32 at once": "≥ 800",
+    "of the slowest stage": "≤ 1.3",
+    "submitter's traffic MB": "≤ 2 MB",
+    "operations judged at once/s": "≥ 20,000",
+    "opened s": "≤ 2 s",
+    "opened, MB more": "≤ 60 MB",
     "1,000,000 shares: start s": "≤ 3 s",
     "1,000,000 shares: resident MB": "≤ 120 MB",
     "put, of bulk · k/n": "≥ 0.7",
@@ -163,6 +168,8 @@ def main() -> None:
     paths = run("bench.paths", "--rounds", rounds)
     cluster = run("bench.dask_cluster")
     calls = run("bench.calls", "--rounds", rounds)
+    pipelines = run("bench.pipelines")
+    communities = run("bench.communities")
     chunks = run("bench.chunks", "--rounds", rounds)
     stored = run("bench.storage")
     backups = run("bench.backup")
@@ -243,6 +250,18 @@ daemons, encrypted between them, to the function's process, with the signature c
 and the audit log; gRPC's straight and in the clear; Dask's from the client to an actor of its own local cluster.
 
 {sizes_text(calls)}
+## Pipelines
+
+`python -m bench.pipelines`: thirty values of 10 MB through three stages of 0.5 s on three peers. The slowest stage
+alone takes 15 s; the submitter's traffic is what its peer says of all its links.
+
+{daemon_text(pipelines)}
+## Communities
+
+`python -m bench.communities`: a history of 30,000 operations by twenty admins and all members, in three partitions
+that meet now and then, judged, and opened from disk as the daemon does it.
+
+{daemon_text(communities)}
 ## Shares on disk
 
 `python -m bench.chunks FOLDER`: the store in which a holder keeps shares, on the disk of FOLDER, beside
