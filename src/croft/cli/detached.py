@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from croft.cli.output import say
+from croft.cli.work import WASM_SUFFIX
 from croft.client.detached_command import CommandDone, File, ending, run_command
 from croft.compute.worker_messages import ARGUMENT_BYTES_MAX
 from croft.control.work_messages import OpenCommandJob
@@ -82,7 +83,7 @@ def check(is_detached: bool, outputs: Iterable[str], name: str, delegates: int |
 
 def _calls(commands: Iterable[Command], environment: dict[str, str]) -> Iterator[tuple[object, ...]]:
     for command in commands:
-        if command.argv[0].endswith(".wasm"):
+        if command.argv[0].endswith(WASM_SUFFIX):
             raise Usage("WebAssembly programs cannot be detached", remedy="Leave out --detach.")
         variables = {**environment, "CROFT_ITEM": command.item} if command.item else environment
         inputs: list[File] = []
@@ -121,13 +122,7 @@ def show(one: Done, done: CommandDone, folder: Path | None, line: dict[str, Any]
 
 def _write_all(place: Path, done: CommandDone, where: str) -> None:
     """Names that lead out of `place` are left out, and told: they come from a peer."""
-    for name, content in (
-        ("stdout", done.stdout),
-        ("stderr", done.stderr),
-        ("exit", f"{done.exit_code}\n".encode()),
-        ("item", f"{done.item}\n".encode()),
-    ):
-        _write(place / name, content)
+    write_printed(place, done.item, done.exit_code, done.stdout, done.stderr)
     for name, is_executable, content in done.files:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
@@ -136,6 +131,17 @@ def _write_all(place: Path, done: CommandDone, where: str) -> None:
         _write(place / "files" / path, content)
         if is_executable:
             (place / "files" / path).chmod(0o755)
+
+
+def write_printed(place: Path, item: str, exit_code: int | None, stdout: bytes, stderr: bytes) -> None:
+    """Writes into `place` what a command printed, how it ended, and the item that it was run for."""
+    for name, content in (
+        ("stdout", stdout),
+        ("stderr", stderr),
+        ("exit", f"{exit_code}\n".encode()),
+        ("item", f"{item}\n".encode()),
+    ):
+        _write(place / name, content)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -343,12 +343,8 @@ class _MapRun:
             file.write(f"{line.number}\t{line.peer_name}\t{line.seconds:.3f}\t{line.code}\t{line.item}\n")
 
     def _write_results(self, folder: Path, line: _Line) -> None:
-        place = folder / str(line.number)
-        place.mkdir(parents=True, exist_ok=True)
-        for descriptor, name in ((1, "stdout"), (2, "stderr")):
-            (place / name).write_bytes(b"".join(data for fd, data in line.printed if fd == descriptor))
-        (place / "exit").write_text(f"{line.code}\n", encoding="utf-8")
-        (place / "item").write_text(f"{line.item}\n", encoding="utf-8")
+        out, err = (b"".join(data for fd, data in line.printed if fd == wanted) for wanted in (1, 2))
+        detached.write_printed(folder / str(line.number), line.item, line.code, out, err)
 
 
 def _print(line: _Line) -> None:

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from croft.cli.output import say, show_error, style
+from croft.client.detached_command import SIGNAL_EXIT_BASE
 from croft.control.home import Home
 from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
@@ -22,7 +23,6 @@ from croft.errors import CroftError, Usage
 
 CROFT_FAILED = 125
 STDIN_NAME = ".croft-stdin"
-SIGNAL_EXIT_BASE = 128
 WASM_SUFFIX = ".wasm"
 
 
