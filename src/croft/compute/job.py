@@ -44,13 +44,15 @@ Outcome = tuple[int, int, bytes]
 class TasksAdded:
     """New tasks; `sizes` are the bytes of their arguments.
 
-    `groups`, if any, is of each task the group whose tasks must be done by peers of different people.
+    `groups`, if any, is of each task the group whose tasks must be done by peers of different people. `near`, if any,
+    is of each task who has most of its arguments already: it waits for a slot there while one is free.
     """
 
     function: bytes
     tasks: Sequence[int]
     sizes: Sequence[int]
     groups: Sequence[int] = ()
+    near: Sequence[frozenset[PeerId]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,7 @@ class _Task:
     function: bytes
     size: int
     group: int | None = None
+    near: frozenset[PeerId] = frozenset()
     lenders_lost: int = 0
     failures: int = 0
     copied_at: float = 0.0
@@ -225,6 +228,8 @@ class Bag:
         self._has_groups = False
         self._owners: dict[int, set[str]] = {}
         """Of each group, whose peers have or had one of its tasks."""
+        self._placed: set[int] = set()
+        """Tasks whose arguments lie somewhere."""
 
     @property
     def open_tasks(self) -> int:
@@ -250,11 +255,15 @@ class Bag:
                         chunk.moved_at = now
                 self._now = now
                 return self._deal()
-            case TasksAdded(function, tasks, sizes, groups):
+            case TasksAdded(function, tasks, sizes, groups, near):
                 self._has_groups = self._has_groups or bool(groups)
                 for task, size, group in zip(tasks, sizes, groups or itertools.repeat(None, len(tasks)), strict=True):
                     assert task not in self._tasks, "task numbers are unique in a bag"
                     self._tasks[task] = _Task(function, size, group)
+                for task, peers in zip(tasks, near, strict=False):
+                    if peers:
+                        self._tasks[task].near = peers
+                        self._placed.add(task)
                 self._queue.extend(tasks)
                 return self._deal()
             case LenderReady(peer, slots, bytes_max, owner):
@@ -303,31 +312,49 @@ class Bag:
             for peer, lender in self._lenders.items():
                 if not self._queue:
                     return [*effects, *self._share_tail()]
-                if len(lender.chunks) >= min(depth, lender.slots * CHUNKS_PER_SLOT) or not self._bring_forward(lender):
+                if len(lender.chunks) >= min(depth, lender.slots * CHUNKS_PER_SLOT):
                     continue
-                if self._has_room(lender):
+                if self._bring_forward(peer, lender) and self._has_room(lender, self._queue[0]):
                     effects.append(self._deal_one(peer, lender, slots_total))
         return effects
 
-    def _bring_forward(self, lender: _Lender) -> bool:
-        """Whether a task that the lender may do is at the front of the queue, put there if it was not far."""
-        if not self._has_groups:
+    def _bring_forward(self, peer: PeerId, lender: _Lender) -> bool:
+        """Whether a task that the lender is to do is at the front of the queue, put there if it was not far.
+
+        What lies at the lender comes first; what lies at another one that has a slot for it is left to that one.
+        """
+        if not self._has_groups and not self._placed:
             return True
+        found: int | None = None
         for position, task in enumerate(itertools.islice(self._queue, GROUP_SCAN_MAX)):
-            if self._may_do(lender, task):
-                if position:
-                    del self._queue[position]
-                    self._queue.appendleft(task)
-                return True
-        return False
+            if not self._may_do(lender, task):
+                continue
+            near = self._tasks[task].near
+            if peer in near or (found is None and not self._is_for_another(task, near)):
+                found = position
+            if peer in near or (found is not None and not self._placed):
+                break
+        if found:
+            task = self._queue[found]
+            del self._queue[found]
+            self._queue.appendleft(task)
+        return found is not None
+
+    def _is_for_another(self, task: int, near: frozenset[PeerId]) -> bool:
+        """Whether a lender at which a task's arguments lie could begin it now."""
+        there = [lender for peer, lender in self._lenders.items() if peer in near] if near else []
+        return any(
+            len(lender.chunks) < lender.slots and self._may_do(lender, task) and self._has_room(lender, task)
+            for lender in there
+        )
 
     def _may_do(self, lender: _Lender, task: int) -> bool:
         group = self._tasks[task].group
         return group is None or lender.owner not in self._owners.get(group, ())
 
-    def _has_room(self, lender: _Lender) -> bool:
-        """Whether the next task's arguments fit beside what the lender holds; one that holds nothing is to try."""
-        size = self._tasks[self._queue[0]].size
+    def _has_room(self, lender: _Lender, task: int) -> bool:
+        """Whether a task's arguments fit beside what the lender holds; one that holds nothing is to try."""
+        size = self._tasks[task].size
         return not lender.chunks or not lender.bytes_max or lender.bytes_held + size <= lender.bytes_max
 
     def _deal_one(self, peer: PeerId, lender: _Lender, slots_total: int) -> SendChunk:
@@ -340,7 +367,7 @@ class Bag:
         tasks: list[int] = []
         size = 0
         taken: set[int | None] = set()
-        while self._queue and len(tasks) < count and self._bring_forward(lender):
+        while self._queue and len(tasks) < count and self._bring_forward(peer, lender):
             task = self._tasks[self._queue[0]]
             if task.function != function or (tasks and size + task.size > CHUNK_BYTES_MAX):
                 break
@@ -474,6 +501,11 @@ class Bag:
             raise PeerMisbehaved(f"answers chunk {number}, which it was not given", step="task results")
         return chunk
 
+    def chunks_of(self, task: int) -> list[tuple[PeerId, int]]:
+        """Who has a task now, and in which chunk."""
+        known = self._tasks.get(task)
+        return [] if known is None else [(self._chunks[number].peer, number) for number in known.chunks]
+
     def running_task(self, peer: PeerId, number: int, index: int) -> int | None:
         """The task at a place of a chunk that `peer` has, if it is open. Raises PeerMisbehaved for another's."""
         chunk = self._chunk_of(peer, number)
@@ -496,17 +528,20 @@ class Bag:
             if task in chunk.open:
                 chunk.answered += 1
                 if status in RETRIED and self._tasks[task].failures < self._retries:
-                    self._run_again(task, number)
+                    self._tasks[task].failures += 1
+                    self._take_back(task, number)
+                    continue
+                if status == Status.LOST and len(self._tasks[task].chunks) > 1:
+                    self._take_back(task, number)  # others may have it all
                     continue
                 effects.extend(self._drop(task, but=number))
                 recorded.append((task, status, payload))
         chunk.moved_at = self._now
         return [Record(peer, tuple(recorded)), *effects] if recorded else []
 
-    def _run_again(self, number: int, chunk: int) -> None:
-        """A task failed and is to have another chance, after all that waits."""
+    def _take_back(self, number: int, chunk: int) -> None:
+        """What a chunk says of a task does not count; if no other has it, it is run again, after all that waits."""
         task = self._tasks[number]
-        task.failures += 1
         task.chunks.remove(chunk)
         self._chunks[chunk].open.discard(number)
         if task.group is not None:
@@ -517,6 +552,7 @@ class Bag:
     def _drop(self, task: int, but: int = 0) -> list[Effect]:
         """Forgets a task that is over; chunks that have no other left are revoked, except `but`."""
         effects: list[Effect] = []
+        self._placed.discard(task)
         for number in self._tasks.pop(task).chunks:
             chunk = self._chunks[number]
             chunk.open.discard(task)
@@ -553,6 +589,7 @@ class Bag:
             task.lenders_lost += number in suspects
             if task.lenders_lost >= LENDERS_LOST_MAX:
                 del self._tasks[number]
+                self._placed.discard(number)
                 effects.append(GiveUp(number, task.lenders_lost))
             else:
                 back.append(number)

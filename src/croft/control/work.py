@@ -29,6 +29,7 @@ from croft.control.work_messages import (
     FromProgram,
     JobFailed,
     JobOpened,
+    KeptBuffer,
     OpenBackupRestore,
     OpenBackupRun,
     OpenBackupVerify,
@@ -46,13 +47,17 @@ from croft.control.work_messages import (
     OpenTaskJob,
     OpenToMember,
     PeerCaught,
+    ReleaseValues,
+    RunTaskAgain,
     SubmitTasks,
     TakeStream,
     TaskOutcomes,
     TaskResultPart,
+    WantValues,
 )
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Usage
 from croft.model.ids import PeerId
+from croft.model.kept import Held
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -188,8 +193,12 @@ class WorkServer:
             with contextlib.suppress(ConnectionLost):
                 messages.post(PeerCaught(self._jobs.peer_name(peer), reason, list(unchecked)))
 
+        async def on_part(task: int, data: bytes) -> None:
+            with contextlib.suppress(ConnectionLost):
+                await messages.send(TaskResultPart(task, data))
+
         job = self._jobs.task_job(opening, on_outcomes)
-        job.on_caught = on_caught
+        job.on_caught, job.elsewhere.on_part = on_caught, on_part
         error: CroftError | None = None
         try:
             messages.post(JobOpened(job.id))
@@ -203,9 +212,17 @@ class WorkServer:
                             job.add_buffer_part(digest, size, offset, payload)
                         case DropBuffer(digest):
                             job.drop_buffer(digest)
-                        case SubmitTasks(function, first, arguments, buffers):
+                        case KeptBuffer(digest, size, peer, token):
+                            job.add_kept_buffer(digest, Held(PeerId(peer), token, size))
+                        case WantValues(tasks):
+                            job.elsewhere.want(tasks)
+                        case ReleaseValues(tasks):
+                            job.elsewhere.release(tasks)
+                        case RunTaskAgain(task, digests, stays):
+                            job.elsewhere.run_again(task, digests, stays=stays)
+                        case SubmitTasks(function, first, arguments, buffers, stays):
                             numbers = range(first, first + len(arguments))
-                            added = job.add(function, numbers, arguments, buffers)
+                            added = job.add(function, numbers, arguments, buffers, stays=stays)
                             sizes.update(zip(numbers, added, strict=True))
                             open_bytes += sum(added)
                             if open_bytes > OPEN_BYTES_MAX:

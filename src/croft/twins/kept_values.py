@@ -15,8 +15,8 @@ from blake3 import blake3
 
 from croft.errors import Busy, ConnectionLost, CroftError, NotFound, PeerMisbehaved, Unreachable
 from croft.model.ids import PeerId
+from croft.model.kept import Held
 from croft.ports import OWN_VALUES, Chunk
-from croft.twins.pipeline import Held
 from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import receive_alone, send_alone
 
@@ -172,10 +172,13 @@ class KeptValues:
         self._used[token] = used_at
         self._bytes[keeper] = self._bytes.get(keeper, 0) + size
 
-    def _check_room(self, keeper: str, size: int) -> None:
+    def room(self, keeper: str) -> int:
+        """How many bytes more may be kept for a twin."""
         share = 1.0 if keeper == self._owner else FOR_ONE_SHARE_MAX
-        is_too_much = self._bytes.get(keeper, 0) + size > self._bytes_max * share
-        if is_too_much or self.kept_bytes + size > self._bytes_max:
+        return min(int(self._bytes_max * share) - self._bytes.get(keeper, 0), self._bytes_max - self.kept_bytes)
+
+    def _check_room(self, keeper: str, size: int) -> None:
+        if size > self.room(keeper):
             raise Busy("there is no room for more values here", remedy="Wait until earlier ones are used.")
 
     async def _put(self, token: bytes, index: int, data: bytes | bytearray) -> None:
