@@ -37,7 +37,7 @@ from croft.control.work_messages import (
 )
 from croft.errors import Cancelled, ConnectionLost, CroftError, Unreachable, by_code
 from croft.wire.codec import Message, decode_union, encode
-from croft.wire.message_stream import MessageStream
+from croft.wire.message_stream import ByteStream, MessageStream
 
 BATCH_BYTES_MAX = 1 << 20
 BATCH_TASKS_MAX = 2_000
@@ -157,14 +157,18 @@ class TaskSession:
 
     async def open(self, work_socket: Path) -> None:
         """Connects and opens the job. Raises Unreachable if the daemon does not run."""
-        self._loop = asyncio.get_running_loop()
-        self.lineages.open(self._loop)
         try:
             reader, writer = await asyncio.open_unix_connection(work_socket, limit=4 << 20)
         except (FileNotFoundError, ConnectionRefusedError):
             raise not_running() from None
         self._writer = writer
-        self._messages = MessageStream(SocketStream(reader, writer), step="local work")
+        self.begin(SocketStream(reader, writer))
+
+    def begin(self, stream: ByteStream) -> None:
+        """Opens the job on a stream to the daemon; from now on, things happen on the loop that runs."""
+        self._loop = asyncio.get_running_loop()
+        self.lineages.open(self._loop)
+        self._messages = MessageStream(stream, step="local work")
         self._messages.post(self._options.opening())
         self._reading = asyncio.create_task(self._read(), name="session.read")
 

@@ -48,8 +48,8 @@ class Values(Protocol):
         """How many bytes it would still keep for a twin."""
         ...
 
-    async def keep(self, keeper: str, parts: AsyncIterator[bytes]) -> Held:
-        """Keeps a value. Raises Busy, Failed."""
+    async def keep(self, keeper: str, parts: AsyncIterator[bytes], *, is_lasting: bool = True) -> Held:
+        """Keeps a value; one that is not `is_lasting` goes with this run of the peer. Raises Busy, Failed."""
         ...
 
     def read(self, value: Held) -> AsyncIterator[bytes]:
@@ -123,7 +123,7 @@ class Keeping:
                 hasher.update(part)
                 yield part
 
-        held = await self.values.keep(twin, hashed())
+        held = await self.values.keep(twin, hashed(), is_lasting=False)
         shelf = self._shelves.get(job)
         if shelf is None:
             self._needless.put_nowait({held.token})

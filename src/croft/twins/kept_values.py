@@ -106,8 +106,13 @@ class KeptValues:
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
-    async def keep(self, keeper: str, parts: AsyncIterator[bytes] | Sequence[bytes]) -> Held:
-        """Keeps a value for the twin `keeper`; on the disk when it returns. Raises Busy, Failed."""
+    async def keep(
+        self, keeper: str, parts: AsyncIterator[bytes] | Sequence[bytes], *, is_lasting: bool = True
+    ) -> Held:
+        """Keeps a value for the twin `keeper`; on the disk when it returns. Raises Busy, Failed.
+
+        One that is not `is_lasting` goes with this run of the peer.
+        """
         token, size, waiting, index = self._entropy.token(TOKEN_BYTES), 0, bytearray(), 0
         try:
             async for part in _each(parts):
@@ -120,7 +125,9 @@ class KeptValues:
                     index += 1
             await self._put(token, index, waiting)
             row = token, keeper, size, self._clock.now()
-            await self._database.run(lambda db: db.execute("INSERT INTO kept_value VALUES (?, ?, ?, ?)", row).rowcount)
+            if is_lasting:
+                insert = "INSERT INTO kept_value VALUES (?, ?, ?, ?)"
+                await self._database.run(lambda db: db.execute(insert, row).rowcount)
         except BaseException:
             await asyncio.shield(self._chunks.delete(OWN_VALUES, _keys(token, size)))
             raise
