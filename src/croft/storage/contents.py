@@ -407,6 +407,7 @@ class Reading:
         fetching = self._packs.get(name)
         if fetching is None or (fetching.done() and (fetching.cancelled() or fetching.exception())):
             fetching = self._packs[name] = asyncio.create_task(self._fetch_pack(stripe), name="pack.read")
+            fetching.add_done_callback(_seen)
             while len(self._packs) > PACKS_KEPT and next(iter(self._packs.values())).done():
                 self._packs.popitem(last=False)
         self._packs.move_to_end(name)
@@ -423,3 +424,9 @@ class Reading:
             return bytes(memoryview(buffer)[: stripe.size])
         finally:
             self._receiving.done(buffer)
+
+
+def _seen(task: asyncio.Task[bytes]) -> None:
+    """Whoever waited for it may be gone; why it failed is told to those who still do."""
+    if not task.cancelled():
+        task.exception()

@@ -17,6 +17,7 @@ from croft.model.ids import PeerId
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.contents import BytesSource, Reading
 from croft.storage.formats import FORMAT, Content, Version, decode_stored
+from croft.storage.head_book import Owner
 from croft.storage.links import (
     ID_BYTES,
     KEY_BYTES,
@@ -34,7 +35,7 @@ from croft.storage.links import (
 from croft.storage.messages import Done, LinkRead, PutLink, ReadLink
 from croft.storage.permits import Permit, sign_permit
 from croft.storage.sealing import NONCE_BYTES
-from croft.storage.service import HIDDEN, Owner, Storage
+from croft.storage.service import HIDDEN, Storage
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.transfer import Network, Receiving

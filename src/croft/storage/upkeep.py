@@ -15,6 +15,7 @@ from croft.model.ids import PeerId
 from croft.ports import Clock, Database
 from croft.storage.contents import BytesSource
 from croft.storage.formats import FORMAT, Bounds, Content, Stripe, StripeList, decode_stored
+from croft.storage.head_book import Owner, spread_heads
 from croft.storage.messages import (
     SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
@@ -27,7 +28,7 @@ from croft.storage.messages import (
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
 from croft.storage.placement import BoundedStripe, Rule, allowed, bounds_of
-from croft.storage.service import Owner, Storage
+from croft.storage.service import Storage
 from croft.storage.share_client import Holders
 from croft.storage.tending import Report, Tending, Ward, together
 from croft.storage.transfer import Network
@@ -102,6 +103,7 @@ class Upkeep:
         Raises CroftError: then nothing is dropped that was not known to be needless.
         """
         await self._storage.sync()
+        await self._storage.settle()
         async with self._mending, self._storage.changing:
             is_shared = self._storage.has_other_writers()
             if is_shared and (away := [place.name for place in self._storage.places() if not place.is_alive]):
@@ -197,6 +199,9 @@ class Upkeep:
             self._storage.blame(report.caught)
             self.report = report
             self.rebuilt += report.rebuilt
+            if own := await self._storage.head_record():
+                places, rule = self._storage.places(), await self._storage.last_rule()
+                await spread_heads(self._id, self._network, self._holders, places, rule, own=own)
             return report
 
     async def _wards(self) -> list[Ward]:
