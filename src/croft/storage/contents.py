@@ -117,6 +117,7 @@ class Putting:
         self.chosen = first_of_domains(ranking, layout.n)
         self._spare = [place for place in ranking if place not in self.chosen]
         self._stripes = 0
+        self.began_at = asyncio.get_running_loop().time()
         self._shipped: list[_Shipped] = []
         self._pack: bytearray | None = None
         self._packed = _Shipped()
@@ -156,6 +157,10 @@ class Putting:
     def shares(self) -> set[bytes]:
         """Every share that was sent."""
         return {share for shipped in self._shipped if shipped.sending for share in shipped.sending.shares}
+
+    def stripes(self) -> list[Stripe]:
+        """Every stripe that was sent."""
+        return [shipped.stripe for shipped in self._shipped if shipped.sending]
 
     @property
     def stored_bytes(self) -> int:

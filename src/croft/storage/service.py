@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace as replace_fields
 
-from croft.errors import CroftError, NotFound, Refused, Usage
+from croft.errors import CroftError, Failed, NotFound, Refused, Usage
 from croft.model.ids import PeerId
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.contents import BytesSource, Putting, Reading
@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 RULE_SETTING: Final = "storage.rule"
 SECRET_SETTING: Final = "storage.secret"
 SYNC_EVERY_S: Final = 2.0
+UNSEEN_S: Final = 86_400.0
+"""What one device puts, others do not know of until it counts: so long they leave alone what nothing seems to need."""
 SNAPSHOT_CHARS_MAX: Final = 100
 HIDDEN: Final = b"\0"
 """What is kept beside the files is called so; no file can be."""
@@ -240,8 +242,20 @@ class Storage:
                     entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
                 else:
                     entries[name] = without_versions(known) if known and self.has_other_writers() else None
+            await self._assure(putting)
             await self._commit(files, entries, putting)
             self._noted.update(notes)
+
+    async def _assure(self, putting: Putting) -> None:
+        """Has holders confirm that they have what was put long ago. Raises Failed if it is gone meanwhile."""
+        age_s = asyncio.get_running_loop().time() - putting.began_at
+        if age_s < UNSEEN_S / 2 or not self.has_other_writers():
+            return
+        for stripe in putting.stripes():
+            if len(await self._receiving.locate(stripe.shares)) < stripe.k:
+                raise Failed(
+                    "another device of yours had holders drop what this took too long to put", remedy="Put it again."
+                )
 
     # --- small things beside the files -------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from croft.storage.messages import (
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
 from croft.storage.placement import BoundedStripe, Rule, allowed, bounds_of
-from croft.storage.service import Storage
+from croft.storage.service import UNSEEN_S, Storage
 from croft.storage.share_client import Holders
 from croft.storage.tending import Report, Tending, Ward, together
 from croft.storage.transfer import Network
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 LIST_SETTING: Final = "storage.stripes"
 DELEGATES: Final = 3
-GRACE_S: Final = 3_600.0
 TRASH_S: Final = 30 * 86_400.0
 RETIRE_EVERY_S: Final = 600.0
 SETTLE_S: Final = 2.0
@@ -98,7 +97,7 @@ class Upkeep:
         """Has holders drop what no file and no version needs; returns how many bytes.
 
         Where the owner has other devices, what they are putting is not known here: then every peer must be up, so that
-        no change of theirs is unseen, and what is needless must have been so for GRACE_S.
+        no change of theirs is unseen, and what is needless must have been so for UNSEEN_S.
 
         Raises CroftError: then nothing is dropped that was not known to be needless.
         """
@@ -116,7 +115,7 @@ class Upkeep:
             kept = await self._known_list()
             parts = await self._storage.parts(kept) if kept is not None else []
             live.update(share for part in [*parts, *(kept.parts if kept else [])] for share in part.stripe.shares)
-            grace_s, freed = GRACE_S if is_shared else 0.0, 0
+            grace_s, freed = UNSEEN_S if is_shared else 0.0, 0
             before, self._needless_since = self._needless_since, {}
             for peer in self._network.alive():
                 try:
