@@ -36,6 +36,8 @@ FILES = st.sampled_from(NAMES)
 WRITERS = st.sampled_from([DESK, "laptop"])
 SIZES = [0, 11, 70_000, 200_000]
 SETTLE_S_MAX = 240.0
+START_S = 3.0
+"""So long after a start a peer knows the others again."""
 EXAMPLES, STEPS = (300, 40) if IS_CAMPAIGN else (10, 20)
 
 Step = Callable[[World], Awaitable[Any]]
@@ -280,6 +282,7 @@ class StoredFiles(RuleBasedStateMachine):
             putting.cancel()
             await asyncio.wait({putting})
             await world.restart(device)
+            await asyncio.sleep(START_S)
             return is_put
 
         if self.do(step):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import ago, done, print_json, print_table, say
 from croft.cli.storage import ProgressLine
 from croft.control.home import Home
@@ -26,10 +27,8 @@ TELLING_RATIO_MAX = 10
 """What is sent for less than this is mostly what any run sends."""
 
 
-@click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def backup(context: click.Context, as_json: bool) -> None:
+@click.group(cls=Group, alone="list")
+def backup() -> None:
     """Back up folders to other peers, and restore them as they were.
 
     \b
@@ -37,8 +36,6 @@ def backup(context: click.Context, as_json: bool) -> None:
     croft backup run photos
     croft backup restore photos --into /tmp/back
     """
-    if context.invoked_subcommand is None:
-        _list(as_json)
 
 
 def _what_is_wanted(command: F) -> F:
@@ -141,7 +138,8 @@ def snapshots(name: str, as_json: bool) -> None:
         [f"{name}@{one.number}", _when(one.at), ago(one.at), str(one.files), show_size(one.size_bytes), _lacks(one)]
         for one in found
     ]
-    print_table(["SNAPSHOT", "MADE", "AGO", "FILES", "SIZE", "LACKS"], rows)
+    none = "None yet. Make one: `croft backup run NAME`."
+    print_table(["SNAPSHOT", "MADE", "AGO", "FILES", "SIZE", "LACKS"], rows, none=none)
 
 
 @backup.command("restore")
@@ -292,7 +290,8 @@ def _list(as_json: bool) -> None:
         ]
         for one in found
     ]
-    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST"], rows)
+    none = "None yet. Begin: `croft backup add PATH --every 6h`."
+    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST"], rows, none=none)
     for one in found:
         if one.trouble:
             say(f"! {one.name}: {one.trouble}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import ago, done, print_json, print_table, say, style
 from croft.client.capability import Known, bound_text, read_item
 from croft.client.local_api import LocalApi
@@ -38,7 +39,7 @@ class Plan:
     retries: int = 0
 
 
-@click.group()
+@click.group(cls=Group, alone="list")
 def pipeline() -> None:
     """Send items through the capabilities of several people; what one stage made goes straight to the next."""
 
@@ -93,7 +94,8 @@ def list_pipelines(as_json: bool) -> None:
         [one.pipeline, one.name or "–", one.state, f"{one.done}/{one.items}", str(one.failed), ago(one.created_at)]
         for one in found
     ]
-    print_table(["ID", "NAME", "STATE", "DONE", "FAILED", "SINCE"], rows)
+    none = "None yet. Run one: `croft pipeline run --help`."
+    print_table(["ID", "NAME", "STATE", "DONE", "FAILED", "SINCE"], rows, none=none)
 
 
 @pipeline.command()
