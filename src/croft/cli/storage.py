@@ -242,7 +242,7 @@ def make_link(name: str, to: tuple[str, ...], lasts: str, as_json: bool) -> None
 @link.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_links(as_json: bool) -> None:
-    """Links made on this device."""
+    """Links that you made, on this device or another one of yours."""
     from croft.client.local_api import LocalApi
 
     found = LocalApi(Home.find().control_socket).links()

@@ -19,10 +19,10 @@ from croft.node.health import Health
 from croft.overlay.service import Overlay
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.backup_formats import DEFINITIONS, Definition, StoreName
-from croft.storage.backup_records import BackupRecords
 from croft.storage.backup_schedule import due_at
 from croft.storage.backup_store import BackupStore
 from croft.storage.formats import decode_stored
+from croft.storage.kept_records import KeptRecords
 from croft.storage.placement import Rule, allowed, choose_layout, parse_layout
 from croft.storage.retention import kept
 from croft.storage.service import Storage
@@ -99,7 +99,7 @@ class Backups:
         self._never = never
         self._device = bytes.fromhex(overlay.own.peer)
         self._stores: dict[StoreName, BackupStore] = {}
-        self._records = BackupRecords(storage, database)
+        self._records = KeptRecords(storage, database)
         self._definitions: dict[StoreName, Definition] = {}
         self._unknown: dict[StoreName, Failed] = {}
         self._running: dict[str, _Running] = {}

@@ -29,10 +29,10 @@ from croft.storage.backup_formats import (
 )
 from croft.storage.backup_index import BackupIndex, Changes, IndexedPack, Mark
 from croft.storage.backup_packs import PACK_BYTES, PackReader, PackWriter, missing
-from croft.storage.backup_records import BackupRecords
 from croft.storage.chunking import PURPOSE, Chunker
 from croft.storage.contents import BytesSource
 from croft.storage.formats import Version, decode_stored
+from croft.storage.kept_records import KeptRecords
 from croft.storage.placement import Rule
 from croft.storage.pruning import plan
 from croft.storage.service import HIDDEN, Storage
@@ -54,7 +54,7 @@ class BackupStore:
     """Made by `open`. Every method raises CroftError if holders cannot be reached."""
 
     def __init__(
-        self, storage: Storage, records: BackupRecords, index: BackupIndex, chunker: Chunker, name: StoreName
+        self, storage: Storage, records: KeptRecords, index: BackupIndex, chunker: Chunker, name: StoreName
     ) -> None:
         self._storage = storage
         self._records = records
@@ -70,7 +70,7 @@ class BackupStore:
     async def open(cls, storage: Storage, database: Database, name: StoreName) -> BackupStore:
         """A store, which need not exist yet. Raises Refused if the owner's key is not here."""
         chunker = Chunker(await storage.secret_for(PURPOSE))
-        records = BackupRecords(storage, database)
+        records = KeptRecords(storage, database)
         return cls(storage, records, await BackupIndex.open(database, name.prefix), chunker, name)
 
     # --- what there is -----------------------------------------------------------------------------------------------
