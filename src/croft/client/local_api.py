@@ -73,12 +73,21 @@ class LocalApi:
         """No longer provides a key. Raises NotFound."""
         return self._ask("POST", "/v1/provided/withdrawn", list[str], schema.KeyWanted(key=key))
 
-    def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True, community: str = "") -> schema.Invitation:
+    def invite(
+        self,
+        *,
+        lifetime_s: float = 3600.0,
+        is_spoken: bool = True,
+        community: str = "",
+        is_for_guest: bool = False,
+    ) -> schema.Invitation:
         """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN.
 
-        Raises NotFound, Usage, Refused.
+        Raises NotFound, Usage, Refused, Busy.
         """
-        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken, community=community)
+        wanted = schema.InvitationWanted(
+            lifetime_s=lifetime_s, is_spoken=is_spoken, community=community, is_for_guest=is_for_guest
+        )
         return self._ask("POST", "/v1/invitations", schema.Invitation, wanted)
 
     def invitations(self) -> list[schema.Invitation]:
