@@ -38,7 +38,7 @@ SIZES = [0, 11, 70_000, 200_000]
 SETTLE_S_MAX = 240.0
 START_S = 3.0
 """So long after a start a peer knows the others again."""
-EXAMPLES, STEPS = (300, 40) if IS_CAMPAIGN else (10, 20)
+EXAMPLES, STEPS = (300, 40) if IS_CAMPAIGN else (20, 20)
 
 Step = Callable[[World], Awaitable[Any]]
 
