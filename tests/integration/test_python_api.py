@@ -277,6 +277,26 @@ def test_a_closed_grid_takes_nothing_and_fails_what_was_open(pair: list[RealPeer
     until(lambda: are_idle(pair), "the peers have stopped its tasks")
 
 
+def test_a_program_that_never_closes_its_grid_ends_without_a_word(pair: list[RealPeer]) -> None:
+    program = (
+        "import croft, time\n"
+        "grid = croft.connect()\n"
+        f"left = grid.submit(time.sleep, {LONG_S})\n"
+        "print(grid.submit(abs, -3).result())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=pair[0].variables(),
+        capture_output=True,
+        text=True,
+        timeout=peers.COMMAND_S_MAX,
+        check=True,
+    )
+
+    assert (ended.stdout, ended.stderr) == ("3\n", "")
+    until(lambda: are_idle(pair), "the peers have stopped its tasks")
+
+
 # --- the executor ----------------------------------------------------------------------------------------------------
 
 

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from msgspec.structs import replace
 
-from croft.errors import CroftError, Refused, Unreachable, Usage
+from croft.errors import CroftError, Refused, Unreachable
 from croft.sim.world import Machine, World
 from croft.storage.contents import BytesSource
 from croft.storage.formats import Version
 from croft.storage.holder import LUMP_BYTES
-from croft.storage.links import read_link, write_link
 from croft.storage.merging import conflicting
 from croft.storage.merkle import LEAF_BYTES
 from croft.storage.service import HIDDEN
@@ -529,51 +527,6 @@ def test_what_was_removed_is_given_up_after_a_month_and_its_room_is_free(play: P
         await owner.parts.upkeep.collect()
         assert sum(len(share) for share in held(world["peer2"], owner).values()) < before - 400_000
         assert await get(owner, "kept") == b"kept"
-
-    play(story)
-
-
-async def read_by_link(machine: Machine, line: str) -> dict[str, bytes]:
-    """What a link leads to."""
-    files, reading = await machine.parts.sharing.open(read_link(line))
-    found: dict[str, bytes] = {}
-    for file in files:
-        assert file.version.content is not None
-        found[file.name.decode()] = b"".join([bytes(piece) async for piece in reading.read(file.version.content)])
-    return found
-
-
-def test_whom_a_link_names_reads_what_it_leads_to_until_it_is_revoked(play: Play) -> None:
-    async def story(world: World) -> None:
-        await world.unite(5)
-        owner, reader, other = world["peer1"], world["peer2"], world["peer3"]
-        await put(owner, "album/one", content(1, 400_000))
-        await put(owner, "album/two", b"two")
-        sharing, expires_at = owner.parts.sharing, owner.clock.now() + 86_400
-        link = await sharing.make(b"album", [bytes.fromhex(reader.twin)], [], expires_at)
-        line = link.line(bytes.fromhex(owner.twin))
-
-        assert await read_by_link(reader, line) == {"one": content(1, 400_000), "two": b"two"}
-        with pytest.raises(Refused, match="lets you not"):
-            await read_by_link(other, line)
-        with pytest.raises(Usage, match="damaged"):
-            await read_by_link(reader, line[:-9])
-        forged = write_link(replace(read_link(line), key=bytes(32)))
-        with pytest.raises(Usage, match="damaged"):
-            await read_by_link(reader, forged)
-        await put(owner, "album/two", b"changed")
-        await asyncio.sleep(10)
-        assert (await read_by_link(reader, line))["two"] == b"changed"
-        everybody = await sharing.make(b"album/two", [], [bytes.fromhex(world.community)], expires_at)
-        assert await read_by_link(other, everybody.line(bytes.fromhex(owner.twin))) == {"": b"changed"}
-
-        await sharing.revoke(link.id.hex()[:6])
-        await put(owner, "album/two", b"secret")
-        await asyncio.sleep(10)
-        with pytest.raises(Refused, match="revoked"):
-            await read_by_link(reader, line)
-        await owner.parts.upkeep.collect()
-        assert await get(owner, "album/two") == b"secret"
 
     play(story)
 

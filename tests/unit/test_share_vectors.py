@@ -9,7 +9,7 @@ import pytest
 
 from croft.identity.signed import SignedByDevice
 from croft.storage.formats import Content, Stripe, StripeList, Version
-from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState
+from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState, MadeLink, ToldLink
 from croft.storage.messages import (
     Answer,
     Declined,
@@ -65,6 +65,8 @@ SIGNED: dict[str, Message] = {
     "link state": LinkState(OWNER, b"d" * 32, b"i" * 16, 7, b"permit", b"sealed"),
     "signed link": SignedByDevice(b"certificate", b"record"),
     "linked files": LinkedFiles(1, [LinkedFile(b"", Version(1, b"d" * 32, 1.5, 0, None))]),
+    "made link": MadeLink(1, b"i" * 16, b"k" * 32, b"film", [b"t" * 32], [b"c" * 32], 1.5, 2.5),
+    "told link": ToldLink(1, 7, b"digest", [b"p" * 32]),
     "stripe list": StripeList(1, [Stripe(1, 100, [SHARE], [b"h" * 32])]),
 }
 

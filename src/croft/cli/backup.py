@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import ago, done, print_json, print_table, say
 from croft.cli.storage import ProgressLine
 from croft.control.home import Home
@@ -26,10 +27,8 @@ TELLING_RATIO_MAX = 10
 """What is sent for less than this is mostly what any run sends."""
 
 
-@click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def backup(context: click.Context, as_json: bool) -> None:
+@click.group(cls=Group, alone="list")
+def backup() -> None:
     """Back up folders to other peers, and restore them as they were.
 
     \b
@@ -37,8 +36,6 @@ def backup(context: click.Context, as_json: bool) -> None:
     croft backup run photos
     croft backup restore photos --into /tmp/back
     """
-    if context.invoked_subcommand is None:
-        _list(as_json)
 
 
 def _what_is_wanted(command: F) -> F:
@@ -141,7 +138,8 @@ def snapshots(name: str, as_json: bool) -> None:
         [f"{name}@{one.number}", _when(one.at), ago(one.at), str(one.files), show_size(one.size_bytes), _lacks(one)]
         for one in found
     ]
-    print_table(["SNAPSHOT", "MADE", "AGO", "FILES", "SIZE", "LACKS"], rows)
+    none = "None yet. Make one: `croft backup run NAME`."
+    print_table(["SNAPSHOT", "MADE", "AGO", "FILES", "SIZE", "LACKS"], rows, none=none)
 
 
 @backup.command("restore")
@@ -210,6 +208,23 @@ def prune(name: str, as_json: bool) -> None:
     freed = "holders free it later" if answer.is_freed_later else f"{show_size(answer.freed_bytes)} freed at others"
     done(f"Forgot {len(answer.forgotten)} snapshots", freed)
     say(f"  {answer.packs_dropped} packs dropped, {answer.packs_rewritten} written anew without what nothing needs")
+
+
+@backup.command("adopt")
+@click.argument("name")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
+@click.option("--name", "own_name", default="", help="What to call it from now on; by default as before.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def adopt(name: str, paths: tuple[str, ...], own_name: str, as_json: bool) -> None:
+    """Go on, from this machine, with the backup NAME of a device of yours that is gone. Nothing is sent again.
+
+    It backs up PATHs from now on, or what it did before: they must be here, so restore them first.
+    """
+    adopted = _backups().adopt(name, *paths, own_name=own_name)
+    if as_json:
+        print_json("backup", adopted)
+        return
+    done(f"Adopted {adopted.name}", _when_it_runs(adopted))
 
 
 @backup.command("rm")
@@ -292,7 +307,8 @@ def _list(as_json: bool) -> None:
         ]
         for one in found
     ]
-    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST"], rows)
+    none = "None yet. Begin: `croft backup add PATH --every 6h`."
+    print_table(["NAME", "LAST RUN", "NEXT", "SNAPSHOTS", "SIZE", "MAY BE LOST"], rows, none=none)
     for one in found:
         if one.trouble:
             say(f"! {one.name}: {one.trouble}")

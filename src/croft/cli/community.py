@@ -6,6 +6,7 @@ import time
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
@@ -27,13 +28,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _community = click.option("--community", default="", metavar="NAME", help="Which one, if you are in several.")
 
 
-@click.group(invoke_without_command=True)
-@_json
-@click.pass_context
-def community(context: click.Context, as_json: bool) -> None:
-    """Groups of people who share: members, roles, rules. Without a subcommand, list yours."""
-    if context.invoked_subcommand is None:
-        _list(as_json)
+@click.group(cls=Group, alone="list")
+def community() -> None:
+    """Groups of people who share: members, roles, rules."""
 
 
 @community.command(name="list")
@@ -60,12 +57,13 @@ def new(name: str, as_json: bool) -> None:
 @click.argument("name", default="")
 @click.option("--for", "lifetime", default="1h", show_default=True, help="How long it is good for, such as 10m or 2d.")
 @click.option("--line-only", is_flag=True, help="Make no spoken code: nothing is announced on the LAN.")
+@click.option("--guest", "is_for_guest", is_flag=True, help="They come in as a guest: nothing for members is theirs.")
 @_json
-def invite(name: str, lifetime: str, line_only: bool, as_json: bool) -> None:
+def invite(name: str, lifetime: str, line_only: bool, is_for_guest: bool, as_json: bool) -> None:
     """Invite somebody to the community NAME: one line that works once."""
     from croft.cli.invitation import show_new
 
-    show_new(lifetime, name, line_only, as_json)
+    show_new(lifetime, name, line_only, is_for_guest, as_json)
 
 
 @community.command()
@@ -166,12 +164,11 @@ def _list(as_json: bool) -> None:
         print_json("communities", known)
         return
     rows = [[one.name, one.role or "–", str(one.members), one.invite, one.community[:10]] for one in known]
-    print_table(["NAME", "YOU ARE", "MEMBERS", "WHO INVITES", "ID"], rows)
+    none = "None yet. Found one: `croft community new NAME`."
+    print_table(["NAME", "YOU ARE", "MEMBERS", "WHO INVITES", "ID"], rows, none=none)
     for one in known:
         if one.text:
             say(f"{one.name}: {one.text}")
-    if not known:
-        say("None yet. Found one: `croft community new NAME`.")
 
 
 def _api() -> LocalApi:

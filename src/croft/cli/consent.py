@@ -7,7 +7,8 @@ import time
 
 import click
 
-from croft.cli.output import ago, done, print_json, print_table, say
+from croft.cli.group import Group
+from croft.cli.output import ago, counted, done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -15,19 +16,7 @@ from croft.control.quantities import duration_s, show_duration
 from croft.errors import Failed, Usage
 
 
-class _Consent(click.Group):
-    """Takes `croft consent NAME --who …` as one more command, which needs no name."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts that command's name before the capability's."""
-        if not args:
-            args = ["list"]
-        elif args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["set", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_Consent)
+@click.group(cls=Group, alone="list", unnamed="set")
 def consent() -> None:
     """Decide who may call what you offer: rules, and calls that wait for your answer.
 
@@ -74,9 +63,10 @@ def list_rules(as_json: bool) -> None:
         return
     rows = [[str(one.number), one.capability or "all", one.who, _verdict(one)] for one in rules]
     rows += [["–", one.name, ", ".join(one.to), one.consent] for one in own]
-    print_table(["RULE", "CAPABILITY", "WHO", "VERDICT"], rows)
+    none = "Nothing is offered here, so nobody can call. See: `croft offer capability --help`."
+    print_table(["RULE", "CAPABILITY", "WHO", "VERDICT"], rows, none=none)
     if waiting := api.consent_queue():
-        say(f"{len(waiting)} calls wait for your answer: `croft consent queue`")
+        say(f"{counted(len(waiting), 'call')} for you to allow or refuse: `croft consent queue`")
 
 
 @consent.command("rm")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from croft.cli.output import done, print_json, print_table, say
+from croft.cli.group import Group
+from croft.cli.output import done, print_json, print_table
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -12,13 +13,15 @@ from croft.control.home import Home
 LEVELS = ("none", "low", "normal", "high")
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, alone="list")
+def contacts() -> None:
+    """People, by the names you give them."""
+
+
+@contacts.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def contacts(context: click.Context, as_json: bool) -> None:
-    """People, by the names you give them. Without a subcommand, list them."""
-    if context.invoked_subcommand is not None:
-        return
+def list_contacts(as_json: bool) -> None:
+    """Everybody whom you noted, and how far you trust them."""
     known = _api().contacts()
     if as_json:
         print_json("contacts", known)
@@ -27,9 +30,8 @@ def contacts(context: click.Context, as_json: bool) -> None:
         [one.petname or "–", "blocked" if one.is_blocked else one.trust, one.twin[:10], ", ".join(one.devices) or "–"]
         for one in known
     ]
-    print_table(["NAME", "TRUST", "ID", "DEVICES"], rows)
-    if not known:
-        say("Nobody yet. Note somebody: `croft contacts add PEER [NAME]`.")
+    none = "Nobody yet. Note somebody: `croft contacts add PEER [NAME]`."
+    print_table(["NAME", "TRUST", "ID", "DEVICES"], rows, none=none)
 
 
 @contacts.command()

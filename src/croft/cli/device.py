@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import ago, done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
@@ -11,7 +12,7 @@ from croft.control.quantities import duration_s, show_duration
 from croft.model.ids import short
 
 
-@click.group()
+@click.group(cls=Group, alone="list")
 def device() -> None:
     """Your own machines: add one, list them, shut out a lost one."""
 

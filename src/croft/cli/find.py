@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
@@ -15,7 +16,7 @@ from croft.model.ids import short
 CPUS_MAX = 65_536
 
 
-@click.group()
+@click.group(cls=Group, alone="peers")
 def find() -> None:
     """Find peers by what they have free, or whoever has what a key names."""
 

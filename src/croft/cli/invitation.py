@@ -6,6 +6,7 @@ import time
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
@@ -13,27 +14,32 @@ from croft.control.quantities import duration_s, show_duration
 from croft.errors import Usage
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, alone="new")
+def invite() -> None:
+    """Invite somebody: one line that works once."""
+
+
+@invite.command()
 @click.option("--for", "lifetime", default="1h", show_default=True, help="How long it is good for, such as 10m or 2d.")
 @click.option("--line-only", is_flag=True, help="Make no spoken code: nothing is announced on the LAN.")
 @click.option("--community", default="", metavar="NAME", help="To which one, if you are in several.")
+@click.option("--guest", "is_for_guest", is_flag=True, help="They come in as a guest: nothing for members is theirs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def invite(context: click.Context, lifetime: str, line_only: bool, community: str, as_json: bool) -> None:
-    """Invite somebody: one line that works once. Without a subcommand, make a new one."""
-    if context.invoked_subcommand is None:
-        show_new(lifetime, community, line_only, as_json)
+def new(lifetime: str, line_only: bool, community: str, is_for_guest: bool, as_json: bool) -> None:
+    """Make a line that works once; the word `new` may be left out."""
+    show_new(lifetime, community, line_only, is_for_guest, as_json)
 
 
-def show_new(lifetime: str, community: str, line_only: bool, as_json: bool) -> None:
+def show_new(lifetime: str, community: str, line_only: bool, is_for_guest: bool, as_json: bool) -> None:
     """Makes an invitation and tells how it is used."""
     lifetime_s = duration_s(lifetime)
     api = LocalApi(Home.find().control_socket)
-    made = api.invite(lifetime_s=lifetime_s, is_spoken=not line_only, community=community)
+    made = api.invite(lifetime_s=lifetime_s, is_spoken=not line_only, community=community, is_for_guest=is_for_guest)
     if as_json:
         print_json("", made)
         return
-    say(f"This works once, within {show_duration(lifetime_s)}. On the other machine:")
+    whom = ", for a guest" if is_for_guest else ""
+    say(f"This works once{whom}, within {show_duration(lifetime_s)}. On the other machine:")
     say()
     click.echo(f"croft up --join {made.line}")
     say()
@@ -54,7 +60,7 @@ def list_invitations(as_json: bool) -> None:
         [one.invitation, one.state, show_duration(max(0.0, one.expires_at - time.time())), one.used_by[:10] or "–"]
         for one in made
     ]
-    print_table(["INVITATION", "STATE", "GOOD FOR", "USED BY"], rows)
+    print_table(["INVITATION", "STATE", "GOOD FOR", "USED BY"], rows, none="None. Make one: `croft invite`.")
 
 
 @invite.command()

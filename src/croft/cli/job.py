@@ -45,7 +45,8 @@ def jobs(as_json: bool) -> None:
         ]
         for one in submitted
     ]
-    print_table(["JOB", "KIND", "NAME", "STATE", "DONE", "FAILED", "STARTED"], rows)
+    none = "None yet. Start one: `croft run -- hostname`."
+    print_table(["JOB", "KIND", "NAME", "STATE", "DONE", "FAILED", "STARTED"], rows, none=none)
 
 
 @click.command()

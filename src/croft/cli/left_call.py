@@ -45,9 +45,8 @@ def _list(found: list[schema.LeftCall], as_json: bool) -> None:
         print_json("calls", found)
         return
     rows = [[one.call[:8], one.name, one.by, one.state, _brief(one), ago(one.left_at)] for one in found]
-    print_table(["ID", "NAME", "OF", "STATE", "RESULT", "LEFT"], rows)
-    if not found:
-        say("None yet. Leave one: `croft call NAME FIELD=VALUE --later`.")
+    none = "None yet. Leave one: `croft call NAME FIELD=VALUE --later`."
+    print_table(["ID", "NAME", "OF", "STATE", "RESULT", "LEFT"], rows, none=none)
 
 
 def _brief(one: schema.LeftCall) -> str:

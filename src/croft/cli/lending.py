@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from croft.cli.output import ago, done, print_json, print_table, say
+from croft.cli.output import ago, counted, done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -50,11 +50,11 @@ def leases(as_json: bool) -> None:
         print_json("leases", found)
         return
     header = ["LEASE", "HOLDER", "FOR", "HOLDS", "STATE", "SINCE", "USED", "ENDED BY"]
-    print_table(header, [_lease_row(lease) for lease in found])
+    print_table(header, [_lease_row(lease) for lease in found], none="Nobody holds or held anything of this machine.")
 
 
 def _lease_row(lease: schema.Lease) -> list[str]:
     held = ", ".join(show_amount(name, amount) for name, amount in lease.amounts.items() if name != "box")
-    used = f"{lease.cpu_s:.1f} CPU s, {show_size(lease.memory_peak_bytes)}, {lease.tasks} tasks"
+    used = f"{lease.cpu_s:.1f} CPU s, {show_size(lease.memory_peak_bytes)}, {counted(lease.tasks, 'task')}"
     row = [str(lease.number), lease.holder, lease.purpose, held, lease.stage, ago(lease.granted_at)]
     return [*row, used if lease.ended_at else "–", lease.death]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
@@ -11,7 +12,7 @@ from croft.control.home import Home
 from croft.control.quantities import rate_bytes_per_s, show_rate
 
 
-@click.group()
+@click.group(cls=Group, alone="list")
 def limit() -> None:
     """Rate limits; what you ask for yourself goes first."""
 
@@ -56,7 +57,7 @@ def list_limits(as_json: bool) -> None:
         ]
         for one in known
     ]
-    print_table(["LIMIT", "RATE", "PEER", "FOR", "WAY", "HOURS"], rows)
+    print_table(["LIMIT", "RATE", "PEER", "FOR", "WAY", "HOURS"], rows, none="None. Set one: `croft limit set 5Mbit`.")
 
 
 @limit.command(name="remove")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from croft.errors import CroftError, Usage
+from croft.errors import CroftError
 
 SECTIONS = {
     "This machine": {
@@ -122,13 +122,9 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggests the nearest command for a misspelt one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
+            from croft.cli.group import no_command
 
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            raise Usage(
-                f"no command `{args[0]}`",
-                remedy=f"Did you mean `croft {near[0]}`?" if near else "See `croft --help`.",
-            )
+            raise no_command(args[0], COMMANDS, ctx)
         return super().resolve_command(ctx, args)
 
 

@@ -7,6 +7,7 @@ import time
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import ago, done, print_json, print_table, say, style
 from croft.client.local_api import LocalApi
 from croft.client.messages import Messages
@@ -18,7 +19,7 @@ from croft.errors import TimedOut, Usage
 COLUMNS_OF_TEXT = 60
 
 
-@click.group()
+@click.group(cls=Group, alone="list")
 def message() -> None:
     """Write to people and into rooms; it reaches them also if you are never up at the same time."""
 
@@ -66,7 +67,7 @@ def list_messages(who: str, room: str, community: str, only_new: bool, count: in
     for one in found:
         _show(one)
     if not found:
-        say("No message yet." if not only_new else "Nothing new.")
+        say("No message yet. Write one: `croft message send WHO TEXT`." if not only_new else "Nothing new.")
 
 
 @message.command()
@@ -109,12 +110,12 @@ def rooms(as_json: bool) -> None:
     if as_json:
         print_json("rooms", found)
         return
-    print_table(["ROOM", "COMMUNITY", "NEW"], [[one.room, one.community_name, str(one.new)] for one in found])
-    if not found:
-        say("No room yet. Open one: `croft message send --room NAME TEXT`.")
+    rows = [[one.room, one.community_name, str(one.new)] for one in found]
+    none = "No room yet. Open one: `croft message send --room NAME TEXT`."
+    print_table(["ROOM", "COMMUNITY", "NEW"], rows, none=none)
 
 
-@click.group()
+@click.group(cls=Group, alone="show")
 def twin() -> None:
     """Your stand-in: what it says of you, and which peers keep letters for you while you are away."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
@@ -15,17 +16,7 @@ from croft.control.quantities import rate_bytes_per_s, resources, show_duration,
 from croft.model.amounts import show_amount
 
 
-class _Offer(click.Group):
-    """Takes `croft offer cpu=4 …` as one more command, which needs no name."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts that command's name before what is to be lent."""
-        if any("=" in arg for arg in args[:1]) or (args and args[0].startswith("--") and args[0] != "--help"):
-            args = ["lend", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_Offer)
+@click.group(cls=Group, alone="list", unnamed="lend")
 def offer() -> None:
     """Lend to others: see, make and withdraw offers.
 

@@ -51,14 +51,21 @@ def print_json(name: str, value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(body), indent=2 if sys.stdout.isatty() else 0))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, none: str = "") -> None:
+    """Columns as wide as their widest cell; without rows it also says `none`: what that means, what to do."""
     widths = [max(len(row[at]) for row in [header, *rows]) for at in range(len(header))]
     click.echo(
         style("  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip(), bold=True)
     )
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not rows and none:
+        say(none)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def bar(share: float | None) -> str:

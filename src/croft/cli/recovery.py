@@ -7,6 +7,7 @@ import time
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, say
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
@@ -19,7 +20,7 @@ COLUMNS = 4
 ROWS = 6
 
 
-@click.group()
+@click.group(cls=Group)
 def recovery() -> None:
     """The words that bring everything back when all your machines are gone."""
 

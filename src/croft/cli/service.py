@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, say
 from croft.control.home import Home
 from croft.errors import Failed
@@ -44,7 +45,7 @@ def unit_path() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "systemd" / "user" / UNIT_NAME
 
 
-@click.group()
+@click.group(cls=Group)
 def service() -> None:
     """Run the peer as a systemd user unit."""
 

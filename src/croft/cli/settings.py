@@ -8,6 +8,7 @@ import subprocess
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, print_table, say
 from croft.control import schema
 from croft.control.config import KEYS, load
@@ -15,7 +16,7 @@ from croft.control.home import Home
 from croft.errors import Failed, Usage
 
 
-@click.group()
+@click.group(cls=Group, alone="show")
 def config() -> None:
     """Show and change settings."""
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from croft.cli.output import ago, done, print_json, print_table, say, style
+from croft.cli.group import Group
+from croft.cli.output import ago, counted, done, print_json, print_table, say, style
 from croft.control.home import Home
 from croft.control.quantities import duration_s, show_duration, show_size
 from croft.errors import Usage
@@ -146,7 +147,7 @@ def ls(name: str, versions: bool, at_risk: bool, snapshot: str, as_json: bool) -
         return
     if at_risk:
         margins = [[show_size(file.size_bytes), _margin(file), file.name] for file in found]
-        print_table(["SIZE", "MAY BE LOST", "NAME"], margins)
+        print_table(["SIZE", "MAY BE LOST", "NAME"], margins, none="No file is at risk.")
         return
     rows: list[list[str]] = []
     for file in found:
@@ -156,7 +157,10 @@ def ls(name: str, versions: bool, at_risk: bool, snapshot: str, as_json: bool) -
             newest = file.versions[-1]
             rows.append([show_size(file.size_bytes), newest.layout, str(newest.number), ago(file.at), file.name])
     header = ["SIZE", "KEPT", "VERSION", "STORED", "NAME"]
-    print_table([*header[:4], "BY", "NAME"] if versions else header, rows)
+    none = (
+        "Nothing is stored here." if name or snapshot else "Nothing is stored yet. Store something: `croft put PATH`."
+    )
+    print_table([*header[:4], "BY", "NAME"] if versions else header, rows, none=none)
     for file in found:
         if file.versions[-1].until is not None and not versions:
             say(f"  {file.name} goes by itself in {show_duration(file.versions[-1].until - time.time())}")
@@ -211,7 +215,7 @@ def rollback(name: str, device: str, as_json: bool) -> None:
         done(f"Version {number} is back", f"as version {file.versions[-1].number} of {wanted}")
 
 
-@click.group()
+@click.group(cls=Group, alone="list")
 def link() -> None:
     """Let others read stored files, for as long as you like."""
 
@@ -238,7 +242,7 @@ def make_link(name: str, to: tuple[str, ...], lasts: str, as_json: bool) -> None
 @link.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_links(as_json: bool) -> None:
-    """Links made on this device."""
+    """Links that you made, on this device or another one of yours."""
     from croft.client.local_api import LocalApi
 
     found = LocalApi(Home.find().control_socket).links()
@@ -255,7 +259,7 @@ def list_links(as_json: bool) -> None:
         ]
         for one in found
     ]
-    print_table(["LINK", "GOOD FOR", "TO", "NAME"], rows)
+    print_table(["LINK", "GOOD FOR", "TO", "NAME"], rows, none="None yet. Make one: `croft link make NAME --to WHO`.")
 
 
 @link.command("revoke")
@@ -272,7 +276,7 @@ def revoke_link(name: str, as_json: bool) -> None:
         done("Revoked", f"{revoked.name}, which was for {', '.join(revoked.to)}")
 
 
-@click.group()
+@click.group(cls=Group, alone="list")
 def snapshot() -> None:
     """Keep all stored files as they are now, under a name."""
 
@@ -301,7 +305,8 @@ def list_snapshots(as_json: bool) -> None:
     if as_json:
         print_json("snapshots", found)
     else:
-        print_table(["NAME", "TAKEN", "FILES"], [[one.name, ago(one.at), str(one.files)] for one in found])
+        rows = [[one.name, ago(one.at), str(one.files)] for one in found]
+        print_table(["NAME", "TAKEN", "FILES"], rows, none="None yet. Take one: `croft snapshot take NAME`.")
 
 
 @snapshot.command("rm")
@@ -342,7 +347,7 @@ def storage(check: bool, collect: bool, as_json: bool) -> None:
     if as_json:
         print_json("storage", state)
         return
-    say(f"{state.files} files, {show_size(state.size_bytes)}")
+    say(f"{counted(state.files, 'file')}, {show_size(state.size_bytes)}")
     if state.looked_at:
         whole = state.stripes - state.short
         said = f"{whole} of {state.stripes} pieces are whole, looked at {ago(state.looked_at)}"
@@ -360,7 +365,7 @@ def storage(check: bool, collect: bool, as_json: bool) -> None:
         ]
         for holder in state.holders
     ]
-    print_table(["HOLDER", "STATE", "SHARES", "HOLDS", "ROOM", "PROVED"], rows)
+    print_table(["HOLDER", "STATE", "SHARES", "HOLDS", "ROOM", "PROVED"], rows, none="Nobody holds anything for you.")
     for ward in state.watched:
         say(f"Looks after {ward.stripes} pieces of {ward.twin[:10]}, who is away: {ward.rebuilt} shares made again")
     for fault in state.faults:

@@ -12,6 +12,7 @@ import time
 
 import click
 
+from croft.cli.group import Group
 from croft.cli.output import done, print_json, print_table, say, show_error
 from croft.client.local_api import LocalApi
 from croft.client.tunnel import HeldTunnel
@@ -25,17 +26,9 @@ PIECE_BYTES = 256 << 10
 SSH_SERVICE = "ssh"
 
 
-class ExposeGroup(click.Group):
-    """`croft expose 8000 …` besides `croft expose list`: what is no subcommand is a port."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts the port's command before the port."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = ["port", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=ExposeGroup, options_metavar="PORT[/udp] --to WHO | COMMAND", subcommand_metavar="")
+@click.group(
+    cls=Group, alone="list", unnamed="port", options_metavar="PORT[/udp] --to WHO | COMMAND", subcommand_metavar=""
+)
 def expose() -> None:
     """Let others reach a service of this machine: `croft expose 8000 --to bob`.
 
@@ -88,7 +81,8 @@ def list_exposures(as_json: bool) -> None:
         ]
         for one in known
     ]
-    print_table(["NAME", "PORT", "TO", "GOOD FOR", "IN USE"], rows)
+    none = "Nothing. Expose a port: `croft expose 8000 --to WHO`."
+    print_table(["NAME", "PORT", "TO", "GOOD FOR", "IN USE"], rows, none=none)
 
 
 @expose.command(name="remove")

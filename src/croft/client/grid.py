@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import functools
 import operator
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -45,11 +47,20 @@ MAP_AHEAD_BYTES = 64 << 20
 MAP_AHEAD_TASKS_MIN = 8
 REDUCE_FAN_IN = 8
 
+_open_grids: weakref.WeakSet[Grid] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for grid in list(_open_grids):
+        grid.close()
+
 
 class Grid:
     """The computers of this peer's communities, as one.
 
-    Every method may be called from any thread. Use as a context manager, or call `close`.
+    Every method may be called from any thread. Use as a context manager, or call `close`; the end of the program closes
+    it too.
     """
 
     def __init__(self, home: Path | None = None, environment: Sequence[str] = ()) -> None:
@@ -69,6 +80,10 @@ class Grid:
         self._lock = threading.Lock()
         self._submit_lock = threading.Lock()
         self._is_closed = False
+        _open_grids.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Grid at {self._home.state}{', closed' if self._is_closed else ''}>"
 
     # --- work --------------------------------------------------------------------------------------------------------
 
@@ -284,6 +299,7 @@ class Grid:
             if self._is_closed:
                 return
             self._is_closed = True
+        _open_grids.discard(self)
         if os.getpid() == self._pid:
             for session in list(self._sessions):
                 self.run(session.close())

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 1 << 20
 READ_AHEAD_BYTES = 1 << 20
+LINK_LIFETIME = "30d"
 ENDED = Unreachable("the daemon ended meanwhile", remedy="Start it with `croft up`, and try again.")
 
 OnProgress = Callable[[StorageProgress], None]
@@ -139,6 +140,26 @@ class StoredFiles:
         wanted = schema.RemovalWanted(name=shown, name_hex=at, is_folder=is_folder, is_final=is_final)
         return self._api.remove_files(wanted)
 
+    # --- links -------------------------------------------------------------------------------------------------------
+
+    def link(self, name: Name, to: Iterable[str], *, lifetime: str | float = LINK_LIFETIME) -> schema.FileLink:
+        """Lets people and communities, by their names, read a file, or all below a name, as it changes.
+
+        Its `line` is what they say to `get` and `fetch`. `lifetime`: how long it is good, in seconds or like "90d".
+        Raises NotFound, Usage, Unreachable.
+        """
+        shown = name if isinstance(name, str) else name.decode(errors="replace")
+        at, for_s = name_bytes(name).hex(), duration_s(lifetime)
+        return self._api.make_link(schema.LinkWanted(name=shown, name_hex=at, to=list(to), for_s=for_s))
+
+    def links(self) -> list[schema.FileLink]:
+        """Links that this peer's owner made, on whatever device."""
+        return self._api.links()
+
+    def revoke_link(self, link: str) -> schema.FileLink:
+        """Has a link lead to nothing any more; `link`: its id, or how that begins. Raises NotFound, Unreachable."""
+        return self._api.revoke_link(link)
+
     # --- what the command line uses too ------------------------------------------------------------------------------
 
     def peer_ids(self, names: Iterable[str]) -> list[str]:
@@ -244,6 +265,18 @@ class AsyncStoredFiles:
     async def rm(self, name: Name, *, is_folder: bool = False, is_final: bool = False) -> schema.FilesRemoved:
         """See `StoredFiles.rm`."""
         return await asyncio.to_thread(self._files.rm, name, is_folder=is_folder, is_final=is_final)
+
+    async def link(self, name: Name, to: Iterable[str], *, lifetime: str | float = LINK_LIFETIME) -> schema.FileLink:
+        """See `StoredFiles.link`."""
+        return await asyncio.to_thread(self._files.link, name, to, lifetime=lifetime)
+
+    async def links(self) -> list[schema.FileLink]:
+        """See `StoredFiles.links`."""
+        return await asyncio.to_thread(self._files.links)
+
+    async def revoke_link(self, link: str) -> schema.FileLink:
+        """See `StoredFiles.revoke_link`."""
+        return await asyncio.to_thread(self._files.revoke_link, link)
 
 
 class _Reading(io.RawIOBase):

@@ -181,6 +181,7 @@ class FileLink(msgspec.Struct, frozen=True, kw_only=True):
     link: str
     name: str
     to: list[str]
+    made_at: float
     expires_at: float
     is_revoked: bool
     line: str

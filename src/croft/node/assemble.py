@@ -72,11 +72,12 @@ from croft.ports import (
     Sandbox,
     Transport,
 )
+from croft.storage.head_book import Owner
 from croft.storage.held import HeldFiles
 from croft.storage.holder import LEASE_PURPOSE, Holder
 from croft.storage.messages import SHARES_PURPOSE
 from croft.storage.sealing import derive
-from croft.storage.service import Owner, Storage
+from croft.storage.service import Storage
 from croft.storage.share_client import Holders
 from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending

@@ -19,10 +19,10 @@ from croft.node.health import Health
 from croft.overlay.service import Overlay
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.backup_formats import DEFINITIONS, Definition, StoreName
-from croft.storage.backup_records import BackupRecords
 from croft.storage.backup_schedule import due_at
 from croft.storage.backup_store import BackupStore
 from croft.storage.formats import decode_stored
+from croft.storage.kept_records import KeptRecords
 from croft.storage.placement import Rule, allowed, choose_layout, parse_layout
 from croft.storage.retention import kept
 from croft.storage.service import Storage
@@ -99,7 +99,7 @@ class Backups:
         self._never = never
         self._device = bytes.fromhex(overlay.own.peer)
         self._stores: dict[StoreName, BackupStore] = {}
-        self._records = BackupRecords(storage, database)
+        self._records = KeptRecords(storage, database)
         self._definitions: dict[StoreName, Definition] = {}
         self._unknown: dict[StoreName, Failed] = {}
         self._running: dict[str, _Running] = {}
@@ -109,6 +109,8 @@ class Backups:
     async def serve(self) -> None:
         """Runs backups when they are due, one after the other, so that they leave room for others; until cancelled."""
         began_at = asyncio.get_running_loop().time()
+        with contextlib.suppress(CroftError):
+            await self._note_missing()
         while True:
             names = await self._own_names()
             is_settling = asyncio.get_running_loop().time() - began_at < SETTLE_S
@@ -186,17 +188,36 @@ class Backups:
 
     async def remove(self, name: StoreName, definition: Definition) -> None:
         """Drops it with all that is stored. Raises Busy, Refused."""
-        if not self.is_own(name) and self._overlay.is_alive(PeerId(name.device.hex())):
-            raise Refused(
-                f"this is the backup of {definition.device_name}, which is up and may be running it",
-                remedy="Remove it there.",
-            )
+        self._refuse_if_up(name, definition, "Remove it there.")
         store = await self.writable(name)
         async with store.writing:
             await store.remove(await self._storage.last_rule())
         self._definitions.pop(name, None)
         self._health.clear(_warning(name.name))
         await self._forget_run(name)
+
+    async def adopt(self, name: StoreName, text: str, definition: Definition) -> StoreName:
+        """Makes the backup of a device that is gone one of this device; nothing is sent again. Raises Busy, Refused."""
+        if self.is_own(name):
+            raise Refused("this is a backup of this device already")
+        self._refuse_if_up(name, definition, "Go on with it there.")
+        new = StoreName(self._device, text)
+        if new in await self.all() or new in self._unknown:
+            raise Busy(f"there is a backup `{text}` already", remedy="Give this one another name: --name NAME.")
+        adopted = msgspec.structs.replace(definition, device_name=self._overlay.own.name)
+        store = await self.store(name)
+        async with store.writing:
+            await store.move(new, adopted, self.rule(adopted))
+        self._definitions.pop(name, None)
+        await self._note_run(new, LastRun(0.0))
+        self._changed.set()
+        return new
+
+    def _refuse_if_up(self, name: StoreName, definition: Definition, remedy: str) -> None:
+        if not self.is_own(name) and self._overlay.is_alive(PeerId(name.device.hex())):
+            raise Refused(
+                f"this is the backup of {definition.device_name}, which is up and may be running it", remedy=remedy
+            )
 
     async def writable(self, name: StoreName) -> BackupStore:
         """Its store, which no run writes now. Raises Busy."""
@@ -431,6 +452,13 @@ class Backups:
         """The backups that were defined here."""
         rows = await self._database.run(lambda db: db.execute("SELECT name FROM backup_run ORDER BY name").fetchall())
         return [StoreName(self._device, name) for (name,) in rows]
+
+    async def _note_missing(self) -> None:
+        """Has those run when they are due that were defined, or adopted, in the moment in which this peer ended."""
+        noted = set(await self._own_names())
+        for name in await self.all():
+            if self.is_own(name) and name not in noted:
+                await self._note_run(name, LastRun(0.0))
 
     async def _note_stopped(self, name: StoreName) -> None:
         if (last := await self.last_run(name)) is not None and not last.ended_at:

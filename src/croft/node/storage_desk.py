@@ -37,7 +37,7 @@ from croft.wire.codec import encode
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
-    from croft.storage.sharing import OwnLink
+    from croft.storage.links import OwnLink
 
 SMALL_BYTES: Final = 64 << 10
 SMALL_AT_ONCE: Final = 64
@@ -364,7 +364,7 @@ class StorageDesk:
         return await self.snapshots()
 
     async def links(self) -> list[schema.FileLink]:
-        """Those made here."""
+        """Those that this owner made, on whatever device."""
         return [self._shown_link(link) for link in await self._parts.sharing.links()]
 
     async def make_link(self, wanted: schema.LinkWanted) -> schema.FileLink:
@@ -389,15 +389,16 @@ class StorageDesk:
     def _shown_link(self, link: OwnLink) -> schema.FileLink:
         names = {one.community: one.name for one in self._parts.overlay.communities()}
         devices = {member.twin: member.name for member in self._parts.overlay.members()}
-        contacts = self._parts.plan.contacts
-        people = [TwinId(twin.hex()) for twin in link.twins]
+        contacts, made = self._parts.plan.contacts, link.made
+        people = [TwinId(twin.hex()) for twin in made.twins]
         to = [contacts.get(twin).petname or devices.get(twin, twin[:10]) for twin in people]
-        to += [names.get(CommunityId(one.hex()), one.hex()[:10]) for one in link.communities]
+        to += [names.get(CommunityId(one.hex()), one.hex()[:10]) for one in made.communities]
         return schema.FileLink(
-            link=link.id.hex(),
-            name=link.name.decode(errors="replace"),
+            link=made.id.hex(),
+            name=made.name.decode(errors="replace"),
             to=to,
-            expires_at=link.expires_at,
+            made_at=made.made_at,
+            expires_at=made.expires_at,
             is_revoked=link.is_revoked,
             line=link.line(bytes.fromhex(self._parts.overlay.own.twin)),
         )

@@ -16,9 +16,9 @@ from croft.errors import Failed
 from croft.ports import Clock, Entropy
 from croft.storage.backup_formats import PACKS, TABLES, Blob, ChunkList, PackTable, Table
 from croft.storage.backup_index import BackupIndex, Changes, IndexedPack, Place
-from croft.storage.backup_records import BackupRecords
 from croft.storage.contents import BytesSource, Pending, Putting
 from croft.storage.formats import FORMAT, Version, decode_stored
+from croft.storage.kept_records import KeptRecords
 from croft.storage.placement import Rule
 from croft.storage.sealing import SEGMENT_BYTES
 from croft.storage.service import HIDDEN, Storage
@@ -40,7 +40,7 @@ class PackWriter:
     def __init__(
         self,
         storage: Storage,
-        records: BackupRecords,
+        records: KeptRecords,
         index: BackupIndex,
         prefix: bytes,
         rule: Rule,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -64,6 +65,48 @@ class LinkState(Message, frozen=True):
     sequence: int
     permit: bytes
     sealed: bytes
+
+
+class MadeLink(Message, frozen=True):
+    """A link as its owner keeps it beside the files: for whom it is, until when, in Unix seconds."""
+
+    format: int
+    id: bytes
+    key: bytes
+    name: bytes
+    twins: list[bytes]
+    communities: list[bytes]
+    made_at: float
+    expires_at: float
+
+
+class ToldLink(Message, frozen=True):
+    """What holders were told last of where a link leads. `peers`: who they are; `digest`: of what it led to, empty for
+    nothing, once it was revoked."""
+
+    format: int
+    sequence: int
+    digest: bytes
+    peers: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLink:
+    """A link of this owner's, as all devices know it. `told` None: nothing was told yet."""
+
+    made: MadeLink
+    told: ToldLink | None = None
+    is_revoked: bool = False
+
+    @property
+    def peers(self) -> list[bytes]:
+        """Who keeps what it leads to."""
+        return [] if self.told is None else self.told.peers
+
+    def line(self, owner: bytes) -> str:
+        """What is passed on."""
+        made = self.made
+        return write_link(Link(FORMAT, owner, made.id, made.key, made.name, self.peers[:PEERS_MAX]))
 
 
 def sign_link(device: SecretKey, certificate: bytes, state: LinkState) -> bytes:

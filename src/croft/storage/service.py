@@ -10,15 +10,14 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace as replace_fields
 
-from croft.errors import CroftError, Failed, NotFound, PeerMisbehaved, Refused, Usage
-from croft.identity.keys import SecretKey
-from croft.model.ids import PeerId, TwinId
+from croft.errors import CroftError, Failed, NotFound, Refused, Usage
+from croft.model.ids import PeerId
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.contents import BytesSource, Putting, Reading
 from croft.storage.file_list import FileList
@@ -37,12 +36,12 @@ from croft.storage.formats import (
     decode_node,
     decode_stored,
 )
-from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
+from croft.storage.head_book import HeadBook, Owner
+from croft.storage.heads import open_head, open_root
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_bounds, with_version, without_versions
-from croft.storage.messages import Done, Heads, PutHead, ReadHeads
 from croft.storage.placement import BoundedStripe, Place, Rule, allowed, bounds_of, choose_layout, rule_of
-from croft.storage.sealing import NONCE_BYTES, derive
+from croft.storage.sealing import derive
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.tending import Standing, Tending
@@ -52,28 +51,17 @@ from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
 
-HEAD_S_MAX: Final = 10.0
 RULE_SETTING: Final = "storage.rule"
 SECRET_SETTING: Final = "storage.secret"
 SYNC_EVERY_S: Final = 2.0
-SYNC_S_MAX: Final = 4.0
+UNSEEN_S: Final = 86_400.0
+"""What one device puts, others do not know of until it counts: so long they leave alone what nothing seems to need."""
 SNAPSHOT_CHARS_MAX: Final = 100
 HIDDEN: Final = b"\0"
 """What is kept beside the files is called so; no file can be."""
 NOTES_EVERY_S: Final = 30.0
 NODES_KEPT: Final = 16
 SNAPSHOTS: Final = HIDDEN + b"snapshots/"
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose files these are, and the device that speaks. `secret`: derived from the twin's entropy; None: not here."""
-
-    twin: TwinId
-    peer: PeerId
-    device: SecretKey
-    certificate: bytes
-    secret: bytes | None
 
 
 class Storage:
@@ -109,7 +97,7 @@ class Storage:
         self._vector: dict[bytes, int] = {}
         self._synced_at = -SYNC_EVERY_S
         self._key = owner.secret
-        self._signed = 0
+        self.heads = HeadBook(owner, network, holders, database, clock, entropy)
         self._nodes: dict[bytes, Node] = {}
         self._noted: dict[bytes, bytes] = {}
         self.notes: Callable[[], Mapping[bytes, bytes]] = dict
@@ -254,8 +242,20 @@ class Storage:
                     entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
                 else:
                     entries[name] = without_versions(known) if known and self.has_other_writers() else None
+            await self._assure(putting)
             await self._commit(files, entries, putting)
             self._noted.update(notes)
+
+    async def _assure(self, putting: Putting) -> None:
+        """Has holders confirm that they have what was put long ago. Raises Failed if it is gone meanwhile."""
+        age_s = asyncio.get_running_loop().time() - putting.began_at
+        if age_s < UNSEEN_S / 2 or not self.has_other_writers():
+            return
+        for stripe in putting.stripes():
+            if len(await self._receiving.locate(stripe.shares)) < stripe.k:
+                raise Failed(
+                    "another device of yours had holders drop what this took too long to put", remedy="Put it again."
+                )
 
     # --- small things beside the files -------------------------------------------------------------------------------
 
@@ -366,7 +366,8 @@ class Storage:
         """Syncs if there may be something to take in and the last time is a while ago; bears with failures."""
         await self._list()
         now = asyncio.get_running_loop().time()
-        if now - self._synced_at < SYNC_EVERY_S or (self._head is not None and not self._network.has_other_devices()):
+        is_alone = self._head is not None and not self._network.has_other_devices()
+        if not self.heads.is_behind and (is_alone or now - self._synced_at < SYNC_EVERY_S):
             return
         try:
             await self.sync()
@@ -375,7 +376,7 @@ class Storage:
 
     async def _sync(self) -> None:
         files = await self._list()
-        for head, record in await self._newest_heads():
+        for head, record in await self.heads.newest():
             if head.sequence <= self._vector.get(head.device, 0):
                 continue
             secret = await self._secret()
@@ -395,29 +396,7 @@ class Storage:
             files = await self._list()
             await self._keep(head, record)
         self._synced_at = asyncio.get_running_loop().time()
-
-    async def _newest_heads(self) -> list[tuple[Head, bytes]]:
-        """The newest head of each of the owner's devices that some peer keeps."""
-
-        async def ask(peer: PeerId) -> list[bytes]:
-            try:
-                async with asyncio.timeout(SYNC_S_MAX):
-                    return (await self._holders[peer].ask(ReadHeads(), Heads)).records
-            except (CroftError, TimeoutError):
-                return []
-
-        newest: dict[bytes, tuple[Head, bytes]] = {}
-        for records in await asyncio.gather(*map(ask, self._network.alive())):
-            for record in records:
-                try:
-                    head = open_head(record)
-                except (CroftError, PeerMisbehaved) as problem:
-                    log.warning("a head of the file list is not believed: %s", problem)
-                    continue
-                known = newest.get(head.device)
-                if head.owner == self._id and (known is None or known[0].sequence < head.sequence):
-                    newest[head.device] = head, record
-        return [newest[device] for device in sorted(newest)]
+        self.heads.is_behind = False
 
     async def _differences(self, mine: FileList, theirs: FileList) -> dict[bytes, Entry | None]:
         """What is to change in this list so that it takes in another one."""
@@ -451,8 +430,11 @@ class Storage:
             return made
 
         changed = await files.updated(entries, self._load, store)
-        record, head = self._sign(changed.top, await self._secret())
-        await self._tell(record, putting)
+        last = self._head[1] if self._head else b""
+        record, head = await self.heads.sign(changed.top, await self._secret(), self._vector, last)
+        # So many keep it that it survives the loss of as many holders as a share does.
+        peers = [place.peer for place in putting.chosen]
+        await self.heads.tell(record, peers, min(len(peers), margin(putting.layout) + 1))
         row = (head.device, head.sequence, record)
         rule = (RULE_SETTING, msgspec.json.encode(putting.rule))
 
@@ -463,47 +445,23 @@ class Storage:
 
         await self._database.run(write)
         self._files, self._head, self._vector = changed, (head, record), dict(head.vector)
+        self.heads.may_be_ahead = False
         self.changed.set()
 
-    def _sign(self, top: Sequence[Child], secret: bytes) -> tuple[bytes, Head]:
-        owner = self._owner
-        _, record = self._head or (None, b"")
-        device = bytes.fromhex(owner.peer)
-        # A head that holders may have seen is never signed again with something else in it.
-        self._signed = sequence = max(self._signed, self._vector.get(device, 0)) + 1
-        vector = {**self._vector, device: sequence}
-        sealed = seal_root(secret, Root(FORMAT, list(top)), self._entropy.token(NONCE_BYTES))
-        head = Head(
-            *(FORMAT, self._id, device, sequence, digest(record) if record else b""),
-            *(sorted(vector.items()), sealed, self._clock.now()),
-        )
-        return sign_head(owner.device, owner.certificate, head), head
-
-    async def _tell(self, record: bytes, putting: Putting) -> None:
-        """Brings a head to the peers that hold something of this change.
-
-        Raises CroftError unless so many have it that it survives the loss of as many holders as a share does.
-        """
-        peers = [place.peer for place in putting.chosen]
-
-        async def tell(peer: PeerId) -> str:
-            try:
-                async with asyncio.timeout(HEAD_S_MAX):
-                    await self._holders[peer].ask(PutHead(record), Done)
-                return ""
-            except TimeoutError:
-                return f"{self._network.name(peer)} does not answer"
-            except CroftError as error:
-                return f"{self._network.name(peer)}: {error.message}"
-
-        problems = await asyncio.gather(*map(tell, peers))
-        if problems.count("") < min(len(peers), margin(putting.layout) + 1):
-            raise Failed(
-                f"too few peers keep the new list of files: {'; '.join(filter(None, problems))}",
-                remedy="Try again when more peers are up.",
-            )
+    async def settle(self) -> None:
+        """Puts a head above any of this device that peers may keep though its change does not count: nobody takes that
+        in any more, so what it alone needs may go. Raises CroftError."""
+        await self._list()
+        if await self.heads.is_ahead(self._vector.get(bytes.fromhex(self._owner.peer), 0)):
+            async with await self.listing() as putting:
+                await self._change({}, putting)
 
     # --- what upkeep needs to know -----------------------------------------------------------------------------------
+
+    async def head_record(self) -> bytes:
+        """The newest head of this device, as holders keep it; empty if there is none."""
+        await self._list()
+        return self._head[1] if self._head else b""
 
     async def stripes(self) -> dict[bytes, Stripe]:
         """All that some version of a file, or the list of files, needs, by id. Raises CroftError."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-import msgspec
 from blake3 import blake3
 
 from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused, Unreachable
@@ -17,24 +15,29 @@ from croft.model.ids import PeerId
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.contents import BytesSource, Reading
 from croft.storage.formats import FORMAT, Content, Version, decode_stored
+from croft.storage.head_book import Owner
+from croft.storage.kept_records import KeptRecords
+from croft.storage.link_book import FILES, MADE, REVOKED, TOLD, LinkBook
 from croft.storage.links import (
     ID_BYTES,
     KEY_BYTES,
-    PEERS_MAX,
     Link,
     LinkedFile,
     LinkedFiles,
     LinkState,
+    MadeLink,
+    OwnLink,
+    ToldLink,
     open_link_state,
     open_target,
+    read_link,
     seal_target,
     sign_link,
-    write_link,
 )
 from croft.storage.messages import Done, LinkRead, PutLink, ReadLink
 from croft.storage.permits import Permit, sign_permit
 from croft.storage.sealing import NONCE_BYTES
-from croft.storage.service import HIDDEN, Owner, Storage
+from croft.storage.service import Storage
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.transfer import Network, Receiving
@@ -44,30 +47,10 @@ log = logging.getLogger(__name__)
 
 ASK_S_MAX: Final = 5.0
 READING_BYTES: Final = 64 << 20
-LINKS: Final = HIDDEN + b"links/"
-
-
-@dataclass(frozen=True, slots=True)
-class OwnLink:
-    """A link that this device made. `digest`: of what it was last told to lead to; empty once it is revoked."""
-
-    id: bytes
-    key: bytes
-    name: bytes
-    twins: tuple[bytes, ...]
-    communities: tuple[bytes, ...]
-    expires_at: float
-    is_revoked: bool = False
-    digest: bytes = b""
-    peers: tuple[bytes, ...] = ()
-
-    def line(self, owner: bytes) -> str:
-        """What is passed on."""
-        return write_link(Link(FORMAT, owner, self.id, self.key, self.name, list(self.peers[:PEERS_MAX])))
 
 
 class Sharing:
-    """The links of one device, and reading those of others."""
+    """The links of one owner, and reading those of others."""
 
     def __init__(
         self,
@@ -85,7 +68,7 @@ class Sharing:
         self._storage = storage
         self._network = network
         self._holders = holders
-        self._database = database
+        self._book = LinkBook(storage, KeptRecords(storage, database))
         self._clock = clock
         self._entropy = entropy
         self._offload = offload
@@ -98,63 +81,89 @@ class Sharing:
     ) -> OwnLink:
         """A link to a file, or all below a name. It leads there once this returns. Raises NotFound, Unreachable."""
         await self._files(name)
-        link = OwnLink(
-            *(self._entropy.token(ID_BYTES), self._entropy.token(KEY_BYTES), name),
-            *(tuple(twins), tuple(communities), expires_at),
+        made = MadeLink(
+            *(FORMAT, self._entropy.token(ID_BYTES), self._entropy.token(KEY_BYTES), name),
+            *(list(twins), list(communities), self._clock.now(), expires_at),
         )
         async with self._telling:
-            return await self._tell(link)
+            return await self._tell(OwnLink(made))
 
     async def links(self) -> list[OwnLink]:
-        """Those made here, revoked ones too."""
-        rows = await self._database.run(lambda db: db.execute("SELECT record FROM storage_link").fetchall())
-        return [msgspec.msgpack.decode(record, type=OwnLink) for (record,) in rows]
+        """Those of this owner, whatever device made them, revoked ones too. Raises CroftError."""
+        return await self._book.all()
 
     async def revoke(self, start: str) -> OwnLink:
-        """Has a link lead to nothing any more; `start`: how its id begins. Raises NotFound, Unreachable."""
-        found = [link for link in await self.links() if start and link.id.hex().startswith(start)]
-        if len(found) != 1:
-            raise NotFound(f"there is no link `{start[:40]}`", remedy="See which there are: `croft link list`.")
+        """Has a link lead to nothing any more; `start`: how its id begins.
+
+        Raises:
+            NotFound: there is none. Unreachable: it is revoked, and no peer that keeps it is up to be told so yet.
+        """
         async with self._telling:
-            return await self._tell(replace(found[0], is_revoked=True))
+            link = await self._book.find(start)
+            if not link.is_revoked:
+                async with await self._storage.listing() as putting:
+                    await self._book.keep(link.made.id, {REVOKED: b""}, {}, putting)
+            return await self._tell(replace(link, is_revoked=True))
 
     async def refresh(self) -> None:
         """Has every link lead to what its files are now. Raises CroftError."""
         async with self._telling:
+            now, problems = self._clock.now(), list[CroftError]()
             for link in await self.links():
-                if not link.is_revoked and link.expires_at > self._clock.now():
-                    await self._tell(link)
+                try:
+                    if link.made.expires_at > now:
+                        await self._tell(link)
+                except CroftError as problem:
+                    problems.append(problem)  # the others are none the worse for it
+            if problems:
+                raise problems[0]
 
     async def _tell(self, link: OwnLink) -> OwnLink:
-        files = [] if link.is_revoked else await self._files_now(link.name)
+        """Has holders know where a link leads now, if they do not."""
+        made, told = link.made, link.told
+        files = [] if link.is_revoked else await self._files_now(made.name)
         plain = encode(LinkedFiles(FORMAT, files))
         digest = b"" if link.is_revoked else blake3(plain).digest()
-        if digest == link.digest and link.peers:
+        if told is not None and told.digest == digest:
             return link
-        sealed = b""
-        if not link.is_revoked:
-            async with self._storage.putting(await self._storage.last_rule()) as putting:
+        async with await self._storage.listing() as putting:
+            sealed, listed = b"", None
+            peers = list(link.peers)
+            if not link.is_revoked:
                 pending = await putting.add(BytesSource(plain))
                 await putting.finish()
-                kept = Version(0, b"", 0.0, len(plain), pending.content)
-                await self._storage.keep({LINKS + link.id: kept}, putting)
-                peers = [bytes.fromhex(place.peer) for place in putting.chosen]
-            sealed = seal_target(link.key, pending.content, self._entropy.token(NONCE_BYTES))
-            link = replace(link, peers=tuple(dict.fromkeys([*peers, *link.peers])))
+                listed = Version(0, b"", 0.0, len(plain), pending.content)
+                sealed = seal_target(made.key, pending.content, self._entropy.token(NONCE_BYTES))
+                peers = self._keepers(peers, [place.peer for place in putting.chosen])
+            known = 0 if told is None else told.sequence
+            if link.is_revoked:
+                known = max(known, await self._newest_known(link))  # by whichever clock it was told last
+            sequence = max(int(self._clock.now() * 1000), known + 1)
+            await self._spread(self._sign(made, sequence, sealed), peers)
+            told = ToldLink(FORMAT, sequence, digest, peers)
+            records = {TOLD: encode(told)} | ({} if link.told else {MADE: encode(made)})
+            await self._book.keep(made.id, records, {FILES: listed}, putting)
+        return replace(link, told=told)
+
+    def _keepers(self, known: Sequence[bytes], chosen: Sequence[PeerId]) -> list[bytes]:
+        """Who keeps a link's state: those who did, and others only if too few of them are up."""
+        alive = {bytes.fromhex(peer) for peer in self._network.alive()}
+        more = [] if len(alive & set(known)) >= len(chosen) else [bytes.fromhex(peer) for peer in chosen]
+        return list(dict.fromkeys([*known, *more]))
+
+    def _sign(self, made: MadeLink, sequence: int, sealed: bytes) -> bytes:
         owner, device = self._owner, bytes.fromhex(self._owner.peer)
-        permit = Permit(self._id, device, [], list(link.twins), list(link.communities), False, link.expires_at)
+        permit = Permit(self._id, device, [], made.twins, made.communities, False, made.expires_at)
         signed = sign_permit(owner.device, owner.certificate, permit)
-        sequence = int(self._clock.now() * 1000)
-        state = LinkState(self._id, device, link.id, sequence, signed, sealed)
-        await self._spread(sign_link(owner.device, owner.certificate, state), link.peers)
-        link = replace(link, digest=digest)
-        row = (link.id, msgspec.msgpack.encode(link))
+        return sign_link(
+            owner.device, owner.certificate, LinkState(self._id, device, made.id, sequence, signed, sealed)
+        )
 
-        def write(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR REPLACE INTO storage_link VALUES (?, ?)", row)
-
-        await self._database.run(write)
-        return link
+    async def _newest_known(self, link: OwnLink) -> int:
+        """The highest number of a state of this link that a holder has."""
+        wanted = read_link(link.line(self._id))
+        states = await asyncio.gather(*(self._ask(peer, wanted) for peer in _ids(link.peers)))
+        return max((state.sequence for state in states if isinstance(state, LinkState)), default=0)
 
     async def _spread(self, record: bytes, peers: Sequence[bytes]) -> None:
         async def put(peer: PeerId) -> bool:
@@ -166,8 +175,10 @@ class Sharing:
                 log.info("%s does not take a link: %s", self._network.name(peer), error)
                 return False
 
-        if not any(await asyncio.gather(*(put(PeerId(peer.hex())) for peer in peers))):
-            raise Unreachable("no peer that keeps this link is up", remedy="Try again when they are: `croft peers`.")
+        if not any(await asyncio.gather(*map(put, _ids(peers)))):
+            raise Unreachable(
+                "no peer that keeps this link is up", remedy="They are told as soon as they are: `croft peers`."
+            )
 
     async def _files(self, name: bytes) -> list[LinkedFile]:
         below = name + b"/"
@@ -201,25 +212,30 @@ class Sharing:
 
     async def _state(self, link: Link) -> LinkState:
         """The newest state of a link that some peer has."""
-        refusals: list[Refused] = []
-
-        async def ask(peer: PeerId) -> LinkState | None:
-            try:
-                async with asyncio.timeout(ASK_S_MAX):
-                    answer = await self._holders[peer].ask(ReadLink(link.owner, link.id), LinkRead)
-                state = open_link_state(answer.record)
-                return state if (state.owner, state.id) == (link.owner, link.id) else None
-            except Refused as refusal:
-                refusals.append(refusal)
-            except (CroftError, PeerMisbehaved, TimeoutError) as problem:
-                log.debug("%s shows no link: %s", self._network.name(peer), problem)
-            return None
-
-        hints = [PeerId(peer.hex()) for peer in link.peers]
-        found = await asyncio.gather(*map(ask, dict.fromkeys([*hints, *self._network.alive()])))
-        states = [state for state in found if state is not None]
+        found = await asyncio.gather(
+            *(self._ask(peer, link) for peer in dict.fromkeys([*_ids(link.peers), *self._network.alive()]))
+        )
+        states = [state for state in found if isinstance(state, LinkState)]
+        refusals = [refusal for refusal in found if isinstance(refusal, Refused)]
         if not states and refusals:
             raise refusals[0]
         if not states:
             raise NotFound("no peer that is up knows this link", remedy="Its holders may be off: try again later.")
         return max(states, key=lambda state: state.sequence)
+
+    async def _ask(self, peer: PeerId, link: Link) -> LinkState | Refused | None:
+        """What a peer says of a link; None: it does not know it, or says what is not to be believed."""
+        try:
+            async with asyncio.timeout(ASK_S_MAX):
+                answer = await self._holders[peer].ask(ReadLink(link.owner, link.id), LinkRead)
+            state = open_link_state(answer.record)
+            return state if (state.owner, state.id) == (link.owner, link.id) else None
+        except Refused as refusal:
+            return refusal
+        except (CroftError, PeerMisbehaved, TimeoutError) as problem:
+            log.debug("%s shows no link: %s", self._network.name(peer), problem)
+            return None
+
+
+def _ids(peers: Sequence[bytes]) -> list[PeerId]:
+    return [PeerId(peer.hex()) for peer in peers]

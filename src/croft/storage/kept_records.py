@@ -1,5 +1,6 @@
-"""Small things that backups keep: definitions and snapshots. Remembered on this disk, so that which backups there are
-can be told, and when they run, while no holder is up.
+"""Small things that are kept beside the files: what backups there are and when they run, what links there are.
+
+Remembered on this disk too, so that they can be told while no holder is up.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from croft.storage.formats import Version
 from croft.storage.service import Storage
 
 
-class BackupRecords:
+class KeptRecords:
     """Reads them. What is remembered counts only while the list of files has the same content under the same name."""
 
     def __init__(self, storage: Storage, database: Database) -> None:
@@ -22,13 +23,13 @@ class BackupRecords:
     async def below(self, prefix: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
         """Those whose name begins so: (name, bytes). Raises Unreachable, Failed, Refused."""
         async for name, version in self._storage.kept(prefix):
-            yield name, await self._read(name, version)
+            yield name, await self.read(name, version)
 
     async def find(self, name: bytes) -> bytes | None:
         """The one of this name. Raises Unreachable, Failed, Refused."""
         async for found, version in self._storage.kept(name):
             if found == name:
-                return await self._read(name, version)
+                return await self.read(name, version)
         return None
 
     async def remember(self, records: Mapping[bytes, tuple[bytes, bytes]], gone: Collection[bytes] = ()) -> None:
@@ -42,7 +43,8 @@ class BackupRecords:
         if rows or gone:
             await self._database.run(write)
 
-    async def _read(self, name: bytes, version: Version) -> bytes:
+    async def read(self, name: bytes, version: Version) -> bytes:
+        """What is kept under a name, as `Storage.kept` has it. Raises Unreachable, Failed."""
         assert version.content is not None, "what is kept has a content"
         key, sql = version.content.key, "SELECT data FROM backup_record WHERE name = ? AND content = ?"
         row = await self._database.run(lambda db: db.execute(sql, (name, key)).fetchone())
