@@ -300,7 +300,7 @@ class Storage:
             files = await self._as_of("")
             pending = await putting.add(BytesSource(encode(Root(FORMAT, files.top))))
             await putting.finish()
-            version = Version(0, b"", 0.0, files.count, pending.content)
+            version = Version(0, b"", 0.0, await self._count(), pending.content)
             await self._change({_snapshot(name): version}, putting)
 
     async def snapshots(self) -> AsyncIterator[tuple[str, Version]]:
@@ -352,6 +352,9 @@ class Storage:
                 remedy="Peers that do may be off: see `croft peers`, and try again: `croft recovery files`.",
             )
         self.changed.set()
+        return await self._count()
+
+    async def _count(self) -> int:
         return len([entry async for entry in self.entries() if entry.versions[-1].content is not None])
 
     async def node_keys(self) -> set[bytes]:
