@@ -294,14 +294,19 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     )
     paths, relaying, admissions = _ways(plan, ports, overlay)
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
+    values = KeptValues(
+        *(plan.own.peer, plan.own.twin, overlay, ports.chunks, ports.database, ports.clock, ports.entropy),
+        plan.kept_bytes_max,
+    )
+    lender.keeping.values = values
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
-        *(plan.policy.check, plan.delegates_wanted, circles, environments),
+        *(plan.policy.check, plan.delegates_wanted, circles, environments, values),
     )
     communities, keeper = _communities(plan, ports, overlay, health)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    calling = _calling(plan, ports, overlay, health, communities, CapabilityDevices(leases, lending))
+    calling = _calling(plan, ports, overlay, health, communities, CapabilityDevices(leases, lending), values)
     parts = Parts(
         plan,
         ports,
@@ -451,7 +456,13 @@ def _ask_communities(parts: Parts) -> None:
 
 
 def _calling(
-    plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities, devices: CapabilityDevices
+    plan: Plan,
+    ports: Ports,
+    overlay: Overlay,
+    health: Health,
+    communities: Communities,
+    devices: CapabilityDevices,
+    values: KeptValues,
 ) -> Calling:
     """What the owner lets others call, under which rules, and what others let the owner call."""
     contacts, own = plan.contacts, plan.own
@@ -466,9 +477,6 @@ def _calling(
         overlay.communities_of,
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
-    values = KeptValues(
-        *(own.peer, own.twin, overlay, ports.chunks, ports.database, ports.clock, ports.entropy), plan.kept_bytes_max
-    )
     calls = CallClient(capabilities, overlay)
     pipelines = Pipelines(own.peer, own.twin, calls, capabilities, values, ports.database, ports.clock, ports.entropy)
     return Calling(audit, consent, book, capabilities, CallServer(gate, values), calls, values, pipelines)
