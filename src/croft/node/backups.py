@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -104,13 +104,12 @@ class Backups:
         self._unknown: dict[StoreName, Failed] = {}
         self._running: dict[str, _Running] = {}
         self._waits: dict[StoreName, str] = {}
+        self._arriving: set[StoreName] = set()
         self._changed = asyncio.Event()
 
     async def serve(self) -> None:
         """Runs backups when they are due, one after the other, so that they leave room for others; until cancelled."""
         began_at = asyncio.get_running_loop().time()
-        with contextlib.suppress(CroftError):
-            await self._note_missing()
         while True:
             names = await self._own_names()
             is_settling = asyncio.get_running_loop().time() - began_at < SETTLE_S
@@ -173,9 +172,8 @@ class Backups:
         name = StoreName(self._device, text)
         if name in await self.all() or name in self._unknown:
             raise Busy(f"there is a backup `{text}` already", remedy="Give this one another name: --name NAME.")
-        await (await self.store(name)).define(definition, self.rule(definition))
-        await self._note_run(name, LastRun(0.0))
-        self._changed.set()
+        async with self._coming(name):
+            await (await self.store(name)).define(definition, self.rule(definition))
         return name
 
     async def redefine(self, name: StoreName, definition: Definition) -> None:
@@ -206,11 +204,9 @@ class Backups:
             raise Busy(f"there is a backup `{text}` already", remedy="Give this one another name: --name NAME.")
         adopted = msgspec.structs.replace(definition, device_name=self._overlay.own.name)
         store = await self.store(name)
-        async with store.writing:
+        async with store.writing, self._coming(new):
             await store.move(new, adopted, self.rule(adopted))
         self._definitions.pop(name, None)
-        await self._note_run(new, LastRun(0.0))
-        self._changed.set()
         return new
 
     def _refuse_if_up(self, name: StoreName, definition: Definition, remedy: str) -> None:
@@ -451,14 +447,22 @@ class Backups:
     async def _own_names(self) -> list[StoreName]:
         """The backups that were defined here."""
         rows = await self._database.run(lambda db: db.execute("SELECT name FROM backup_run ORDER BY name").fetchall())
-        return [StoreName(self._device, name) for (name,) in rows]
+        names = [StoreName(self._device, name) for (name,) in rows]
+        return [name for name in names if name not in self._arriving]
 
-    async def _note_missing(self) -> None:
-        """Has those run when they are due that were defined, or adopted, in the moment in which this peer ended."""
-        noted = set(await self._own_names())
-        for name in await self.all():
-            if self.is_own(name) and name not in noted:
-                await self._note_run(name, LastRun(0.0))
+    @contextlib.asynccontextmanager
+    async def _coming(self, name: StoreName) -> AsyncIterator[None]:
+        """While a backup becomes one of this device. It is noted first, so that none is there that never runs."""
+        self._arriving.add(name)
+        try:
+            await self._note_run(name, LastRun(0.0))
+            yield
+        except BaseException:
+            await self._forget_run(name)
+            raise
+        finally:
+            self._arriving.discard(name)
+        self._changed.set()
 
     async def _note_stopped(self, name: StoreName) -> None:
         if (last := await self.last_run(name)) is not None and not last.ended_at:
