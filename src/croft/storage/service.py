@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace as replace_fields
 
-from croft.errors import CroftError, Failed, NotFound, PeerMisbehaved, Refused, Usage
+from croft.errors import CroftError, NotFound, Refused, Usage
 from croft.identity.keys import SecretKey
 from croft.model.ids import PeerId, TwinId
 from croft.ports import Clock, Database, Entropy, Offload
@@ -37,32 +37,31 @@ from croft.storage.formats import (
     decode_node,
     decode_stored,
 )
+from croft.storage.head_exchange import HeadExchange
 from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_bounds, with_version, without_versions
-from croft.storage.messages import Done, Heads, PutHead, ReadHeads
 from croft.storage.placement import BoundedStripe, Place, Rule, allowed, bounds_of, choose_layout, rule_of
+from croft.storage.proposing import with_taken
 from croft.storage.sealing import NONCE_BYTES, derive
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.tending import Standing, Tending
 from croft.storage.transfer import Network, Receiving
-from croft.storage.upload import margin
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
 
-HEAD_S_MAX: Final = 10.0
 RULE_SETTING: Final = "storage.rule"
 SECRET_SETTING: Final = "storage.secret"
 SYNC_EVERY_S: Final = 2.0
-SYNC_S_MAX: Final = 4.0
 SNAPSHOT_CHARS_MAX: Final = 100
 HIDDEN: Final = b"\0"
 """What is kept beside the files is called so; no file can be."""
 NOTES_EVERY_S: Final = 30.0
 NODES_KEPT: Final = 16
 SNAPSHOTS: Final = HIDDEN + b"snapshots/"
+NOTHING: Final[Mapping[bytes, Sequence[Version]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,7 @@ class Storage:
         self._entropy = entropy
         self._offload = offload
         self._holders = holders
+        self._exchange = HeadExchange(self._id, network, holders)
         self._sending = Buffers()
         self._receiving = Receiving(self._id, network, self._holders, offload, Buffers())
         self._reading = Reading(self._receiving, offload)
@@ -189,12 +189,21 @@ class Storage:
 
     # --- the list of files -------------------------------------------------------------------------------------------
 
-    async def entries(self, prefix: bytes = b"", *, snapshot: str = "") -> AsyncIterator[Entry]:
-        """The files whose name begins so, in order of their names; as they are, or as they were. Raises NotFound."""
+    async def entries(
+        self, prefix: bytes = b"", *, snapshot: str = "", with_dropped: bool = False
+    ) -> AsyncIterator[Entry]:
+        """The files whose name begins so, in order of their names; as they are, or as they were. Raises NotFound.
+
+        `with_dropped`: also what is left of those that were given up.
+        """
         files = await self._as_of(snapshot)
         async for entry in files.entries(self._load, prefix):
-            if entry.versions and not entry.name.startswith(HIDDEN):
+            if (entry.versions or with_dropped) and not entry.name.startswith(HIDDEN):
                 yield entry
+
+    async def find(self, name: bytes) -> Entry | None:
+        """One file, or what is left of one that was given up."""
+        return await (await self._as_of("")).find(self._load, name)
 
     async def entry(self, name: bytes, *, snapshot: str = "") -> Entry:
         """One file. Raises NotFound."""
@@ -213,6 +222,14 @@ class Storage:
         for name in changes:
             check_name(name)
         await self._change(changes, putting)
+
+    async def take_in(
+        self, written: Mapping[bytes, Sequence[Version]], kept: Mapping[bytes, Version | None], putting: Putting
+    ) -> None:
+        """Adds versions that others wrote, and keeps something beside the files. Raises as `commit`."""
+        for name in written:
+            check_name(name)
+        await self._change(with_bounds(kept, bounds_of(putting.rule)), putting, written)
 
     async def keep(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
         """Keeps something beside the files, under names that no file can have, or no more. Raises as `commit`."""
@@ -240,7 +257,12 @@ class Storage:
         """A secret of the owner for one purpose. Raises Refused if the key is not here yet."""
         return derive(await self._secret(), purpose)
 
-    async def _change(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
+    async def _change(
+        self,
+        changes: Mapping[bytes, Version | None],
+        putting: Putting,
+        written: Mapping[bytes, Sequence[Version]] = NOTHING,
+    ) -> None:
         await self._refresh()
         async with self.changing:
             files = await self._list()
@@ -254,6 +276,8 @@ class Storage:
                     entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
                 else:
                     entries[name] = without_versions(known) if known and self.has_other_writers() else None
+            for name, versions in written.items():
+                entries[name] = with_taken(await files.find(self._load, name), name, versions)
             await self._commit(files, entries, putting)
             self._noted.update(notes)
 
@@ -375,7 +399,7 @@ class Storage:
 
     async def _sync(self) -> None:
         files = await self._list()
-        for head, record in await self._newest_heads():
+        for head, record in await self._exchange.newest():
             if head.sequence <= self._vector.get(head.device, 0):
                 continue
             secret = await self._secret()
@@ -395,29 +419,6 @@ class Storage:
             files = await self._list()
             await self._keep(head, record)
         self._synced_at = asyncio.get_running_loop().time()
-
-    async def _newest_heads(self) -> list[tuple[Head, bytes]]:
-        """The newest head of each of the owner's devices that some peer keeps."""
-
-        async def ask(peer: PeerId) -> list[bytes]:
-            try:
-                async with asyncio.timeout(SYNC_S_MAX):
-                    return (await self._holders[peer].ask(ReadHeads(), Heads)).records
-            except (CroftError, TimeoutError):
-                return []
-
-        newest: dict[bytes, tuple[Head, bytes]] = {}
-        for records in await asyncio.gather(*map(ask, self._network.alive())):
-            for record in records:
-                try:
-                    head = open_head(record)
-                except (CroftError, PeerMisbehaved) as problem:
-                    log.warning("a head of the file list is not believed: %s", problem)
-                    continue
-                known = newest.get(head.device)
-                if head.owner == self._id and (known is None or known[0].sequence < head.sequence):
-                    newest[head.device] = head, record
-        return [newest[device] for device in sorted(newest)]
 
     async def _differences(self, mine: FileList, theirs: FileList) -> dict[bytes, Entry | None]:
         """What is to change in this list so that it takes in another one."""
@@ -452,7 +453,7 @@ class Storage:
 
         changed = await files.updated(entries, self._load, store)
         record, head = self._sign(changed.top, await self._secret())
-        await self._tell(record, putting)
+        await self._exchange.tell(record, putting)
         row = (head.device, head.sequence, record)
         rule = (RULE_SETTING, msgspec.json.encode(putting.rule))
 
@@ -478,30 +479,6 @@ class Storage:
             *(sorted(vector.items()), sealed, self._clock.now()),
         )
         return sign_head(owner.device, owner.certificate, head), head
-
-    async def _tell(self, record: bytes, putting: Putting) -> None:
-        """Brings a head to the peers that hold something of this change.
-
-        Raises CroftError unless so many have it that it survives the loss of as many holders as a share does.
-        """
-        peers = [place.peer for place in putting.chosen]
-
-        async def tell(peer: PeerId) -> str:
-            try:
-                async with asyncio.timeout(HEAD_S_MAX):
-                    await self._holders[peer].ask(PutHead(record), Done)
-                return ""
-            except TimeoutError:
-                return f"{self._network.name(peer)} does not answer"
-            except CroftError as error:
-                return f"{self._network.name(peer)}: {error.message}"
-
-        problems = await asyncio.gather(*map(tell, peers))
-        if problems.count("") < min(len(peers), margin(putting.layout) + 1):
-            raise Failed(
-                f"too few peers keep the new list of files: {'; '.join(filter(None, problems))}",
-                remedy="Try again when more peers are up.",
-            )
 
     # --- what upkeep needs to know -----------------------------------------------------------------------------------
 
