@@ -264,7 +264,7 @@ def list_links(as_json: bool) -> None:
         [
             one.link[:SHORT_LENGTH],
             "revoked" if one.is_revoked else "expired" if one.expires_at < now else show_duration(one.expires_at - now),
-            ", ".join(one.to),
+            ", ".join(f"{who} (writes)" if who in one.writers else who for who in one.to),
             one.name,
         ]
         for one in found

@@ -21,7 +21,7 @@ from croft.ports import Clock, Entropy
 from croft.storage.contents import BytesSource, Putting
 from croft.storage.formats import FORMAT, Content, Version, decode_stored
 from croft.storage.kept_records import KeptRecords
-from croft.storage.linked_files import ASK_S_MAX, LinkReader, OpenedLink
+from croft.storage.linked_files import ASK_S_MAX, LinkReader, OpenedLink, in_time
 from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState, seal_target
 from croft.storage.messages import Done, PutProposal
 from croft.storage.permits import Permit, open_permit, sign_permit
@@ -221,7 +221,7 @@ class LinkWriter:
                 refusals.append(error)
             return False
 
-        if not any(await asyncio.gather(*map(put, peers))):
+        if not any(await in_time([put(peer) for peer in peers], bool)):
             if refusals:
                 raise refusals[0]
             raise Unreachable("no peer that knows this link answers", remedy="Try again when they do: `croft peers`.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from croft.errors import CroftError, NotFound, PeerMisbehaved, Refused, TooLarge
 from croft.model.ids import PeerId
@@ -23,7 +23,11 @@ from croft.storage.transfer import Network, Receiving
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 ASK_S_MAX: Final = 5.0
+LATE_S: Final = 1.0
+"""Once one peer has answered, others are waited for so long after each further answer."""
 READING_BYTES: Final = 64 << 20
 LISTED_BYTES_MAX: Final = 256 << 20
 PROPOSED_LIST_BYTES_MAX: Final = 16 << 20
@@ -95,8 +99,9 @@ class LinkReader:
     async def answers(self, link: Link) -> list[LinkAnswer]:
         """What every peer says that knows a link, one at least. Raises Refused, NotFound."""
         hints = [PeerId(peer.hex()) for peer in link.peers]
-        found = await asyncio.gather(
-            *(self.ask(peer, link.owner, link.id) for peer in dict.fromkeys([*hints, *self._network.alive()]))
+        asked = dict.fromkeys([*hints, *self._network.alive()])
+        found = await in_time(
+            [self.ask(peer, link.owner, link.id) for peer in asked], lambda said: isinstance(said, LinkAnswer)
         )
         answers = [answer for answer in found if isinstance(answer, LinkAnswer)]
         refusals = [refusal for refusal in found if isinstance(refusal, Refused)]
@@ -153,6 +158,25 @@ class LinkReader:
 
     def _name(self, proposal: Proposal) -> str:
         return self._network.name(PeerId(proposal.device.hex()))
+
+
+async def in_time(asking: Sequence[Coroutine[Any, Any, T]], is_enough: Callable[[T], bool]) -> list[T]:
+    """What peers answer, without those that take long once one of them has said enough."""
+    tasks = [asyncio.create_task(one, name="link.ask") for one in asking]
+    waiting, found, patience_s = set(tasks), list[T](), None
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            found += [task.result() for task in done]
+            if any(map(is_enough, found)):
+                patience_s = LATE_S
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    return found
 
 
 async def _listed(reading: Reading, content: Content, size_max: int) -> LinkedFiles:

@@ -117,12 +117,11 @@ def with_taken(known: Entry | None, name: bytes, theirs: Sequence[Version]) -> E
     The last of them is never hidden: if the owner's file went on meanwhile, it stands beside the newest, as a conflict.
     """
     entry = known or Entry(name, [])
-    taken = {(one.number, one.device) for one in entry.versions}
-    newest = max([entry.dropped, *(one.number for one in entry.versions)])
-    *earlier, last = sorted(theirs, key=in_order)
-    kept = [one for one in earlier if one.number > entry.dropped and (one.number, one.device) not in taken]
-    number = max(last.number, newest)
-    if number == entry.dropped or (number, last.device) in taken | {(one.number, one.device) for one in kept}:
-        number = max([newest, *(one.number for one in kept)]) + 1
-    versions = sorted([*entry.versions, *kept, replace(last, number=number)], key=in_order)
-    return bounded(Entry(name, versions, entry.dropped))
+    versions = list(entry.versions)
+    for version in (ordered := sorted(theirs, key=in_order)):
+        newest = max([entry.dropped, *(one.number for one in versions)])
+        number = max(version.number, newest) if version is ordered[-1] else version.number
+        if number <= entry.dropped or any((one.number, one.device) == (number, version.device) for one in versions):
+            number = newest + 1
+        versions.append(replace(version, number=number))
+    return bounded(Entry(name, sorted(versions, key=in_order), entry.dropped))
