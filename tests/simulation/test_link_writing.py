@@ -7,12 +7,14 @@ from random import Random
 
 import pytest
 
-from croft.errors import Refused, Usage
+from croft.errors import CroftError, Refused, Usage
 from croft.model.ids import PeerId
 from croft.sim.world import Machine, World
 from croft.storage.link_writing import WRITTEN
 from croft.storage.merging import conflicting
-from support.linked import line_of, make, read_by_link, write_by_link
+from croft.storage.sharing import Named
+from croft.twins.community_operation import REMOVE
+from support.linked import DAY_S, line_of, make, read_by_link, write_by_link
 from support.stored import get, held, names, put, rule
 from support.worlds import Play, add_device
 
@@ -190,5 +192,31 @@ def test_what_is_written_lies_where_the_owner_lets_the_file_be(play: Play) -> No
 
         big = {one.name for one in world.up() if any(len(share) > 200_000 for share in held(one, owner).values())}
         assert big == {"peer3", "peer4"}
+
+    play(story)
+
+
+def test_members_of_a_community_write_and_who_was_removed_meanwhile_does_not(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(6)
+        owner, writer, removed, reader = (world[f"peer{number}"] for number in range(1, 5))
+        await put(owner, "wall/first", b"by its owner")
+        village = Named([], [bytes.fromhex(world.community)])
+        link = await owner.parts.links.sharing.make(b"wall", Named(), village, owner.clock.now() + DAY_S)
+        line = line_of(owner, link)
+        await write_by_link(writer, line, {"second": b"by a member"})
+        assert sorted(await read_by_link(reader, line)) == ["first", "second"]
+        await until_taken(world, owner, "wall/first", "wall/second")
+
+        await asyncio.sleep(10)
+        world.partition(["peer1", "peer6"], ["peer2", "peer3", "peer4", "peer5"])
+        await asyncio.sleep(40)
+        await write_by_link(removed, line, {"third": b"by somebody who is no member any more"})
+        await owner.parts.communities.act(world.community, REMOVE, removed.twin)
+        world.heal()
+        await asyncio.sleep(180)
+        assert await names(owner) == ["wall/first", "wall/second"]
+        with pytest.raises(CroftError):
+            await write_by_link(removed, line, {"fourth": b"too late"})
 
     play(story)
