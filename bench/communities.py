@@ -47,6 +47,7 @@ def history(members: int, operations: int) -> Iterator[tuple[bytes, Signed]]:
     people = [draw.randbytes(32).hex() for _ in range(members)]
     replicas = [Community(PLACE, OWN) for _ in range(PARTITIONS)]
     signed: dict[bytes, Signed] = {}
+    removed: list[list[str]] = [[] for _ in range(PARTITIONS)]
     acts = [("admit", admin.public, f"admin {n}") for n, admin in enumerate(admins)]
     acts += [("role", admin.public, "admin") for admin in admins]
     for count in range(operations):
@@ -63,6 +64,10 @@ def history(members: int, operations: int) -> Iterator[tuple[bytes, Signed]]:
             act, subject, value = "admit", people[number], f"member {number}"
         else:
             act, subject = draw.choice(("role", "role", "remove", "admit")), draw.choice(people)
+            if act == "admit" and removed[at]:
+                subject = removed[at].pop()
+            elif act == "remove":
+                removed[at].append(subject)
             value = draw.choice(("member", "guest")) if act == "role" else ""
         operation = replicas[at].next_operation(TwinId(key.public), act, subject, value, at=1e9 + count, chain=())
         record = write_operation(key, operation)
@@ -136,7 +141,7 @@ async def opened(place: Path) -> dict[str, float]:
     database = await SqliteDatabase.open(place)
     before = peak_kib()
     began = time.perf_counter()
-    exchange = Exchange(OWN, _Nobody(), database, SystemClock())  # type: ignore[arg-type]
+    exchange = Exchange(OWN, _Nobody(), database, SystemClock())  # type: ignore[arg-type]  # of links it asks no more
     await exchange.load()
     known = exchange.of(PLACE)
     members = len(known.members())

@@ -63,6 +63,22 @@ def test_what_is_in_one_community_is_invisible_in_the_other(four: list[RealPeer]
     assert twin not in cyd.log()
 
 
+def test_somebody_can_be_invited_as_a_guest(four: list[RealPeer]) -> None:
+    """F3: an invitation for a guest makes nobody a member, not for a moment, and only who gives roles makes one."""
+    ada, bob = four[0], four[1]
+    with peers.homes() as base:
+        [eve] = peers.start(base, ["eve"])
+        eve.ok("join", ada.json("invite", "--guest", "--line-only", "--community", "hill")["line"])
+        until(lambda: all(names(one, "hill").get("eve") == "guest" for one in (ada, bob, eve)), "all see a guest")
+        acts = [(act.act, act.subject, act.value) for act in bob.api.community_log("hill", last=2)]
+        assert acts == [("role", "eve", "guest"), ("admit", "eve", "eve")]
+        assert "offers nothing to you" in two_lines(eve.croft("run", "--on", "ada", "--", "true"))[0]
+        assert "guests invite nobody" in two_lines(eve.croft("invite"))[0]
+        assert "may invite no guest" in two_lines(bob.croft("invite", "--guest", "--community", "hill"))[0]
+        ada.ok("community", "remove", "eve", "--community", "hill")
+        until(lambda: "eve" not in names(bob, "hill"), "she is gone")
+
+
 def test_a_guest_uses_only_what_is_for_them_by_name(four: list[RealPeer]) -> None:
     """F3: roles: what is for members is not for guests."""
     ada, bob, _, _ = four

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +199,28 @@ def test_files_go_in_and_results_come_out_as_files(
     plan = tmp_path / "louder.toml"
     plan.write_text(f'items = "{tmp_path}/a.page"\n[[stage]]\ncall = "shout"\nwith = {{ mark = "…" }}\n')
     assert ada.ok("pipeline", "run", str(plan)) == "TEXT OF A.PAGE…\n"
+
+
+def test_whoever_waits_for_consent_is_told_so(lab: tuple[list[RealPeer], list[NamespaceHost]]) -> None:
+    ada, one = lab[0][:2]
+    rule = json.loads(one.ok("consent", "picky", "--who", "ada", "--rule", "ask", "--json"))
+    with subprocess.Popen(
+        ada.command("pipeline", "run", "stdin | picky"),
+        env=ada.variables(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdin is not None and running.stdout is not None and running.stderr is not None
+        running.stdin.write("1\n")
+        running.stdin.close()
+        assert running.stderr.readline() == "Waiting for the owner of one to allow it …\n"
+        [waiting] = one.api.consent_queue()
+        one.ok("consent", "allow", str(waiting.number))
+        assert running.stdout.read() == "1\n"
+        assert running.stderr.read().endswith("1 item, 1 stage\n")
+    one.ok("consent", "rm", str(rule["number"]))
 
 
 def test_bad_pipelines_are_refused_before_anything_runs(lab: tuple[list[RealPeer], list[NamespaceHost]]) -> None:

@@ -35,7 +35,7 @@ def test_whom_a_link_names_reads_what_it_leads_to_until_it_is_revoked(play: Play
         line = link.line(bytes.fromhex(owner.twin))
 
         assert await read_by_link(reader, line) == {"one": content(1, 400_000), "two": b"two"}
-        with pytest.raises(Refused, match="lets you not"):
+        with pytest.raises(Refused, match="does not let you"):
             await read_by_link(other, line)
         with pytest.raises(Usage, match="damaged"):
             await read_by_link(reader, line[:-9])

@@ -55,6 +55,15 @@ def test_what_was_given_up_does_not_come_back_by_a_device_that_has_not_heard_of_
     assert merged(gone, with_version(old, b"a", version(0))).versions == [version(3)]
 
 
+def test_what_another_device_put_meanwhile_is_not_given_up_with_what_was_known() -> None:
+    old = Entry(b"a", [version(1)])
+    gone = without_versions(with_version(old, b"a", version(0)))
+    apart = with_version(old, b"a", version(0, TRAIN))
+
+    assert merged(gone, apart).versions == merged(apart, gone).versions == [version(2, TRAIN)]
+    assert with_version(merged(gone, apart), b"a", version(0)).versions[-1].number == 3
+
+
 def test_the_oldest_versions_are_given_up_where_there_are_too_many() -> None:
     many = bounded(Entry(b"a", [version(number) for number in range(1, VERSIONS_MAX + 4)]))
 

@@ -57,12 +57,13 @@ def new(name: str, as_json: bool) -> None:
 @click.argument("name", default="")
 @click.option("--for", "lifetime", default="1h", show_default=True, help="How long it is good for, such as 10m or 2d.")
 @click.option("--line-only", is_flag=True, help="Make no spoken code: nothing is announced on the LAN.")
+@click.option("--guest", "is_for_guest", is_flag=True, help="They come in as a guest: nothing for members is theirs.")
 @_json
-def invite(name: str, lifetime: str, line_only: bool, as_json: bool) -> None:
+def invite(name: str, lifetime: str, line_only: bool, is_for_guest: bool, as_json: bool) -> None:
     """Invite somebody to the community NAME: one line that works once."""
     from croft.cli.invitation import show_new
 
-    show_new(lifetime, name, line_only, as_json)
+    show_new(lifetime, name, line_only, is_for_guest, as_json)
 
 
 @community.command()

@@ -8,7 +8,7 @@ import time
 import click
 
 from croft.cli.group import Group
-from croft.cli.output import ago, done, print_json, print_table, say
+from croft.cli.output import ago, counted, done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -66,7 +66,7 @@ def list_rules(as_json: bool) -> None:
     none = "Nothing is offered here, so nobody can call. See: `croft offer capability --help`."
     print_table(["RULE", "CAPABILITY", "WHO", "VERDICT"], rows, none=none)
     if waiting := api.consent_queue():
-        say(f"{len(waiting)} calls wait for your answer: `croft consent queue`")
+        say(f"{counted(len(waiting), 'call')} for you to allow or refuse: `croft consent queue`")
 
 
 @consent.command("rm")

@@ -23,21 +23,23 @@ def invite() -> None:
 @click.option("--for", "lifetime", default="1h", show_default=True, help="How long it is good for, such as 10m or 2d.")
 @click.option("--line-only", is_flag=True, help="Make no spoken code: nothing is announced on the LAN.")
 @click.option("--community", default="", metavar="NAME", help="To which one, if you are in several.")
+@click.option("--guest", "is_for_guest", is_flag=True, help="They come in as a guest: nothing for members is theirs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def new(lifetime: str, line_only: bool, community: str, as_json: bool) -> None:
+def new(lifetime: str, line_only: bool, community: str, is_for_guest: bool, as_json: bool) -> None:
     """Make a line that works once; the word `new` may be left out."""
-    show_new(lifetime, community, line_only, as_json)
+    show_new(lifetime, community, line_only, is_for_guest, as_json)
 
 
-def show_new(lifetime: str, community: str, line_only: bool, as_json: bool) -> None:
+def show_new(lifetime: str, community: str, line_only: bool, is_for_guest: bool, as_json: bool) -> None:
     """Makes an invitation and tells how it is used."""
     lifetime_s = duration_s(lifetime)
     api = LocalApi(Home.find().control_socket)
-    made = api.invite(lifetime_s=lifetime_s, is_spoken=not line_only, community=community)
+    made = api.invite(lifetime_s=lifetime_s, is_spoken=not line_only, community=community, is_for_guest=is_for_guest)
     if as_json:
         print_json("", made)
         return
-    say(f"This works once, within {show_duration(lifetime_s)}. On the other machine:")
+    whom = ", for a guest" if is_for_guest else ""
+    say(f"This works once{whom}, within {show_duration(lifetime_s)}. On the other machine:")
     say()
     click.echo(f"croft up --join {made.line}")
     say()

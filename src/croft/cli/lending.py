@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from croft.cli.output import ago, done, print_json, print_table, say
+from croft.cli.output import ago, counted, done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -55,8 +55,6 @@ def leases(as_json: bool) -> None:
 
 def _lease_row(lease: schema.Lease) -> list[str]:
     held = ", ".join(show_amount(name, amount) for name, amount in lease.amounts.items() if name != "box")
-    used = (
-        f"{lease.cpu_s:.1f} CPU s, {show_size(lease.memory_peak_bytes)}, {lease.tasks} task{'s' * (lease.tasks != 1)}"
-    )
+    used = f"{lease.cpu_s:.1f} CPU s, {show_size(lease.memory_peak_bytes)}, {counted(lease.tasks, 'task')}"
     row = [str(lease.number), lease.holder, lease.purpose, held, lease.stage, ago(lease.granted_at)]
     return [*row, used if lease.ended_at else "–", lease.death]

@@ -63,6 +63,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, none: s
         say(none)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def bar(share: float | None) -> str:
     """`███░░ 61 %`."""
     if share is None:

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from croft.cli.output import ago, bar, done, print_json, print_table, say, style
+from croft.cli.output import ago, bar, counted, done, print_json, print_table, say, style
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -145,7 +145,7 @@ def _lending(lending: schema.Lending) -> str:
         return "no processors"
     if lending.slots_now == 0:
         return f"nothing now: {lending.reason}"
-    cores = f"{lending.slots} core{'s' if lending.slots != 1 else ''}"
+    cores = counted(lending.slots, "core")
     return f"{cores} · {show_size(lending.memory_bytes)} memory · {show_size(lending.disk_bytes)} disk"
 
 

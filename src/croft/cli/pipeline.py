@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import sys
+import threading
 import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import click
 
 from croft.cli.group import Group
-from croft.cli.output import ago, done, print_json, print_table, say, style
+from croft.cli.output import ago, counted, done, print_json, print_table, say, style
 from croft.client.capability import Known, bound_text, read_item
 from croft.client.local_api import LocalApi
 from croft.client.pipelines import Pipeline, PipelineRun, Stage
@@ -26,6 +28,7 @@ from croft.errors import BadArgument, CapabilityFailed, CroftError, Failed, Usag
 
 EXAMPLE = "croft pipeline run 'tapes/*.wav | transcribe | translate to=en'"
 WATCH_EVERY_S = 0.5
+WAITS_ASKED_S = 1.0
 STDIN = "stdin"
 
 
@@ -77,7 +80,7 @@ def run(what: str, output: Path | None, name: str, retries: int | None, detach: 
     if as_json:
         print_json("", status)
     elif not failed:
-        done("Through", f"{status.done} items, {len(status.stages)} stages")
+        done("Through", f"{counted(status.done, 'item')}, {counted(len(status.stages), 'stage')}")
     if failed:
         raise Failed(f"{failed} of {status.items} items did not get through", remedy="See why above.")
 
@@ -266,16 +269,52 @@ def _take(running: PipelineRun, sources: Sequence[str], output: Path | None, is_
     failed = 0
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-    for number, outcome in running.outcomes(in_order=True):
-        name = sources[number] if number < len(sources) else f"{number:05}"
-        if isinstance(outcome, CroftError):
-            failed += 1
-            say(f"{style('✗', error=True, fg='red')} {name}: {_reason(outcome)}")
-        elif output is not None:
-            _write(output, name, outcome)
-        elif not is_quiet:
-            click.echo(_text(outcome))
+    with _telling_why_it_waits(running):
+        for number, outcome in running.outcomes(in_order=True):
+            name = sources[number] if number < len(sources) else f"{number:05}"
+            if isinstance(outcome, CroftError):
+                failed += 1
+                say(f"{style('✗', error=True, fg='red')} {name}: {_reason(outcome)}")
+            elif output is not None:
+                _write(output, name, outcome)
+            elif not is_quiet:
+                click.echo(_text(outcome))
     return failed
+
+
+@contextlib.contextmanager
+def _telling_why_it_waits(running: PipelineRun) -> Iterator[None]:
+    """Says, once for each reason, what a pipeline waits for that does not come by itself."""
+    is_over = threading.Event()
+
+    def tell() -> None:
+        told: set[str] = set()
+        while not is_over.wait(WAITS_ASKED_S):
+            try:
+                waits = _waits(running.status())
+            except CroftError:
+                return
+            for wait in waits:
+                if wait not in told:
+                    say(wait)
+            told.update(waits)
+
+    thread = threading.Thread(target=tell, name="pipeline waits", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _waits(status: schema.Pipeline) -> list[str]:
+    missing = [stage.name for stage in status.stages if stage.is_missing]
+    waits = [f"Nobody offers `{name}` now; waiting for somebody who does …" for name in missing]
+    if status.waiting_for_consent:
+        at = {peer.name for stage in status.stages for peer in stage.peers if peer.running}
+        waits.append(f"Waiting for the owner of {' or '.join(sorted(at))} to allow it …")
+    return waits
 
 
 def _reason(outcome: CroftError) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from croft.cli.group import Group
-from croft.cli.output import ago, done, print_json, print_table, say, style
+from croft.cli.output import ago, counted, done, print_json, print_table, say, style
 from croft.control.home import Home
 from croft.control.quantities import duration_s, show_duration, show_size
 from croft.errors import Usage
@@ -357,7 +357,7 @@ def storage(check: bool, collect: bool, as_json: bool) -> None:
     if as_json:
         print_json("storage", state)
         return
-    say(f"{state.files} files, {show_size(state.size_bytes)}")
+    say(f"{counted(state.files, 'file')}, {show_size(state.size_bytes)}")
     if state.looked_at:
         whole = state.stripes - state.short
         said = f"{whole} of {state.stripes} pieces are whole, looked at {ago(state.looked_at)}"

@@ -73,12 +73,21 @@ class LocalApi:
         """No longer provides a key. Raises NotFound."""
         return self._ask("POST", "/v1/provided/withdrawn", list[str], schema.KeyWanted(key=key))
 
-    def invite(self, *, lifetime_s: float = 3600.0, is_spoken: bool = True, community: str = "") -> schema.Invitation:
+    def invite(
+        self,
+        *,
+        lifetime_s: float = 3600.0,
+        is_spoken: bool = True,
+        community: str = "",
+        is_for_guest: bool = False,
+    ) -> schema.Invitation:
         """A new invitation, with its line and, unless `is_spoken` is false, a code for one LAN.
 
-        Raises NotFound, Usage, Refused.
+        Raises NotFound, Usage, Refused, Busy.
         """
-        wanted = schema.InvitationWanted(lifetime_s=lifetime_s, is_spoken=is_spoken, community=community)
+        wanted = schema.InvitationWanted(
+            lifetime_s=lifetime_s, is_spoken=is_spoken, community=community, is_for_guest=is_for_guest
+        )
         return self._ask("POST", "/v1/invitations", schema.Invitation, wanted)
 
     def invitations(self) -> list[schema.Invitation]:
@@ -369,6 +378,10 @@ class LocalApi:
     def change_backup(self, wanted: backup_schema.BackupChange) -> backup_schema.Backup:
         """Changes a backup of this device. Raises Usage, NotFound, Refused."""
         return self._ask("POST", "/v1/backups/changed", backup_schema.Backup, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
+    def adopt_backup(self, wanted: backup_schema.BackupAdoption) -> backup_schema.Backup:
+        """Goes on with the backup of a device that is gone. Raises NotFound, Usage, Busy, Refused."""
+        return self._ask("POST", "/v1/backups/adopted", backup_schema.Backup, wanted, timeout_s=PRUNE_TIMEOUT_S)
 
     def remove_backup(self, name: str) -> backup_schema.BackupRemoved:
         """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""

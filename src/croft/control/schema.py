@@ -193,6 +193,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
     guesses_left: int
     used_by: str = ""
+    is_for_guest: bool = False
     line: str = ""
     code: str = ""
 
@@ -203,6 +204,7 @@ class InvitationWanted(msgspec.Struct, frozen=True, kw_only=True):
     lifetime_s: float = 3600.0
     is_spoken: bool = True
     community: str = ""
+    is_for_guest: bool = False
 
 
 class JoinWanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,6 +72,7 @@ from croft.ports import (
     Sandbox,
     Transport,
 )
+from croft.storage.head_book import Owner
 from croft.storage.held import HeldFiles
 from croft.storage.held_links import HeldLinks
 from croft.storage.holder import LEASE_PURPOSE, Holder
@@ -84,7 +85,7 @@ from croft.storage.linked_files import LinkReader
 from croft.storage.messages import SHARES_PURPOSE
 from croft.storage.proposals import Members
 from croft.storage.sealing import derive
-from croft.storage.service import Owner, Storage
+from croft.storage.service import Storage
 from croft.storage.share_client import Holders
 from croft.storage.sharing import Sharing
 from croft.storage.tending import Tending
@@ -313,14 +314,19 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
     )
     paths, relaying, admissions = _ways(plan, ports, overlay)
     offering = Offering(overlay, lending, ports.clock, plan.contacts.friends)
+    values = KeptValues(
+        *(plan.own.peer, plan.own.twin, overlay, ports.chunks, ports.database, ports.clock, ports.entropy),
+        plan.kept_bytes_max,
+    )
+    lender.keeping.values = values
     jobs = JobBook(
         *(overlay, offering.offered_here, ports.database, ports.clock, ports.entropy),
-        *(plan.policy.check, plan.delegates_wanted, circles, environments),
+        *(plan.policy.check, plan.delegates_wanted, circles, environments, values),
     )
     communities, keeper = _communities(plan, ports, overlay, health)
     tunnel_host = TunnelHost(ports.database, ports.clock, ports.local, lambda peer: _served(peer, overlay, communities))
     devices = Devices(overlay, plan.twin_key, ports.clock)
-    calling = _calling(plan, ports, overlay, health, communities, CapabilityDevices(leases, lending))
+    calling = _calling(plan, ports, overlay, health, communities, CapabilityDevices(leases, lending), values)
     parts = Parts(
         plan,
         ports,
@@ -488,7 +494,13 @@ def _ask_communities(parts: Parts) -> None:
 
 
 def _calling(
-    plan: Plan, ports: Ports, overlay: Overlay, health: Health, communities: Communities, devices: CapabilityDevices
+    plan: Plan,
+    ports: Ports,
+    overlay: Overlay,
+    health: Health,
+    communities: Communities,
+    devices: CapabilityDevices,
+    values: KeptValues,
 ) -> Calling:
     """What the owner lets others call, under which rules, and what others let the owner call."""
     contacts, own = plan.contacts, plan.own
@@ -503,9 +515,6 @@ def _calling(
         overlay.communities_of,
     )
     capabilities = Capabilities(overlay, book, contacts, ports.clock)
-    values = KeptValues(
-        *(own.peer, own.twin, overlay, ports.chunks, ports.database, ports.clock, ports.entropy), plan.kept_bytes_max
-    )
     calls = CallClient(capabilities, overlay)
     pipelines = Pipelines(own.peer, own.twin, calls, capabilities, values, ports.database, ports.clock, ports.entropy)
     return Calling(audit, consent, book, capabilities, CallServer(gate, values), calls, values, pipelines)

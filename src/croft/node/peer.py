@@ -103,7 +103,9 @@ class LocalPeer:
         """A new invitation; founds a community if this peer is in none."""
         joined = self._parts.overlay.communities()
         community = self.named_community(wanted.community).community if joined or wanted.community else None
-        made = await self._parts.admissions.invite(wanted.lifetime_s, is_spoken=wanted.is_spoken, community=community)
+        made = await self._parts.admissions.invite(
+            wanted.lifetime_s, is_spoken=wanted.is_spoken, community=community, is_for_guest=wanted.is_for_guest
+        )
         return self._invitation(made.invitation, line=made.line, code=made.code)
 
     async def invitations(self) -> list[schema.Invitation]:
@@ -139,6 +141,7 @@ class LocalPeer:
             expires_at=row.expires_at,
             guesses_left=row.guesses_left,
             used_by=row.used_by or "",
+            is_for_guest=row.is_for_guest,
             line=line,
             code=code,
         )

@@ -9,7 +9,17 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
-from croft.errors import ConnectionLost, CroftError, Failed, NotFound, PeerMisbehaved, Refused, TimedOut, Unreachable
+from croft.errors import (
+    Busy,
+    ConnectionLost,
+    CroftError,
+    Failed,
+    NotFound,
+    PeerMisbehaved,
+    Refused,
+    TimedOut,
+    Unreachable,
+)
 from croft.identity.certificates import open_certificate
 from croft.identity.grants import admit, check_may_admit, found
 from croft.identity.keys import SECRET_BYTES, SecretKey, community_key
@@ -98,12 +108,12 @@ class Admissions:
         self._core = core.Invitations(self._signer, overlay.own.peer)
         self.relay_passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: ()
         self.trust_relays: Callable[[Sequence[str]], None] = lambda _: None
-        self.check_invites: Callable[[CommunityId], None] = lambda community: None
-        """Raises Refused if the community's rules let this twin invite nobody."""
-        self.check_admits: Callable[[CommunityId, TwinId], None] = lambda community, twin: None
-        """Raises Refused if this twin may not let that one in."""
-        self.admitted: Callable[[CommunityId, TwinId, str], None] = lambda community, twin, name: None
-        """Told of each newcomer, and what they call themselves."""
+        self.check_invites: Callable[[CommunityId, bool], None] = lambda community, is_for_guest: None
+        """Raises Refused if the community's rules let this twin invite nobody, or make nobody a guest."""
+        self.check_admits: Callable[[CommunityId, TwinId, bool], None] = lambda community, twin, is_for_guest: None
+        """Raises Refused if this twin may not let that one in, Busy if it cannot yet."""
+        self.admitted: Callable[[CommunityId, TwinId, str, bool], None] = lambda *_: None
+        """Told of each newcomer, what they call themselves, and whether they come in as a guest."""
         self._published: set[int] = set()
         self._joiners = 0
         self._lock = asyncio.Lock()
@@ -116,12 +126,17 @@ class Admissions:
         def read(db: sqlite3.Connection) -> list[core.Invitation]:
             rows = db.execute(f"SELECT {COLUMNS} FROM invitation").fetchall()
             return [
-                core.Invitation(**{**dict(zip(FIELDS, row, strict=True)), "state": core.State(row[4])}) for row in rows
+                core.Invitation(
+                    **{**fields, "state": core.State(fields["state"]), "is_for_guest": bool(fields["is_for_guest"])}
+                )
+                for fields in (dict(zip(FIELDS, row, strict=True)) for row in rows)
             ]
 
         self._core = core.Invitations(self._signer, self._overlay.own.peer, await self._database.run(read))
 
-    async def invite(self, lifetime_s: float, *, is_spoken: bool, community: CommunityId | None = None) -> core.Created:
+    async def invite(
+        self, lifetime_s: float, *, is_spoken: bool, community: CommunityId | None = None, is_for_guest: bool = False
+    ) -> core.Created:
         """A new invitation to a community: this peer's first, which is founded if there is none, or another one.
 
         Raises Refused, Busy.
@@ -129,8 +144,8 @@ class Admissions:
         self._check_holds_key("invite nobody")
         membership = await self._community() if community is None else self._overlay.passport.memberships[community]
         check_may_admit(membership.chain)
-        self.check_invites(membership.community)
-        return await self._create(membership.community, lifetime_s, is_spoken=is_spoken)
+        self.check_invites(membership.community, is_for_guest)
+        return await self._create(membership.community, lifetime_s, is_spoken=is_spoken, is_for_guest=is_for_guest)
 
     async def add_device(self, lifetime_s: float) -> core.Created:
         """A line that makes a fresh machine one more device of this twin. Raises Refused, Busy."""
@@ -139,7 +154,9 @@ class Admissions:
         await self._community()
         return await self._create(CommunityId(self._overlay.own.twin), lifetime_s, is_spoken=False)
 
-    async def _create(self, community: CommunityId, lifetime_s: float, *, is_spoken: bool) -> core.Created:
+    async def _create(
+        self, community: CommunityId, lifetime_s: float, *, is_spoken: bool, is_for_guest: bool = False
+    ) -> core.Created:
         created = self._core.create(
             community,
             addresses=list(self._overlay.addresses()),
@@ -147,6 +164,7 @@ class Admissions:
             lifetime_s=lifetime_s,
             is_spoken=is_spoken,
             seed=self._entropy.token(SEED_BYTES),
+            is_for_guest=is_for_guest,
             passes=self.relay_passes,
         )
         await self._save(created.invitation)
@@ -252,10 +270,10 @@ class Admissions:
         if membership is None:
             return JoinRefused("refused", "its owner has left that community", "Ask another member for an invitation.")
         try:
-            self.check_admits(effect.community, effect.twin)
+            self.check_admits(effect.community, effect.twin, effect.is_for_guest)
             chain = admit(self._signer, membership.chain, effect.community, effect.twin)
-            self.admitted(effect.community, effect.twin, effect.name)
-        except Refused as error:
+            self.admitted(effect.community, effect.twin, effect.name, effect.is_for_guest)
+        except (Refused, Busy) as error:
             return JoinRefused(error.code, error.message, error.remedy)
         log.info("admitted %s (%s) to %s", effect.name, short(effect.peer), membership.name)
         records: list[bytes] = []

@@ -68,6 +68,7 @@ class Invitation:
         guesses_left: how many more proofs of the spoken code may begin.
         used_by: the peer that came in by it.
         nameplate, secret: the spoken code, if there is one; `secret` is forgotten once it is of no use.
+        is_for_guest: whoever uses it comes in as a guest.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Invitation:
     nameplate: int | None = None
     secret: str | None = None
     used_at: float | None = None
+    is_for_guest: bool = False
 
     def state_at(self, now: float) -> State:
         """The state, with expiry taken into account."""
@@ -164,6 +166,7 @@ class Admit:
     invitation: str
     confirmation: bytes = b""
     is_again: bool = False
+    is_for_guest: bool = False
 
 
 Effect = Save | Forget | Reply | Admit
@@ -198,6 +201,7 @@ class Invitations:
         lifetime_s: float,
         is_spoken: bool,
         seed: bytes,
+        is_for_guest: bool = False,
         passes: Callable[[str, float], Sequence[tuple[str, str]]] = lambda *_: (),
     ) -> Created:
         """A new invitation, made of SEED_BYTES of secret bytes. Raises Usage, or Busy if too many are open.
@@ -226,6 +230,7 @@ class Invitations:
             guesses_left=GUESSES_MAX if code else 0,
             nameplate=code.nameplate if code else None,
             secret=code.secret if code else None,
+            is_for_guest=is_for_guest,
         )
         self._rows[row.id] = row
         relays = tuple(passes(row.id, row.expires_at))
@@ -350,7 +355,16 @@ class Invitations:
         is_again = self._may_ask_again(row, certified.peer, now)
         if row.state_at(now) is not State.OPEN and not is_again:
             return []
-        admit = Admit(certified.peer, certified.twin, certified.name, row.community, row.id, confirmation, is_again)
+        admit = Admit(
+            certified.peer,
+            certified.twin,
+            certified.name,
+            row.community,
+            row.id,
+            confirmation,
+            is_again,
+            row.is_for_guest,
+        )
         if is_again:
             return [admit]
         used = self._keep(replace(row, state=State.USED, used_by=certified.peer, used_at=now))

@@ -139,6 +139,7 @@ class Putting:
         self.chosen = first_of_domains(ranking, layout.n)
         self._spare = [place for place in ranking if place not in self.chosen]
         self._stripes = 0
+        self.began_at = asyncio.get_running_loop().time()
         self._shipped: list[_Shipped] = []
         self._pack: bytearray | None = None
         self._packed = _Shipped()
@@ -178,6 +179,10 @@ class Putting:
     def shares(self) -> set[bytes]:
         """Every share that was sent."""
         return {share for shipped in self._shipped if shipped.sending for share in shipped.sending.shares}
+
+    def stripes(self) -> list[Stripe]:
+        """Every stripe that was sent."""
+        return [shipped.stripe for shipped in self._shipped if shipped.sending]
 
     @property
     def stored_bytes(self) -> int:
@@ -429,6 +434,7 @@ class Reading:
         fetching = self._packs.get(name)
         if fetching is None or (fetching.done() and (fetching.cancelled() or fetching.exception())):
             fetching = self._packs[name] = asyncio.create_task(self._fetch_pack(stripe), name="pack.read")
+            fetching.add_done_callback(_seen)
             while len(self._packs) > PACKS_KEPT and next(iter(self._packs.values())).done():
                 self._packs.popitem(last=False)
         self._packs.move_to_end(name)
@@ -445,3 +451,9 @@ class Reading:
             return bytes(memoryview(buffer)[: stripe.size])
         finally:
             self._receiving.done(buffer)
+
+
+def _seen(task: asyncio.Task[bytes]) -> None:
+    """Whoever waited for it may be gone; why it failed is told to those who still do."""
+    if not task.cancelled():
+        task.exception()

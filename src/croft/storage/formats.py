@@ -123,11 +123,16 @@ class Version(Message, frozen=True):
 
 
 class Entry(Message, frozen=True):
-    """A name, parts divided by /, and its versions, oldest first. Versions up to number `dropped` were given up."""
+    """A name, parts divided by /, and its versions, oldest first.
+
+    Versions up to number `dropped` were given up; with `given_up`, of each device those up to its number alone: what
+    another one puts, that nobody here has heard of, may have a number as low.
+    """
 
     name: bytes
     versions: list[Version]
     dropped: int = 0
+    given_up: list[tuple[bytes, int]] = msgspec.field(default_factory=list)
 
 
 class Leaf(Message, frozen=True, tag=1):

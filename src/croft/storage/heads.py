@@ -19,6 +19,7 @@ HEAD_KIND: Final = "storage.head"
 HEAD_BYTES_MAX: Final = 80 << 10
 SEQUENCE_MAX: Final = 1 << 53
 STEP: Final = "storage head"
+HEAD_IS_OLD: Final = "a newer list of files of this device is here already"
 
 
 def sign_head(device: SecretKey, certificate: bytes, head: Head) -> bytes:

@@ -22,7 +22,7 @@ from croft.model.lease import Request as LeaseRequest
 from croft.ports import OWN_VALUES, Chunk, ChunkStore, Clock, Database, Offload, Stream
 from croft.storage import merkle
 from croft.storage.formats import SHARE_BYTES_MAX
-from croft.storage.heads import open_head
+from croft.storage.heads import HEAD_IS_OLD, open_head
 from croft.storage.held_links import HeldLinks
 from croft.storage.messages import (
     OWNER_BYTES,
@@ -213,7 +213,7 @@ class Holder:
             case PutHead():
                 return _declining(self._put_head(consumer, request))
             case ReadHeads():
-                return _declining(self._heads(consumer))
+                return _declining(self._heads(consumer, request))
             case Watch():
                 return _declining(self._watch(consumer, request))
             case PutLink():
@@ -346,9 +346,9 @@ class Holder:
 
     async def _put_head(self, consumer: Bearer, request: PutHead) -> _Reply:
         head = open_head(request.record)
-        if head.owner.hex() != consumer.twin:
+        if head.owner.hex() != consumer.twin and not request.permit:
             raise Refused("a head is put by a device of its owner")
-        self._offers.standing_for(consumer)
+        self._offers.standing_for(self._owner(consumer, head.owner, request.permit, puts=True))
         row = (head.owner, head.device, head.sequence, request.record)
 
         def write(db: sqlite3.Connection) -> None:
@@ -360,12 +360,16 @@ class Holder:
                 "SET sequence = excluded.sequence, record = excluded.record WHERE excluded.sequence > sequence",
                 row,
             )
+            (kept,) = db.execute("SELECT record FROM held_head WHERE owner = ? AND device = ?", row[:2]).fetchone()
+            if kept != request.record:
+                raise Refused(HEAD_IS_OLD, remedy="Take that one in first.")
 
         await self._database.run(write)
         return _Reply(Done())
 
-    async def _heads(self, consumer: Bearer) -> _Reply:
-        owner = bytes.fromhex(consumer.twin)
+    async def _heads(self, consumer: Bearer, request: ReadHeads) -> _Reply:
+        owner = request.owner or bytes.fromhex(consumer.twin)
+        self._owner(consumer, owner, request.permit, puts=True)
         sql = "SELECT record FROM held_head WHERE owner = ? ORDER BY device"
         rows = await self._database.run(lambda db: db.execute(sql, (owner,)).fetchall())
         # An answer has its limit; owners with so many devices are asked for none that matter less.

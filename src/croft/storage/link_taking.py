@@ -20,6 +20,7 @@ from croft.model.ids import PeerId
 from croft.ports import Clock
 from croft.storage.contents import Pending, PiecesSource, Putting
 from croft.storage.formats import Entry, Version
+from croft.storage.head_book import Owner
 from croft.storage.held_links import HeldLinks
 from croft.storage.link_book import TOLD, LinkBook
 from croft.storage.linked_files import LinkAnswer, LinkReader
@@ -27,7 +28,7 @@ from croft.storage.links import LinkedFile, LinkState, MadeLink, OwnLink
 from croft.storage.placement import Rule, bounds_of, rule_of
 from croft.storage.proposals import Proposal
 from croft.storage.proposing import MODE_BITS, below, news
-from croft.storage.service import Owner, Storage
+from croft.storage.service import Storage
 from croft.storage.transfer import Network
 from croft.wire.codec import encode
 

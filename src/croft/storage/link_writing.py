@@ -20,6 +20,7 @@ from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.ports import Clock, Entropy
 from croft.storage.contents import BytesSource, Putting
 from croft.storage.formats import FORMAT, Content, Version, decode_stored
+from croft.storage.head_book import Owner
 from croft.storage.kept_records import KeptRecords
 from croft.storage.linked_files import ASK_S_MAX, LinkReader, OpenedLink, in_time
 from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState, seal_target
@@ -28,7 +29,7 @@ from croft.storage.permits import Permit, open_permit, sign_permit
 from croft.storage.proposals import PURPOSE, Members, Proposal, check_writes, sign_proposal
 from croft.storage.proposing import check_place, check_proposed, next_number
 from croft.storage.sealing import NONCE_BYTES
-from croft.storage.service import HIDDEN, Owner, Storage
+from croft.storage.service import HIDDEN, Storage
 from croft.storage.share_client import Holders
 from croft.storage.transfer import Network
 from croft.wire.codec import encode

@@ -6,7 +6,7 @@ number from different devices are a conflict: both stay, and the next version se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -14,6 +14,7 @@ from croft.storage.formats import Bounds, Entry, Version
 
 VERSIONS_MAX = 64
 """Of one file; older ones are given up."""
+ANY_DEVICE = b""
 
 
 def in_order(version: Version) -> tuple[int, float, bytes]:
@@ -25,17 +26,20 @@ def merged(mine: Entry | None, theirs: Entry) -> Entry:
     """The entry that takes in both."""
     if mine is None:
         return theirs
-    dropped = max(mine.dropped, theirs.dropped)
+    gone = _gone(mine)
+    for device, number in _gone(theirs).items():
+        gone[device] = max(number, gone.get(device, 0))
     known = {(version.number, version.device): version for version in [*mine.versions, *theirs.versions]}
-    versions = sorted((version for version in known.values() if version.number > dropped), key=in_order)
-    return bounded(Entry(mine.name, versions, dropped))
+    left = [one for one in known.values() if one.number > max(gone.get(one.device, 0), gone.get(ANY_DEVICE, 0))]
+    dropped = max(mine.dropped, theirs.dropped)
+    return bounded(Entry(mine.name, sorted(left, key=in_order), dropped, sorted(gone.items())))
 
 
 def with_version(known: Entry | None, name: bytes, version: Version) -> Entry:
     """The entry with one version more, whose number is set here."""
     entry = known or Entry(name, [])
     number = max([entry.dropped, *(one.number for one in entry.versions)]) + 1
-    return bounded(Entry(name, [*entry.versions, replace(version, number=number)], entry.dropped))
+    return bounded(replace(entry, versions=[*entry.versions, replace(version, number=number)]))
 
 
 def with_bounds(changes: Mapping[bytes, Version | None], bounds: Bounds | None) -> dict[bytes, Version | None]:
@@ -48,7 +52,7 @@ def with_bounds(changes: Mapping[bytes, Version | None], bounds: Bounds | None) 
 
 def without_versions(entry: Entry) -> Entry:
     """What is left of a file that is given up: enough to say so to other devices."""
-    return Entry(entry.name, [], max([entry.dropped, *(version.number for version in entry.versions)]))
+    return _without(entry, entry.versions)
 
 
 def conflicting(entry: Entry) -> list[Version]:
@@ -59,7 +63,22 @@ def conflicting(entry: Entry) -> list[Version]:
 
 def bounded(entry: Entry) -> Entry:
     """The entry without its oldest versions, if it has too many."""
-    given_up = entry.versions[:-VERSIONS_MAX]
-    if not given_up:
-        return entry
-    return Entry(entry.name, entry.versions[-VERSIONS_MAX:], max(entry.dropped, given_up[-1].number))
+    oldest = entry.versions[:-VERSIONS_MAX]
+    return _without(entry, oldest) if oldest else entry
+
+
+def _without(entry: Entry, versions: Iterable[Version]) -> Entry:
+    """The entry once these, the oldest ones, are given up."""
+    gone, dropped, left = _gone(entry), entry.dropped, list(entry.versions)
+    for version in versions:
+        gone[version.device] = max(version.number, gone.get(version.device, 0))
+        dropped = max(version.number, dropped)
+        left.remove(version)
+    return Entry(entry.name, left, dropped, sorted(gone.items()))
+
+
+def _gone(entry: Entry) -> dict[bytes, int]:
+    """Up to which number versions were given up, by device; earlier Croft gave up those of all devices alike."""
+    if entry.dropped and not entry.given_up:
+        return {ANY_DEVICE: entry.dropped}
+    return dict(entry.given_up)

@@ -68,13 +68,23 @@ class DropShares(Message, frozen=True, tag=5):
 
 
 class PutHead(Message, frozen=True, tag=6):
-    """The newest head of one of the owner's devices: `croft.storage.heads`; answered by `Done` once it is on disk."""
+    """The newest head of one of the owner's devices: `croft.storage.heads`; answered by `Done` once it is on disk.
+
+    Refused where another one of its number, or a newer one, is there. `permit`: as of `PutShare`.
+    """
 
     record: bytes
+    permit: bytes = b""
 
 
 class ReadHeads(Message, frozen=True, tag=7):
-    """Asks for the heads of the asker's devices; answered by `Heads`."""
+    """Asks for the heads of the asker's devices, or of those of `owner`; answered by `Heads`.
+
+    `permit`: as of `PutShare`.
+    """
+
+    owner: bytes = b""
+    permit: bytes = b""
 
 
 class Watch(Message, frozen=True, tag=8):

@@ -74,7 +74,7 @@ def check_permit(data: bytes, owner: bytes, bearer: Bearer, now: float, *, puts:
     is_named = _has(permit.peers, [bearer.peer])
     may_read = is_named or _has(permit.twins, [bearer.twin]) or _has(permit.communities, list(bearer.communities))
     if not (is_named and permit.may_put if puts else may_read):
-        raise Refused("this permit lets you not do that", remedy="Ask the owner of the data.")
+        raise Refused("the owner of these shares does not let you do that", remedy="Ask them for a link of your own.")
 
 
 def _has(named: Sequence[bytes], ids: Sequence[str]) -> bool:

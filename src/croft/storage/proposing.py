@@ -118,10 +118,12 @@ def with_taken(known: Entry | None, name: bytes, theirs: Sequence[Version]) -> E
     """
     entry = known or Entry(name, [])
     versions = list(entry.versions)
-    for version in (ordered := sorted(theirs, key=in_order)):
+    known_ones = {(one.device, one.at) for one in versions}
+    ordered = sorted((one for one in theirs if (one.device, one.at) not in known_ones), key=in_order)
+    for version in ordered:
         newest = max([entry.dropped, *(one.number for one in versions)])
         number = max(version.number, newest) if version is ordered[-1] else version.number
         if number <= entry.dropped or any((one.number, one.device) == (number, version.device) for one in versions):
             number = newest + 1
         versions.append(replace(version, number=number))
-    return bounded(Entry(name, sorted(versions, key=in_order), entry.dropped))
+    return bounded(replace(entry, versions=sorted(versions, key=in_order)))

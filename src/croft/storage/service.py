@@ -10,15 +10,14 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace as replace_fields
 
-from croft.errors import CroftError, NotFound, Refused, Usage
-from croft.identity.keys import SecretKey
-from croft.model.ids import PeerId, TwinId
+from croft.errors import CroftError, Failed, NotFound, Refused, Usage
+from croft.model.ids import PeerId
 from croft.ports import Clock, Database, Entropy, Offload
 from croft.storage.contents import BytesSource, Putting, Reading
 from croft.storage.file_list import FileList
@@ -37,17 +36,18 @@ from croft.storage.formats import (
     decode_node,
     decode_stored,
 )
-from croft.storage.head_exchange import HeadExchange
-from croft.storage.heads import digest, open_head, open_root, seal_root, sign_head
+from croft.storage.head_book import HeadBook, Owner
+from croft.storage.heads import open_head, open_root
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_bounds, with_version, without_versions
 from croft.storage.placement import BoundedStripe, Place, Rule, allowed, bounds_of, choose_layout, rule_of
 from croft.storage.proposing import with_taken
-from croft.storage.sealing import NONCE_BYTES, derive
+from croft.storage.sealing import derive
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.tending import Standing, Tending
 from croft.storage.transfer import Network, Receiving
+from croft.storage.upload import margin
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 RULE_SETTING: Final = "storage.rule"
 SECRET_SETTING: Final = "storage.secret"
 SYNC_EVERY_S: Final = 2.0
+UNSEEN_S: Final = 86_400.0
+"""What one device puts, others do not know of until it counts: so long they leave alone what nothing seems to need."""
 SNAPSHOT_CHARS_MAX: Final = 100
 HIDDEN: Final = b"\0"
 """What is kept beside the files is called so; no file can be."""
@@ -62,17 +64,6 @@ NOTES_EVERY_S: Final = 30.0
 NODES_KEPT: Final = 16
 SNAPSHOTS: Final = HIDDEN + b"snapshots/"
 NOTHING: Final[Mapping[bytes, Sequence[Version]]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose files these are, and the device that speaks. `secret`: derived from the twin's entropy; None: not here."""
-
-    twin: TwinId
-    peer: PeerId
-    device: SecretKey
-    certificate: bytes
-    secret: bytes | None
 
 
 class Storage:
@@ -98,7 +89,6 @@ class Storage:
         self._entropy = entropy
         self._offload = offload
         self._holders = holders
-        self._exchange = HeadExchange(self._id, network, holders)
         self._sending = Buffers()
         self._receiving = Receiving(self._id, network, self._holders, offload, Buffers())
         self._reading = Reading(self._receiving, offload)
@@ -109,7 +99,7 @@ class Storage:
         self._vector: dict[bytes, int] = {}
         self._synced_at = -SYNC_EVERY_S
         self._key = owner.secret
-        self._signed = 0
+        self.heads = HeadBook(owner, network, holders, database, clock, entropy)
         self._nodes: dict[bytes, Node] = {}
         self._noted: dict[bytes, bytes] = {}
         self.notes: Callable[[], Mapping[bytes, bytes]] = dict
@@ -278,8 +268,20 @@ class Storage:
                     entries[name] = without_versions(known) if known and self.has_other_writers() else None
             for name, versions in written.items():
                 entries[name] = with_taken(await files.find(self._load, name), name, versions)
+            await self._assure(putting)
             await self._commit(files, entries, putting)
             self._noted.update(notes)
+
+    async def _assure(self, putting: Putting) -> None:
+        """Has holders confirm that they have what was put long ago. Raises Failed if it is gone meanwhile."""
+        age_s = asyncio.get_running_loop().time() - putting.began_at
+        if age_s < UNSEEN_S / 2 or not self.has_other_writers():
+            return
+        for stripe in putting.stripes():
+            if len(await self._receiving.locate(stripe.shares)) < stripe.k:
+                raise Failed(
+                    "another device of yours had holders drop what this took too long to put", remedy="Put it again."
+                )
 
     # --- small things beside the files -------------------------------------------------------------------------------
 
@@ -324,7 +326,7 @@ class Storage:
             files = await self._as_of("")
             pending = await putting.add(BytesSource(encode(Root(FORMAT, files.top))))
             await putting.finish()
-            version = Version(0, b"", 0.0, files.count, pending.content)
+            version = Version(0, b"", 0.0, await self._count(), pending.content)
             await self._change({_snapshot(name): version}, putting)
 
     async def snapshots(self) -> AsyncIterator[tuple[str, Version]]:
@@ -376,6 +378,9 @@ class Storage:
                 remedy="Peers that do may be off: see `croft peers`, and try again: `croft recovery files`.",
             )
         self.changed.set()
+        return await self._count()
+
+    async def _count(self) -> int:
         return len([entry async for entry in self.entries() if entry.versions[-1].content is not None])
 
     async def node_keys(self) -> set[bytes]:
@@ -390,7 +395,8 @@ class Storage:
         """Syncs if there may be something to take in and the last time is a while ago; bears with failures."""
         await self._list()
         now = asyncio.get_running_loop().time()
-        if now - self._synced_at < SYNC_EVERY_S or (self._head is not None and not self._network.has_other_devices()):
+        is_alone = self._head is not None and not self._network.has_other_devices()
+        if not self.heads.is_behind and (is_alone or now - self._synced_at < SYNC_EVERY_S):
             return
         try:
             await self.sync()
@@ -399,7 +405,7 @@ class Storage:
 
     async def _sync(self) -> None:
         files = await self._list()
-        for head, record in await self._exchange.newest():
+        for head, record in await self.heads.newest():
             if head.sequence <= self._vector.get(head.device, 0):
                 continue
             secret = await self._secret()
@@ -419,6 +425,7 @@ class Storage:
             files = await self._list()
             await self._keep(head, record)
         self._synced_at = asyncio.get_running_loop().time()
+        self.heads.is_behind = False
 
     async def _differences(self, mine: FileList, theirs: FileList) -> dict[bytes, Entry | None]:
         """What is to change in this list so that it takes in another one."""
@@ -452,8 +459,11 @@ class Storage:
             return made
 
         changed = await files.updated(entries, self._load, store)
-        record, head = self._sign(changed.top, await self._secret())
-        await self._exchange.tell(record, putting)
+        last = self._head[1] if self._head else b""
+        record, head = await self.heads.sign(changed.top, await self._secret(), self._vector, last)
+        # So many keep it that it survives the loss of as many holders as a share does.
+        peers = [place.peer for place in putting.chosen]
+        await self.heads.tell(record, peers, min(len(peers), margin(putting.layout) + 1))
         row = (head.device, head.sequence, record)
         rule = (RULE_SETTING, msgspec.json.encode(putting.rule))
 
@@ -464,23 +474,23 @@ class Storage:
 
         await self._database.run(write)
         self._files, self._head, self._vector = changed, (head, record), dict(head.vector)
+        self.heads.may_be_ahead = False
         self.changed.set()
 
-    def _sign(self, top: Sequence[Child], secret: bytes) -> tuple[bytes, Head]:
-        owner = self._owner
-        _, record = self._head or (None, b"")
-        device = bytes.fromhex(owner.peer)
-        # A head that holders may have seen is never signed again with something else in it.
-        self._signed = sequence = max(self._signed, self._vector.get(device, 0)) + 1
-        vector = {**self._vector, device: sequence}
-        sealed = seal_root(secret, Root(FORMAT, list(top)), self._entropy.token(NONCE_BYTES))
-        head = Head(
-            *(FORMAT, self._id, device, sequence, digest(record) if record else b""),
-            *(sorted(vector.items()), sealed, self._clock.now()),
-        )
-        return sign_head(owner.device, owner.certificate, head), head
+    async def settle(self) -> None:
+        """Puts a head above any of this device that peers may keep though its change does not count: nobody takes that
+        in any more, so what it alone needs may go. Raises CroftError."""
+        await self._list()
+        if await self.heads.is_ahead(self._vector.get(bytes.fromhex(self._owner.peer), 0)):
+            async with await self.listing() as putting:
+                await self._change({}, putting)
 
     # --- what upkeep needs to know -----------------------------------------------------------------------------------
+
+    async def head_record(self) -> bytes:
+        """The newest head of this device, as holders keep it; empty if there is none."""
+        await self._list()
+        return self._head[1] if self._head else b""
 
     async def stripes(self) -> dict[bytes, Stripe]:
         """All that some version of a file, or the list of files, needs, by id. Raises CroftError."""

@@ -15,6 +15,7 @@ from croft.model.ids import PeerId
 from croft.ports import Clock, Entropy
 from croft.storage.contents import BytesSource
 from croft.storage.formats import FORMAT, Version
+from croft.storage.head_book import Owner
 from croft.storage.held_links import HeldLinks
 from croft.storage.link_book import FILES, MADE, REVOKED, TOLD, LinkBook
 from croft.storage.linked_files import LinkAnswer, LinkReader
@@ -34,7 +35,7 @@ from croft.storage.messages import Done, PutLink
 from croft.storage.permits import Permit, sign_permit
 from croft.storage.proposing import led_to
 from croft.storage.sealing import NONCE_BYTES
-from croft.storage.service import Owner, Storage
+from croft.storage.service import Storage
 from croft.storage.share_client import Holders
 from croft.storage.transfer import Network
 from croft.wire.codec import encode

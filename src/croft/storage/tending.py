@@ -100,7 +100,7 @@ class Tending:
         offload: Offload,
     ) -> None:
         self._network = network
-        self._places = places
+        self.places = places
         self._holders = holders
         self._database = database
         self._clock = clock
@@ -167,7 +167,7 @@ class Tending:
             claims.setdefault(peer, set()).update(keys)
 
     def _alive(self, ward: Ward) -> set[PeerId]:
-        return set(self._network.alive()) | {place.peer for place in self._places(ward.owner) if place.is_alive}
+        return set(self._network.alive()) | {place.peer for place in self.places(ward.owner) if place.is_alive}
 
     async def _ask(self, ward: Ward, peer: PeerId, keys: Sequence[Key]) -> set[Key]:
         has: set[Key] = set()
@@ -293,7 +293,7 @@ class Tending:
         return made
 
     def _targets(self, ward: Ward, stripe: Stripe, holding: Iterable[PeerId]) -> list[Place]:
-        places = self._places(ward.owner)
+        places = self.places(ward.owner)
         domains = {place.peer: place.domain for place in places}
         taken = {domains[peer] for peer in holding if peer in domains}
         fit = [place for place in allowed(places, ward.rule) if place.is_alive and place.domain not in taken]

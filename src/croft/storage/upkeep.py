@@ -15,6 +15,7 @@ from croft.model.ids import PeerId
 from croft.ports import Clock, Database
 from croft.storage.contents import BytesSource
 from croft.storage.formats import FORMAT, Bounds, Content, Stripe, StripeList, decode_stored
+from croft.storage.head_book import Owner, spread_heads
 from croft.storage.messages import (
     SHARES_ASKED_MAX,
     SHARES_LISTED_MAX,
@@ -27,7 +28,7 @@ from croft.storage.messages import (
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
 from croft.storage.placement import BoundedStripe, Rule, allowed, bounds_of
-from croft.storage.service import Owner, Storage
+from croft.storage.service import UNSEEN_S, Storage
 from croft.storage.share_client import Holders
 from croft.storage.tending import Report, Tending, Ward, together
 from croft.storage.transfer import Network
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 LIST_SETTING: Final = "storage.stripes"
 DELEGATES: Final = 3
-GRACE_S: Final = 3_600.0
 TRASH_S: Final = 30 * 86_400.0
 RETIRE_EVERY_S: Final = 600.0
 SETTLE_S: Final = 2.0
@@ -97,11 +97,12 @@ class Upkeep:
         """Has holders drop what no file and no version needs; returns how many bytes.
 
         Where the owner has other devices, what they are putting is not known here: then every peer must be up, so that
-        no change of theirs is unseen, and what is needless must have been so for GRACE_S.
+        no change of theirs is unseen, and what is needless must have been so for UNSEEN_S.
 
         Raises CroftError: then nothing is dropped that was not known to be needless.
         """
         await self._storage.sync()
+        await self._storage.settle()
         async with self._mending, self._storage.changing:
             is_shared = self._storage.has_other_writers()
             if is_shared and (away := [place.name for place in self._storage.places() if not place.is_alive]):
@@ -114,7 +115,7 @@ class Upkeep:
             kept = await self._known_list()
             parts = await self._storage.parts(kept) if kept is not None else []
             live.update(share for part in [*parts, *(kept.parts if kept else [])] for share in part.stripe.shares)
-            grace_s, freed = GRACE_S if is_shared else 0.0, 0
+            grace_s, freed = UNSEEN_S if is_shared else 0.0, 0
             before, self._needless_since = self._needless_since, {}
             for peer in self._network.alive():
                 try:
@@ -197,6 +198,9 @@ class Upkeep:
             self._storage.blame(report.caught)
             self.report = report
             self.rebuilt += report.rebuilt
+            if own := await self._storage.head_record():
+                places, rule = self._storage.places(), await self._storage.last_rule()
+                await spread_heads(self._id, self._network, self._holders, places, rule, own=own)
             return report
 
     async def _wards(self) -> list[Ward]:

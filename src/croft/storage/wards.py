@@ -12,6 +12,7 @@ from croft.model.ids import PeerId, TwinId
 from croft.ports import Database, Offload
 from croft.storage.contents import Reading
 from croft.storage.formats import Bounds, Stripe, StripeList, decode_stored
+from croft.storage.head_book import spread_heads
 from croft.storage.messages import Watch
 from croft.storage.permits import bearers
 from croft.storage.placement import Place, Rule, rule_of
@@ -110,6 +111,9 @@ class Wards:
             return  # another delegate, who comes first, does it
         reports = [await self._tending.round(ward) for ward in await self._wards(owner, device, watch)]
         report, twin = together(reports), TwinId(owner.hex())
+        rule = rule_of(Bounds(watch.on, watch.never, watch.never_twins))
+        places = [place for place in self._tending.places(owner) if place.peer != device]
+        await spread_heads(owner, self._network, self._holders, places, rule, permit=watch.permit)
         self.reports[twin] = report
         self.rebuilt[twin] = self.rebuilt.get(twin, 0) + report.rebuilt
         if report.rebuilt:

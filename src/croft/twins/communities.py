@@ -15,7 +15,17 @@ from croft.identity.grants import found
 from croft.identity.keys import SecretKey, community_key
 from croft.model.ids import CommunityId, TwinId
 from croft.twins.community_exchange import Exchange
-from croft.twins.community_operation import ADMIN, ADMIT, CREATE, FOUNDER, Operation, is_fit, write_operation
+from croft.twins.community_operation import (
+    ADMIN,
+    ADMIT,
+    CREATE,
+    FOUNDER,
+    GUEST,
+    ROLE,
+    Operation,
+    is_fit,
+    write_operation,
+)
 from croft.twins.community_reducer import GUESTS_INVITE_NOBODY, NO_ROLE, RULE_FORBIDS, STAYS_OUT
 
 if TYPE_CHECKING:
@@ -173,25 +183,35 @@ class Communities:
                 count += 1
         return count
 
-    def check_invites(self, community: CommunityId) -> None:
-        """Raises Refused if the owner may let nobody in."""
+    def check_invites(self, community: CommunityId, is_for_guest: bool = False) -> None:
+        """Raises Refused if the owner may let nobody in, or nobody as a guest."""
         if why := self.of(community).may_invite(self._own, self._exchange.own_paths[community]):
             raise Refused(
                 f"you may invite nobody to {self._name(community)}: {why}", remedy=self._who_may(community, why)
             )
+        if is_for_guest and self.of(community).role(self._own) not in (FOUNDER, ADMIN):
+            raise Refused(
+                f"you may invite no guest to {self._name(community)}: {NO_ROLE}",
+                remedy=self._who_may(community, NO_ROLE),
+            )
 
-    def check_admits(self, community: CommunityId, twin: TwinId) -> None:
-        """Raises Refused if the owner may not let this one in."""
+    def check_admits(self, community: CommunityId, twin: TwinId, is_for_guest: bool = False) -> None:
+        """Raises Refused if the owner may not let this one in, Busy if whether as a guest is not known here yet."""
         known = self.of(community)
         if known.is_present(twin):
             return
+        if is_for_guest:
+            self.check(community, ROLE, twin, GUEST)
         if why := known.would_count(self._own, ADMIT, twin, "", self._exchange.own_paths[community]):
             raise Refused(f"the owner of this peer may not let you in: {why}", remedy="Ask an admin to invite you.")
 
-    def admitted(self, community: CommunityId, twin: TwinId, name: str) -> None:
+    def admitted(self, community: CommunityId, twin: TwinId, name: str, is_for_guest: bool = False) -> None:
         """The owner has just let somebody in."""
         # What cannot be signed yet, `_catch_up` signs.
         if self._exchange.may_sign(community) and not self.of(community).is_present(twin):
+            if is_for_guest:
+                # First, so that nobody ever sees them as a member: whoever knows the second act knows this one.
+                self._sign(community, ROLE, twin, GUEST)
             self._sign(community, ADMIT, twin, name)
 
     async def load(self) -> None:
