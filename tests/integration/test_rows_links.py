@@ -51,7 +51,7 @@ def test_whom_a_link_lets_write_writes_while_its_owner_is_off_and_nobody_else_do
     assert sorted(path.name for path in (tmp_path / "site").rglob("*")) == ["page", "page", "sub"]
     error, hint = two_lines(cyd.croft("put", str(page), "--as", f"{line}/page"))
     assert "lets you read, and not write" in error and "--write" in hint
-    assert "lets you not" in two_lines(dan.croft("put", str(page), "--as", f"{line}/page"))[0]
+    assert "does not let you" in two_lines(dan.croft("put", str(page), "--as", f"{line}/page"))[0]
     assert "not write" in two_lines(cyd.croft("rm", f"{line}/page"))[0]
 
     ada.start()
