@@ -350,3 +350,35 @@ def test_a_copy_that_lacks_its_arguments_does_not_end_the_task() -> None:
 
     assert bag.handle(OutcomesReceived(BO, copy.chunk, [(0, Status.LOST, b"")])) == []
     assert isinstance(bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, 0, b"")]))[0], Record)
+
+
+def test_what_is_not_deterministic_is_never_copied_while_it_runs() -> None:
+    for deterministic, copies in ((None, 1), (True, 1), (False, 0)):
+        bag = Bag(0, deterministic)
+        bag.handle(LenderReady(ANNA, 1))
+        first = chunks(bag.handle(added(2)))
+        bag.handle(OutcomesReceived(ANNA, first[0].chunk, [(0, 0, b"")]))
+        bag.handle(ChunkEnded(ANNA, first[0].chunk, 0.1))
+        bag.handle(TimePassed(1.0))
+        bag.handle(TimePassed(20.0))
+
+        assert len(chunks(bag.handle(LenderReady(BO, 1)))) == copies
+
+
+def test_what_a_deterministic_task_raises_is_not_tried_again() -> None:
+    for deterministic, again in ((None, True), (False, True), (True, False)):
+        bag = Bag(1, deterministic)
+        bag.handle(LenderReady(ANNA, 1))
+        first = chunks(bag.handle(added(1)))[0]
+
+        effects = bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, Status.RAISED, b"")]))
+
+        assert (effects == []) == again
+
+
+def test_a_deterministic_task_that_died_is_tried_again() -> None:
+    bag = Bag(1, True)
+    bag.handle(LenderReady(ANNA, 1))
+    first = chunks(bag.handle(added(1)))[0]
+
+    assert bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, Status.DIED, b"")])) == []

@@ -148,6 +148,7 @@ class Grid:
             Refused: not as many delegates as are wanted hold the job; then there is no job.
         """
         calls = _Zipped(iterables)
+        # No overload takes a `detach` of which only the value tells which result there is.
         return self.starmap(function, calls, name=name, detach=detach, delegates=delegates, **how)  # type: ignore[call-overload,no-any-return]
 
     @overload

@@ -62,6 +62,7 @@ class Options:
     priority: int = 0
     environment: Environment | None = None
     logs: bool = False
+    deterministic: bool | None = None
 
     @classmethod
     def of(
@@ -87,7 +88,13 @@ class Options:
             wants.priority,
             environment,
             wants.logs,
+            wants.deterministic,
         )
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether values may stay elsewhere: none that is verified, comes with a log, or could not be made again."""
+        return not self.verify and not self.logs and self.deterministic is not False
 
     def opening(self) -> OpenTaskJob:
         """The message that opens such a job."""
@@ -105,6 +112,7 @@ class Options:
             cpus=self.cpus,
             priority=self.priority,
             environment=self.environment,
+            deterministic=self.deterministic,
         )
 
 
@@ -188,8 +196,7 @@ class TaskSession:
         if self._failure is not None:
             raise self._failure
         digest = self._digest(self._logged(function) if self._options.logs else function)
-        # What is verified, or comes with its log, comes here.
-        stays = stays and not self._options.verify and not self._options.logs
+        stays = stays and self._options.may_stay
         try:
             pickled, buffers = argument_bytes(arguments, named, refer=self._can_refer)
             return self._begin(TaskFuture(self), digest, pickled, buffers, stays)

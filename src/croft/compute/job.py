@@ -181,9 +181,15 @@ Effect = SendChunk | RevokeChunk | Record | GiveUp
 class Bag:
     """The tasks of one job, from arrival to record."""
 
-    def __init__(self, retries: int = 0) -> None:
-        """`retries`: how often a task that failed is run again before its failure is its outcome."""
+    def __init__(self, retries: int = 0, deterministic: bool | None = None) -> None:
+        """`retries`: how often a task that failed is run again before its failure is its outcome.
+
+        `deterministic`: whether the same task gives the same outcome each time, so that what it raised is not tried
+        again; if False, no task is copied while it runs. None: nobody knows.
+        """
         self._retries = retries
+        self._retried = RETRIED - {Status.RAISED} if deterministic else RETRIED
+        self._copies = deterministic is not False
         self._tasks: dict[int, Task] = {}
         self._queue: deque[int] = deque()
         self._lenders: dict[PeerId, Lender] = {}
@@ -416,7 +422,7 @@ class Bag:
 
     def _may_copy(self, number: int, peer: PeerId, task_s: float) -> bool:
         task = self._tasks[number]
-        if not self._may_do(self._lenders[peer], number):
+        if not self._copies or not self._may_do(self._lenders[peer], number):
             return False
         if len(task.chunks) >= COPIES_MAX or any(self._chunks[chunk].peer == peer for chunk in task.chunks):
             return False
@@ -469,7 +475,7 @@ class Bag:
             task = chunk.tasks[index]
             if task in chunk.open:
                 chunk.answered += 1
-                if status in RETRIED and self._tasks[task].failures < self._retries:
+                if status in self._retried and self._tasks[task].failures < self._retries:
                     self._tasks[task].failures += 1
                     self._take_back(task, number)
                     continue

@@ -87,6 +87,7 @@ class TaskJob:
         memory_bytes: int,
         task_s_max: float,
         retries: int = 0,
+        deterministic: bool | None = None,
         is_patient: bool = False,
         verdicts: verification.Verification | None = None,
         standing: verification.Standing | None = None,
@@ -118,7 +119,7 @@ class TaskJob:
         self._lenders = Lenders(wish, job)
         for peer, reason in (standing or verification.Standing()).caught.items():
             self._lenders.ban(peer, peer[:10], reason)
-        self._bag = core.Bag(retries)
+        self._bag = core.Bag(retries, deterministic)
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}
         self._buffers: dict[bytes, Buffer] = {}

@@ -27,6 +27,9 @@ PART_BYTES = 1 << 20
 """Large arguments and results travel in parts of this size."""
 OWN_PYTHON = "{python}"
 """The program of a command that is to run under the interpreter of the box, in which Croft can be imported."""
+CANNOT_START_CODE = 126
+NOT_FOUND_CODE = 127
+"""Exit codes of a command that could not be started, as those of a shell."""
 DOORWAY_VARIABLE = "CROFT_DOORWAY"
 """Tells a command that may have streams the number of the socket by which it gets them."""
 FILE_PART_BYTES = 1 << 20

@@ -45,6 +45,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     priority: int = 0
     environment: Environment | None = None
     """Its wheels are in this peer's cache already."""
+    deterministic: bool | None = None
+    """Whether the same call gives the same result, and does no harm twice; None: nobody knows."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):

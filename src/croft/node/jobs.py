@@ -142,6 +142,7 @@ class JobBook:
             memory_bytes=spec.memory_bytes,
             task_s_max=spec.task_s_max,
             retries=spec.retries,
+            deterministic=spec.deterministic,
             is_patient=True,
             verdicts=self._verification(spec.verify),
             standing=self._standing,
@@ -172,6 +173,7 @@ class JobBook:
             verdicts=self._verification(opening.verify),
             standing=self._standing,
             retries=opening.retries,
+            deterministic=opening.deterministic,
             environment=opening.environment,
             values=self._values,
         )
