@@ -205,6 +205,7 @@ def main() -> None:
     cluster = run("bench.dask_cluster")
     calls = run("bench.calls", "--rounds", rounds)
     pipelines = run("bench.pipelines")
+    values = run("bench.values")
     communities = run("bench.communities")
     chunks = run("bench.chunks", "--rounds", rounds)
     stored = run("bench.storage")
@@ -293,6 +294,13 @@ and the audit log; gRPC's straight and in the clear; Dask's from the client to a
 alone takes 15 s; the submitter's traffic is what its peer says of all its links.
 
 {daemon_text(pipelines)}
+## Values between tasks
+
+`python -m bench.values`: a chain of ten tasks, each of which takes the array of 100 MB that the one before has made and
+makes another one; on one lender, and from one of two to the other each time. The submitter's traffic is that of both
+chains, of 2 GB in all.
+
+{daemon_text(values)}
 ## Communities
 
 `python -m bench.communities`: a history of 30,000 operations by twenty admins and all members, in three partitions

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import croft
+from croft.client.task import Wants
 from support import peers
 from support.peers import RealPeer, until
 
@@ -496,6 +497,22 @@ def test_a_decorated_function_runs_where_and_as_it_wants(grid: croft.Grid) -> No
         grid.submit(linger, 60).result()
     assert list(grid.map(linger, [0.6], time=20)) == [0.6], "what the call says counts more"
     assert linger(0.0) == 0.0 and linger.__name__ == "linger"
+
+
+def test_what_is_not_deterministic_cannot_be_verified() -> None:
+    with pytest.raises(croft.Usage, match="honest peers would differ"):
+        croft.task(verify="vote:3", deterministic=False)
+    with pytest.raises(croft.Usage, match="honest peers would differ"):
+        Wants.of(croft.task(deterministic=False)(len), {"verify": "spot:5%"})
+
+
+def test_a_deterministic_function_is_not_tried_again_when_it_raises(grid: croft.Grid) -> None:
+    @croft.task(retries=5, deterministic=True)
+    def fail(number: int) -> int:
+        raise ValueError(f"no {number}")
+
+    with pytest.raises(ValueError, match="no 3"):
+        grid.submit(fail, 3).result()
 
 
 def test_a_decorator_refuses_what_is_no_size() -> None:

@@ -82,12 +82,23 @@ def test_e13_a_machine_that_is_lost_is_restored_from_words_as_it_was(tmp_path: P
         back.ok("backup", "restore", "home@1", "--into", str(tmp_path / "old"))
         assert state_of(tmp_path / "old" / "home") == before
         assert "another device" in two_lines(back.croft("backup", "run", "home"))[0]
-        back.ok("backup", "add", str(tmp_path / "new" / "home"), "--to", "bob,cyd,dan")
-        back.ok("backup", "run", "home")
-        assert [one["name"] for one in back.json("backup", "list")["backups"]] == ["home", "ada:home"]
-        until(lambda: back.croft("backup", "rm", "ada:home").returncode == 0, "the lost machine is known to be gone")
-        assert [one["name"] for one in back.json("backup", "list")["backups"]] == ["home"]
+        back.ok("backup", "add", str(tmp_path / "old" / "home"), "--name", "old", "--to", "bob,cyd,dan")
+        back.ok("backup", "run", "old")
+        until(lambda: not is_up(back, "ada"), "the lost machine is known to be gone")
+        assert "is not here" in two_lines(back.croft("backup", "adopt", "home"))[0]
+        adopted = back.json("backup", "adopt", "home", str(tmp_path / "new" / "home"))["backup"]
+        assert (adopted["is_own"], adopted["snapshots"], adopted["policy"]["last"]) == (True, 2, 10)
+        third = back.json("backup", "run", "home")["run"]
+        assert third["snapshot"] == 3 and third["sent_bytes"] < 0.05 * first["sent_bytes"]
+        assert [one["name"] for one in back.json("backup", "list")["backups"]] == ["home", "old"]
+        back.ok("backup", "rm", "old")
+        back.ok("backup", "restore", "home@1", "--into", str(tmp_path / "again"))
+        assert state_of(tmp_path / "again" / "home") == before
         assert back.json("backup", "verify", "home", "--read")["verified"]["damaged"] == []
+
+
+def is_up(peer: RealPeer, name: str) -> bool:
+    return any(one.name == name and one.link != "offline" for one in peer.api.peers())
 
 
 def list_files(state: dict[bytes, tuple[object, ...]]) -> list[bytes]:

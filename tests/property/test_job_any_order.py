@@ -56,11 +56,11 @@ class AnyOrder(RuleBasedStateMachine):
             case RevokeChunk():
                 pass
 
-    @rule(count=st.integers(1, 30))
-    def tasks_come(self, count: int) -> None:
+    @rule(count=st.integers(1, 30), near=st.frozensets(st.sampled_from(PEERS)))
+    def tasks_come(self, count: int, near: frozenset[PeerId]) -> None:
         tasks = range(self.added, self.added + count)
         self.added += count
-        self.perform(self.bag.handle(TasksAdded(b"f", tasks, [1] * count)))
+        self.perform(self.bag.handle(TasksAdded(b"f", tasks, [1] * count, near=[near] * count)))
 
     @rule(peer=st.sampled_from(PEERS), slots=st.integers(1, 3))
     def a_lender_comes(self, peer: PeerId, slots: int) -> None:
@@ -86,7 +86,7 @@ class AnyOrder(RuleBasedStateMachine):
             indices = data.draw(st.lists(st.integers(0, len(chunk.tasks) - 1)))
             self.perform(
                 self.bag.handle(
-                    OutcomesReceived(chunk.peer, chunk.chunk, [(i, data.draw(st.integers(0, 5)), b"") for i in indices])
+                    OutcomesReceived(chunk.peer, chunk.chunk, [(i, data.draw(st.integers(0, 8)), b"") for i in indices])
                 )
             )
             if data.draw(st.booleans()):

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from croft.model.ids import PeerId
+from croft.model.kept import Held
 from croft.twins.pipeline import (
     AHEAD_PER_PEER,
     Added,
     GaveUp,
-    Held,
     InputLost,
     Looked,
     Lost,

@@ -369,8 +369,52 @@ def test_the_backup_of_a_device_that_is_gone_is_removed_by_another_one(play: Pla
         report = await run(laptop, "tree")
         assert report.read_bytes == first.read_bytes and (await verify(laptop, "tree")).damaged == []
 
-    def is_up(world: World) -> str:
-        return "it seems to live" if world["peer1"].parts.overlay.is_alive(world["laptop"].peer) else ""
+    play(story)
+
+
+def is_up(world: World) -> str:
+    return "it seems to live" if world["peer1"].parts.overlay.is_alive(world["laptop"].peer) else ""
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_another_device_goes_on_with_the_backup_of_one_that_is_gone(play: Play, tree: Path, tmp_path: Path) -> None:
+    """Also if it is killed at any moment of taking it over: it is the one's or the other's, never half of each."""
+
+    async def story(world: World) -> None:
+        await world.unite(4)
+        await add_device(world, "laptop", by="peer1")
+        await world.until(world.disunity, within_s=60)
+        owner, laptop, here = world["peer1"], world["laptop"], tmp_path / f"{world.seed}"
+        await add(laptop, "tree", tree)
+        first, before = await run(laptop, "tree"), state_of(tree)
+        await asyncio.sleep(SYNC_EVERY_S)
+        with pytest.raises(Refused, match="up and may be running"):
+            await desk(owner).adopt(backup_schema.BackupAdoption(name="tree"))
+        await world.crash("laptop")
+        await world.until(lambda: is_up(world), within_s=60)
+        rewrite(tree, 1, 0.1)
+        moment, shown = 0, (await desk(owner).backups())[0]
+        while not shown.is_own:
+            assert (shown.name, shown.device, shown.snapshots) == ("tree", "laptop", 1)
+            await world.until(lambda: is_up(world), within_s=60)
+            adoption = desk(owner).adopt(backup_schema.BackupAdoption(name="tree"))
+            await crash_during(world, "peer1", adoption, 0.01 * moment)
+            moment, (shown,) = moment + 1, await desk(owner).backups()
+        assert moment > 2 and (shown.name, shown.device, shown.snapshots) == ("tree", "peer1", 1)
+        second = await run(owner, "tree")
+        assert second.snapshot == 2 and second.sent_bytes < first.sent_bytes / 2
+        await restore(owner, "tree", here / "old", 1)
+        await restore(owner, "tree", here / "new", 2)
+        assert (state_of(here / "old/tree"), state_of(here / "new/tree")) == (before, state_of(tree))
+        await prune(owner, "tree")
+        assert (await verify(owner, "tree")).damaged == []
+        # Back again, the other one takes in that it is its backup no more.
+        await world.start("laptop")
+        await world.until(world.disunity, within_s=60)
+        await asyncio.sleep(SYNC_EVERY_S)
+        assert [(one.device, one.is_own) for one in await desk(laptop).backups()] == [("peer1", False)]
+        with pytest.raises(Refused, match="another device"):
+            await run(laptop, "tree")
 
     play(story)
 

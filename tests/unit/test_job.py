@@ -308,3 +308,77 @@ def test_what_was_dealt_before_the_time_was_known_is_not_late_at_once() -> None:
 
     assert bag.handle(TimePassed(1_000_000.0)) == []
     assert [chunk.peer for chunk in chunks(bag.handle(TimePassed(1_000_005.0)))] == [BO]
+
+
+def test_a_task_goes_where_its_arguments_lie_and_elsewhere_if_there_is_no_slot() -> None:
+    bag = Bag()
+    for peer in (ANNA, BO):
+        bag.handle(LenderReady(peer, 1))
+
+    dealt = chunks(bag.handle(TasksAdded(FUNCTION, range(4), [1] * 4, near=[frozenset({BO})] * 4)))
+
+    assert [(chunk.peer, chunk.tasks) for chunk in dealt][:2] == [(BO, (0,)), (ANNA, (1,))]
+
+
+def test_what_lies_at_a_lender_comes_before_what_lies_nowhere() -> None:
+    bag = Bag()
+    bag.handle(TasksAdded(FUNCTION, range(3), [1] * 3, near=[frozenset(), frozenset(), frozenset({BO})]))
+
+    assert chunks(bag.handle(LenderReady(BO, 1)))[0].tasks == (2,)
+
+
+def test_a_task_is_not_kept_for_a_peer_that_is_not_there() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+
+    dealt = chunks(bag.handle(TasksAdded(FUNCTION, range(1), [1], near=[frozenset({CLEO})])))
+
+    assert [(chunk.peer, chunk.tasks) for chunk in dealt] == [(ANNA, (0,))]
+
+
+def test_a_copy_that_lacks_its_arguments_does_not_end_the_task() -> None:
+    bag = Bag()
+    bag.handle(LenderReady(ANNA, 1))
+    first = chunks(bag.handle(added(1)))[0]
+    bag.handle(OutcomesReceived(ANNA, first.chunk, []))
+    bag.handle(TimePassed(1.0))
+    bag.handle(LenderReady(BO, 1))
+    paced = bag._lenders[ANNA].pace[FUNCTION]
+    paced.learn(1, 0.1)
+    copy = chunks(bag.handle(TimePassed(5.0)))[0]
+    assert copy.peer == BO
+
+    assert bag.handle(OutcomesReceived(BO, copy.chunk, [(0, Status.LOST, b"")])) == []
+    assert isinstance(bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, 0, b"")]))[0], Record)
+
+
+def test_what_is_not_deterministic_is_never_copied_while_it_runs() -> None:
+    for deterministic, copies in ((None, 1), (True, 1), (False, 0)):
+        bag = Bag(0, deterministic)
+        bag.handle(LenderReady(ANNA, 1))
+        first = chunks(bag.handle(added(2)))
+        bag.handle(OutcomesReceived(ANNA, first[0].chunk, [(0, 0, b"")]))
+        bag.handle(ChunkEnded(ANNA, first[0].chunk, 0.1))
+        bag.handle(TimePassed(1.0))
+        bag.handle(TimePassed(20.0))
+
+        assert len(chunks(bag.handle(LenderReady(BO, 1)))) == copies
+
+
+def test_what_a_deterministic_task_raises_is_not_tried_again() -> None:
+    for deterministic, again in ((None, True), (False, True), (True, False)):
+        bag = Bag(1, deterministic)
+        bag.handle(LenderReady(ANNA, 1))
+        first = chunks(bag.handle(added(1)))[0]
+
+        effects = bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, Status.RAISED, b"")]))
+
+        assert (effects == []) == again
+
+
+def test_a_deterministic_task_that_died_is_tried_again() -> None:
+    bag = Bag(1, True)
+    bag.handle(LenderReady(ANNA, 1))
+    first = chunks(bag.handle(added(1)))[0]
+
+    assert bag.handle(OutcomesReceived(ANNA, first.chunk, [(0, Status.DIED, b"")])) == []

@@ -32,7 +32,9 @@ from croft.wire.codec import Message, decode, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "journal.json"
 ENVIRONMENT = Environment("3.11", [Wheel("tiny-1.0-py3-none-any.whl", 9, bytes(32))])
-SPEC = JobSpec("film", "3.11", ["aa"], ["bb"], 1 << 30, 60.0, ["camera"], "vote:3", ["gpu"], 2, 4, -5, ENVIRONMENT)
+SPEC = JobSpec(
+    "film", "3.11", ["aa"], ["bb"], 1 << 30, 60.0, ["camera"], "vote:3", ["gpu"], 2, 4, -5, ENVIRONMENT, False
+)
 MESSAGES: dict[str, Message] = {
     "spec": SPEC,
     "may hold": MayHold("film"),

@@ -10,11 +10,11 @@ import pytest
 
 from croft.errors import Busy, NotFound
 from croft.model.ids import PeerId
+from croft.model.kept import Held
 from croft.ports import OWN_VALUES
 from croft.sim.chunk_store import SimulatedChunkStore
 from croft.sim.machine import SimulatedClock, SimulatedDisk, SimulatedEntropy
 from croft.twins.kept_values import CHUNK_BYTES, LIFETIME_S, KeptValues
-from croft.twins.pipeline import Held
 
 OWN = PeerId("a" * 64)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from croft.model.ids import PeerId
+from croft.model.kept import Held
 from croft.twins.pipeline import (
     AHEAD_MIN,
     AHEAD_PER_PEER,
@@ -13,7 +14,6 @@ from croft.twins.pipeline import (
     Added,
     Effect,
     GaveUp,
-    Held,
     InputLost,
     Item,
     Looked,

@@ -210,6 +210,23 @@ def prune(name: str, as_json: bool) -> None:
     say(f"  {answer.packs_dropped} packs dropped, {answer.packs_rewritten} written anew without what nothing needs")
 
 
+@backup.command("adopt")
+@click.argument("name")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
+@click.option("--name", "own_name", default="", help="What to call it from now on; by default as before.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def adopt(name: str, paths: tuple[str, ...], own_name: str, as_json: bool) -> None:
+    """Go on, from this machine, with the backup NAME of a device of yours that is gone. Nothing is sent again.
+
+    It backs up PATHs from now on, or what it did before: they must be here, so restore them first.
+    """
+    adopted = _backups().adopt(name, *paths, own_name=own_name)
+    if as_json:
+        print_json("backup", adopted)
+        return
+    done(f"Adopted {adopted.name}", _when_it_runs(adopted))
+
+
 @backup.command("rm")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from croft.cli.group import Group
-from croft.cli.output import done, print_json, print_table
+from croft.cli.output import counted, done, print_json, print_table
 from croft.client.local_api import LocalApi
 from croft.control import schema
 from croft.control.home import Home
@@ -98,4 +98,4 @@ def _show(what: str, contact: schema.Contact, as_json: bool) -> None:
         print_json("", contact)
         return
     trust = "blocked" if contact.is_blocked else f"trust {contact.trust}"
-    done(what, f"{contact.petname or contact.twin[:10]} · {trust} · {len(contact.devices)} devices known")
+    done(what, f"{contact.petname or contact.twin[:10]} · {trust} · {counted(len(contact.devices), 'device')} known")

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Abort:
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        _show_usage_error(error)
+        _show_usage_error(error, sys.argv[1:] if arguments is None else arguments)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _show_usage_error(error: click.ClickException) -> None:
+def _show_usage_error(error: click.ClickException, arguments: Sequence[str]) -> None:
     from croft.cli.output import show_error
 
     message = error.format_message()
@@ -183,7 +183,8 @@ def _show_usage_error(error: click.ClickException) -> None:
     if "\n" in message:
         error.show()  # a command without arguments: its help
     else:
-        show_error(message, f"See `{context.command_path if context else 'croft'} --help`.")
+        named = next((f"croft {word}" for word in arguments[:1] if word in COMMANDS), "croft")
+        show_error(message, f"See `{context.command_path if context else named} --help`.")
 
 
 if __name__ == "__main__":

@@ -151,6 +151,20 @@ class Backups:
         """Forgets the snapshots that the policy lets go, and frees what only they needed. Raises NotFound, Busy."""
         return self._api.prune_backup(name)
 
+    def adopt(self, name: str, *paths: Path, own_name: str = "") -> backup_schema.Backup:
+        """Goes on, from this machine, with the backup of a device that is gone; nothing is sent again.
+
+        Args:
+            paths: what it backs up from now on; by default what it did. They must be here: restore them first.
+            own_name: what to call it from now on; by default as before.
+
+        Raises:
+            NotFound: there is no such backup. Refused: its device is up. Usage: a path is not there.
+            Busy: there is one of this name here.
+        """
+        places = [os.path.abspath(os.fsencode(path)).hex() for path in paths]
+        return self._api.adopt_backup(backup_schema.BackupAdoption(name=name, own_name=own_name, paths_hex=places))
+
     def rm(self, name: str) -> backup_schema.BackupRemoved:
         """Drops a backup, with all its snapshots. Raises NotFound, Busy, Refused."""
         return self._api.remove_backup(name)
@@ -233,6 +247,10 @@ class AsyncBackups:
     async def prune(self, name: str) -> backup_schema.BackupPruned:
         """See `Backups.prune`."""
         return await asyncio.to_thread(self._backups.prune, name)
+
+    async def adopt(self, name: str, *paths: Path, own_name: str = "") -> backup_schema.Backup:
+        """See `Backups.adopt`."""
+        return await asyncio.to_thread(self._backups.adopt, name, *paths, own_name=own_name)
 
     async def rm(self, name: str) -> backup_schema.BackupRemoved:
         """See `Backups.rm`."""

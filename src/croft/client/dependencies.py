@@ -1,7 +1,7 @@
 """Futures as arguments: a call that is given the future of another call runs once that is done, with its value.
 
-Wherever a future stands in the arguments, pickling comes across it: a future that is done is pickled as its value, one
-that is not puts the call off.
+Wherever a future stands in the arguments, pickling comes across it. A future whose value stays at a peer is pickled as
+a reference to that; any other that is done as its value; one that is not done puts the call off.
 """
 
 from __future__ import annotations
@@ -9,15 +9,27 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import operator
+import pickle
+from collections.abc import Callable
 from typing import Any
 
+from croft.client.task_future import TaskFuture
+from croft.compute.worker_values import value_of
 from croft.errors import Cancelled
 
 AnyFuture = concurrent.futures.Future[Any] | asyncio.Future[Any]
+Refer = Callable[[TaskFuture], bool]
+"""Whether a call may refer to where a future's value is, in place of the value."""
+
+
+class Reference(bytearray):
+    """Stands in a pickle's list of buffers for the value of a task."""
+
+    future: TaskFuture
 
 
 class Unfinished(Exception):
-    """The arguments hold a future that is not done."""
+    """The arguments hold a future that is not done, or whose value is not here."""
 
     def __init__(self, future: AnyFuture) -> None:
         super().__init__("an argument is not there yet")
@@ -37,8 +49,21 @@ def is_future(value: object) -> bool:
     return isinstance(value, concurrent.futures.Future) or asyncio.isfuture(value)
 
 
-def reduced(future: Any) -> tuple[Any, tuple[Any, int]]:
-    """How the value of a future that is done is pickled in its place. Raises Unfinished, DependencyFailed."""
+def reduced(future: Any, refer: Refer) -> tuple[Any, tuple[Any, ...]]:
+    """How the value of a future is pickled in its place. Raises Unfinished, DependencyFailed."""
+    task = getattr(future, "task", future)
+    if isinstance(task, TaskFuture):
+        if refer(task):
+            reference = Reference(1)
+            reference.future = task
+            return value_of, (pickle.PickleBuffer(reference),)
+        if task.lineage is not None and task.lineage.error is not None:
+            raise DependencyFailed(task.lineage.error)
+        future = task
+        if task.brought is not None:
+            future = task.brought
+            if not future.done():
+                raise Unfinished(task)
     if not future.done():
         raise Unfinished(future)
     if future.cancelled():
@@ -47,3 +72,16 @@ def reduced(future: Any) -> tuple[Any, tuple[Any, int]]:
         raise DependencyFailed(error)
     # What loads to the value itself, by a function that every Python has.
     return operator.getitem, ([future.result()], 0)
+
+
+def await_known(future: AnyFuture, fn: Callable[[object], None]) -> None:
+    """Calls `fn`, from any thread, when it is worth while to try again to pickle what holds a future."""
+    if not isinstance(future, TaskFuture):
+        future.add_done_callback(fn)
+    elif future.lineage is None or future.lineage.kept is not None:
+        # Its value has to come here, or it has none yet.
+        (future.when_known if future.lineage is None else future.add_done_callback)(fn)
+    elif future.brought is not None:
+        future.lineage.session.when_made(future.lineage, fn)
+    else:
+        future.when_known(fn)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from croft.compute.worker_messages import CANNOT_START_CODE, NOT_FOUND_CODE
+
 PRINTED_BYTES_MAX: Final = 8 << 20
 """Of each stream; of more, the end is kept."""
 FILES_BYTES_MAX: Final = 256 << 20
 """Of all outputs of one command."""
 FILES_MAX: Final = 10_000
-NOT_FOUND_CODE: Final = 127
-CANNOT_START_CODE: Final = 126
 SIGNAL_EXIT_BASE: Final = 128
 
 File = tuple[str, bool, bytes]

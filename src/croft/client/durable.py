@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec.structs import replace
 
+from croft.client.dependencies import AnyFuture, DependencyFailed, Unfinished
 from croft.client.local_api import LocalApi, not_running
 from croft.client.serialise import argument_bytes, function_bytes, outcome_value
 from croft.client.task_session import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Options
@@ -97,7 +99,7 @@ class Job(Generic[R]):
         for done in self.outcomes():
             yield done.task, done.value()
 
-    def outcomes(self, *, is_in_order: bool = False) -> Iterator[Done]:
+    def outcomes(self, *, is_in_order: bool = False) -> Generator[Done]:
         """What came of each task, until the job is over, without decoding it."""
         batches = read_outcomes(self._work_socket, self.id, is_in_order=is_in_order)
         try:
@@ -215,14 +217,30 @@ def _batches(calls: Iterable[tuple[Any, ...]]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     size = 0
     for call in calls:
-        pickled, _ = argument_bytes(call, {}, is_apart=False)
-        batch.append(pickled)
+        batch.append(_with_values(call))
         size += len(batch[-1])
         if size > BATCH_BYTES_MAX or len(batch) >= BATCH_TASKS_MAX:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _with_values(call: tuple[Any, ...]) -> bytes:
+    """A call's arguments, once all futures among them have values; these are here then. Raises why one has none."""
+    while True:
+        try:
+            return argument_bytes(call, {}, is_apart=False)[0]
+        except Unfinished as unfinished:
+            concurrent.futures.wait([_waited(unfinished.future)])
+        except DependencyFailed as failed:
+            raise failed.cause from None
+
+
+def _waited(future: AnyFuture) -> concurrent.futures.Future[None]:
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+    future.add_done_callback(lambda _: done.set_result(None))
+    return done
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from croft.client.task_session import TaskFuture, TaskSession
+from croft.client.task_future import TaskFuture
+from croft.client.task_session import TaskSession
 
 if TYPE_CHECKING:
     from croft.client.grid import Grid

@@ -25,7 +25,8 @@ from croft.client.messages import Messages
 from croft.client.pipelines import Pipeline, PipelineRun
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
-from croft.client.task_session import Options, TaskFuture, TaskSession
+from croft.client.task_future import TaskFuture
+from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
 from croft.errors import Usage
 
@@ -89,11 +90,15 @@ class Grid:
     def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[R]:
         """Runs `function(*args, **kwargs)` on some peer; returns its future at once.
 
+        Futures of other calls may stand among the arguments, at any depth: the call waits for them, and has their
+        values. A large value stays at the peer that made it until its future's `result` is asked for; calls that have
+        the future as an argument get it there, and run there if they can. If that peer is lost, it is made again.
+
         Raises:
             Unserialisable, TooLarge: the function or an argument cannot be sent.
             Unreachable: the daemon is not running.
         """
-        return self._shared_session(wants_of(function)).submit(plain(function), args, kwargs)
+        return self._shared_session(wants_of(function)).submit(plain(function), args, kwargs, stays=True)
 
     @overload
     def map(
@@ -143,6 +148,7 @@ class Grid:
             Refused: not as many delegates as are wanted hold the job; then there is no job.
         """
         calls = _Zipped(iterables)
+        # No overload takes a `detach` of which only the value tells which result there is.
         return self.starmap(function, calls, name=name, detach=detach, delegates=delegates, **how)  # type: ignore[call-overload,no-any-return]
 
     @overload
@@ -361,6 +367,8 @@ class MapResult(Generic[R]):
         self._calls = calls
         self._ahead: deque[TaskFuture] = deque()
         self._taken = 0
+        self._stays = True
+        """Whether results may stay at their peers, since nobody has asked for them yet."""
         self._results = self._iterate()
         self._feed()
 
@@ -400,6 +408,7 @@ class MapResult(Generic[R]):
 
     def as_completed(self) -> Iterator[tuple[int, R]]:
         """Pairs of (index in the input, result) in the order in which they are done, instead of iterating."""
+        self._want_each()
         index = 0
         waiting: dict[concurrent.futures.Future[R], int] = {}
         try:
@@ -432,34 +441,45 @@ class MapResult(Generic[R]):
             raise Usage("a merge needs at least two values", remedy="Leave `fan_in` out, or make it 2 or more.")
         # A partial of the standard library's own: every peer has it.
         merge_all = functools.partial(functools.reduce, merge)
-        levels: list[deque[R | concurrent.futures.Future[R]]] = []
+        levels: list[deque[TaskFuture]] = []
 
-        def add(value: R | concurrent.futures.Future[R], depth: int) -> None:
+        def merged(group: list[TaskFuture]) -> TaskFuture:
+            # Small values come here and go there again; large ones are merged where they lie.
+            return self._session.submit(merge_all, (group,), {}, stays=True)
+
+        def add(value: TaskFuture, depth: int) -> None:
             if depth == len(levels):
                 levels.append(deque())
             levels[depth].append(value)
             # Two groups wait before one is merged, so that the peers are busy while this side waits for the first.
             if len(levels[depth]) >= 2 * fan_in:
-                group = [_value(levels[depth].popleft()) for _ in range(fan_in)]
-                add(self._session.submit(merge_all, (group,), {}), depth + 1)
+                group = [_done(levels[depth].popleft()) for _ in range(fan_in)]
+                add(merged(group), depth + 1)
 
         try:
-            for result in self._take_each():
-                add(result, 0)
+            while self._ahead:
+                add(_done(self._ahead.popleft()), 0)
+                self._taken += 1
+                self._feed()
             if not levels:
                 raise Usage("there is nothing to merge", remedy="Map over at least one item.")
-            rest: list[R] = []
+            rest: list[TaskFuture] = []
             for level in levels:
                 # Deeper levels hold what came before.
-                rest = [_value(value) for value in level] + rest
+                rest = [*level, *rest]
             while len(rest) > 1:
-                groups = [rest[at : at + fan_in] for at in range(0, len(rest), fan_in)]
-                rest = [future.result() for future in [self._session.submit(merge_all, (g,), {}) for g in groups]]
-            return rest[0]
+                rest = [merged(rest[at : at + fan_in]) for at in range(0, len(rest), fan_in)]
+            result: R = rest[0].result()
+            return result
         finally:
             self.cancel()
 
+    def _want_each(self) -> None:
+        self._stays = False
+        self._session.want_all(self._ahead)
+
     def _iterate(self) -> Iterator[R]:
+        self._want_each()
         try:
             yield from self._take_each()
         finally:
@@ -481,7 +501,7 @@ class MapResult(Generic[R]):
             call = next(self._calls, None)
             if call is None:
                 return
-            self._ahead.append(self._session.submit(self._function, call, {}))
+            self._ahead.append(self._session.submit(self._function, call, {}, stays=self._stays))
 
     def _room(self, ahead: int, elsewhere: int) -> int:
         """How many tasks may be ahead."""
@@ -505,8 +525,11 @@ class _Zipped:
         return min(known) if known and len(known) == len(sizes) else NotImplemented
 
 
-def _value(value: R | concurrent.futures.Future[R]) -> R:
-    return value.result() if isinstance(value, concurrent.futures.Future) else value
+def _done(future: TaskFuture) -> TaskFuture:
+    """The future once it is done; its value may be elsewhere. Raises what it has raised."""
+    if (error := future.exception()) is not None:
+        raise error
+    return future
 
 
 def _name(function: object) -> str:

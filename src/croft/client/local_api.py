@@ -379,6 +379,10 @@ class LocalApi:
         """Changes a backup of this device. Raises Usage, NotFound, Refused."""
         return self._ask("POST", "/v1/backups/changed", backup_schema.Backup, wanted, timeout_s=STORAGE_TIMEOUT_S)
 
+    def adopt_backup(self, wanted: backup_schema.BackupAdoption) -> backup_schema.Backup:
+        """Goes on with the backup of a device that is gone. Raises NotFound, Usage, Busy, Refused."""
+        return self._ask("POST", "/v1/backups/adopted", backup_schema.Backup, wanted, timeout_s=PRUNE_TIMEOUT_S)
+
     def remove_backup(self, name: str) -> backup_schema.BackupRemoved:
         """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""
         wanted = backup_schema.BackupNamed(name=name)

@@ -16,8 +16,9 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
-from croft.client.dependencies import DependencyFailed, Unfinished, is_future, reduced
+from croft.client.dependencies import DependencyFailed, Refer, Reference, Unfinished, is_future, reduced
 from croft.client.local_modules import is_local, take_along_local_modules
+from croft.client.task_future import TaskFuture
 from croft.compute.worker_messages import (
     ARGUMENT_BYTES_MAX,
     BUFFER_BYTES_MAX,
@@ -71,33 +72,42 @@ def function_bytes(function: object) -> tuple[bytes, bytes]:
     return blake3(pickled).digest(), pickled
 
 
+def never(_: TaskFuture) -> bool:
+    """Has every future that is an argument pickled as its value."""
+    return False
+
+
 def argument_bytes(
-    arguments: tuple[Any, ...], named: dict[str, Any], *, is_apart: bool = True
-) -> tuple[bytes, list[memoryview]]:
+    arguments: tuple[Any, ...], named: dict[str, Any], *, is_apart: bool = True, refer: Refer = never
+) -> tuple[bytes, list[memoryview | TaskFuture]]:
     """The pickle of one call's arguments, and the buffers that it refers to (PEP 574), which still are the caller's.
 
-    Unless `is_apart`, all is in the pickle. Futures among the arguments are pickled as their values. Raises
-    Unserialisable, TooLarge; Unfinished or DependencyFailed for a future that has no value.
+    Unless `is_apart`, all is in the pickle. Futures among the arguments are pickled as their values, or as references,
+    where `refer` allows that; then they stand among the buffers. Raises Unserialisable, TooLarge; Unfinished or
+    DependencyFailed for a future that has no value.
     """
     call = (arguments, named)
-    buffers: list[memoryview] = []
+    buffers: list[memoryview | TaskFuture] = []
 
     def is_small(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
+        if isinstance(view.obj, Reference):
+            buffers.append(view.obj.future)
+            return False
         if not is_apart or view.nbytes < BUFFER_BYTES_MIN or len(buffers) >= BUFFERS_MAX:
             return True
         buffers.append(view)
         return False
 
     try:
-        pickled = _fast_pickle(call, is_small)
+        pickled = _fast_pickle(call, is_small, refer)
     except (Unfinished, DependencyFailed):
         raise
     except Exception:
         buffers.clear()
         try:
             take_along_local_modules()
-            pickled = _thorough_pickle(call, is_small)
+            pickled = _thorough_pickle(call, is_small, refer)
         except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise Unserialisable(
                 f"an argument cannot be sent: {error}", remedy="Pass plain data, and open files or connections inside."
@@ -107,7 +117,7 @@ def argument_bytes(
             f"the arguments are {len(pickled):,} bytes beside their arrays, limit is {ARGUMENT_BYTES_MAX:,}",
             remedy="Split them into several tasks, or pass arrays.",
         )
-    if any(buffer.nbytes > BUFFER_BYTES_MAX for buffer in buffers):
+    if any(isinstance(buffer, memoryview) and buffer.nbytes > BUFFER_BYTES_MAX for buffer in buffers):
         raise TooLarge(f"an array takes more than {BUFFER_BYTES_MAX:,} bytes", remedy="Pass it in parts.")
     return pickled, buffers
 
@@ -135,9 +145,11 @@ def code_bytes(value: object, buffers: list[memoryview]) -> bytes:
 class _ByNameOnly(pickle.Pickler):
     """Refuses what no peer can find by its name, in `__main__` or a local module: cloudpickle carries that by value."""
 
+    refer: Refer = staticmethod(never)
+
     def reducer_override(self, value: object) -> Any:
         if is_future(value):
-            return reduced(value)
+            return reduced(value, self.refer)
         if isinstance(value, type | _FUNCTION):
             name = getattr(value, "__module__", None)
             module = sys.modules.get(name) if isinstance(name, str) else None
@@ -149,8 +161,10 @@ class _ByNameOnly(pickle.Pickler):
 class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Takes along what no peer can find by its name."""
 
+    refer: Refer = staticmethod(never)
+
     def reducer_override(self, value: object) -> Any:
-        return reduced(value) if is_future(value) else super().reducer_override(value)
+        return reduced(value, self.refer) if is_future(value) else super().reducer_override(value)
 
 
 _FUNCTION = type(lambda: None)
@@ -158,21 +172,25 @@ _PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 
 
 def _fast_pickle(
-    call: tuple[tuple[Any, ...], dict[str, Any]], is_small: Callable[[pickle.PickleBuffer], bool]
+    call: tuple[tuple[Any, ...], dict[str, Any]], is_small: Callable[[pickle.PickleBuffer], bool], refer: Refer
 ) -> bytes:
     arguments, named = call
     if not named and all(type(argument) in _PLAIN for argument in arguments):
         return pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
     buffer = io.BytesIO()
-    _ByNameOnly(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small).dump(call)
+    pickler = _ByNameOnly(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small)
+    pickler.refer = refer
+    pickler.dump(call)
     return buffer.getvalue()
 
 
 def _thorough_pickle(
-    call: tuple[tuple[Any, ...], dict[str, Any]], is_small: Callable[[pickle.PickleBuffer], bool]
+    call: tuple[tuple[Any, ...], dict[str, Any]], is_small: Callable[[pickle.PickleBuffer], bool], refer: Refer
 ) -> bytes:
     buffer = io.BytesIO()
-    _ByValue(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small).dump(call)
+    pickler = _ByValue(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=is_small)
+    pickler.refer = refer
+    pickler.dump(call)
     return buffer.getvalue()
 
 

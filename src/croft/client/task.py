@@ -33,6 +33,10 @@ class How(TypedDict, total=False):
         retries: how often a task that raised, died or took too long is run again before that counts.
         priority: what of your own work goes first where it meets: higher does. It means nothing to the work of others.
         environment: what it imports from: lock files, folders of projects, wheels, or names of what is installed here.
+        deterministic: True: the same call gives the same result wherever it runs, so what it raised is not tried again
+            by `retries`. False: it does not, or it has effects: results cannot be verified, no copy of a task runs
+            elsewhere while it runs, and values come here at once, as they could not be made again. What was lost with
+            its peer runs again in any case.
         logs: whether what each task prints comes home with its value: to this program's standard error, with peer and
             number of the task, and as `log` of its future; of a task that fails it comes in any case.
     """
@@ -49,6 +53,7 @@ class How(TypedDict, total=False):
     priority: int
     environment: str | Sequence[str]
     logs: bool
+    deterministic: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class Wants:
     Attributes:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
         needs: devices. labels: words of peers. retries, cpus: of one task. priority: among one's own jobs. environment:
-            where what it imports comes from. logs: whether what it prints comes home.
+            where what it imports comes from. logs: whether what it prints comes home. deterministic: see `How`; None:
+            nobody has said.
     """
 
     on: tuple[str, ...] = ()
@@ -73,6 +79,7 @@ class Wants:
     priority: int = 0
     environment: tuple[str, ...] = ()
     logs: bool = False
+    deterministic: bool | None = None
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -81,6 +88,12 @@ class Wants:
         logs, verify = how.get("logs", own.logs), how.get("verify", "") or own.verify
         if logs and verify:
             raise Usage("results with logs cannot be verified: no two runs print the same", remedy="Leave one out.")
+        deterministic = how.get("deterministic", own.deterministic)
+        if verify and deterministic is False:
+            raise Usage(
+                "results of what is not deterministic cannot be verified: honest peers would differ",
+                remedy="Leave out `verify`, or `deterministic=False`.",
+            )
         return Wants(
             names_of(how.get("on", ())) or own.on,
             names_of(how.get("avoid", ())) or own.avoid,
@@ -94,6 +107,7 @@ class Wants:
             _priority(how.get("priority", own.priority)),
             names_of(how.get("environment", ())) or own.environment,
             logs,
+            deterministic,
         )
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from blake3 import blake3
 
-from croft.client.dependencies import DependencyFailed, Unfinished
+from croft.client.dependencies import DependencyFailed, Unfinished, await_known
+from croft.client.lineages import LINEAGE_BYTES_MAX, Lineages
 from croft.client.local_api import not_running
 from croft.client.printed import Logged, WithLog, show
 from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
 from croft.client.task import Wants
+from croft.client.task_future import Lineage, TaskFuture
 from croft.compute.environment import Environment
-from croft.compute.worker_messages import PART_BYTES, BufferPart, DropBuffer
+from croft.compute.worker_messages import PART_BYTES, BufferPart, DropBuffer, Status
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     CancelTasks,
@@ -31,36 +33,16 @@ from croft.control.work_messages import (
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
+    WantValues,
 )
 from croft.errors import Cancelled, ConnectionLost, CroftError, Unreachable, by_code
-from croft.wire.codec import decode_union, encode
-from croft.wire.message_stream import MessageStream
+from croft.wire.codec import Message, decode_union, encode
+from croft.wire.message_stream import ByteStream, MessageStream
 
 BATCH_BYTES_MAX = 1 << 20
 BATCH_TASKS_MAX = 2_000
-
-
-class TaskFuture(concurrent.futures.Future[Any]):
-    """A task's future. Unlike those of a local pool it can also be cancelled while the task runs, on its peer."""
-
-    def __init__(self, session: TaskSession, number: int = 0) -> None:
-        super().__init__()
-        self._session = session
-        self.number = number
-        """Within its session; below 0 while it waits for what it depends on."""
-        self.log = ""
-        """What the task printed, where that was asked for and once it is done."""
-
-    def cancel(self) -> bool:
-        """Whether the task is cancelled; False once it is done."""
-        if self.cancelled():
-            return True
-        if not super().cancel():
-            return False
-        # Whoever takes the future out of the session tells those who wait for it: we, or an outcome that comes now.
-        if self._session.forget(self.number):
-            self.set_running_or_notify_cancel()
-        return True
+_ELSEWHERE = frozenset({Status.KEPT, Status.LOST, Status.UNREADABLE})
+"""Outcomes that are no future's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +62,7 @@ class Options:
     priority: int = 0
     environment: Environment | None = None
     logs: bool = False
+    deterministic: bool | None = None
 
     @classmethod
     def of(
@@ -105,7 +88,13 @@ class Options:
             wants.priority,
             environment,
             wants.logs,
+            wants.deterministic,
         )
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether values may stay elsewhere: none that is verified, comes with a log, or could not be made again."""
+        return not self.verify and not self.logs and self.deterministic is not False
 
     def opening(self) -> OpenTaskJob:
         """The message that opens such a job."""
@@ -123,6 +112,7 @@ class Options:
             cpus=self.cpus,
             priority=self.priority,
             environment=self.environment,
+            deterministic=self.deterministic,
         )
 
 
@@ -130,6 +120,7 @@ class Options:
 class _Batch:
     function: bytes
     first: int
+    stays: bool
     arguments: list[bytes] = field(default_factory=list)
     buffers: list[list[bytes]] = field(default_factory=list)
     """Empty, or of each task so far."""
@@ -166,45 +157,75 @@ class TaskSession:
         self._parts: dict[int, bytearray] = {}
         self._definitions: list[DefineFunction] = []
         self._is_flush_due = False
+        self._wants: list[TaskFuture] = []
         self._cancelled: list[int] = []
+        self.lineages = Lineages(self)
         self._lock = threading.Lock()
         self._failure: CroftError | None = None
 
     async def open(self, work_socket: Path) -> None:
         """Connects and opens the job. Raises Unreachable if the daemon does not run."""
-        self._loop = asyncio.get_running_loop()
         try:
             reader, writer = await asyncio.open_unix_connection(work_socket, limit=4 << 20)
         except (FileNotFoundError, ConnectionRefusedError):
             raise not_running() from None
         self._writer = writer
-        self._messages = MessageStream(SocketStream(reader, writer), step="local work")
+        self.begin(SocketStream(reader, writer))
+
+    def begin(self, stream: ByteStream) -> None:
+        """Opens the job on a stream to the daemon; from now on, things happen on the loop that runs."""
+        self._loop = asyncio.get_running_loop()
+        self.lineages.open(self._loop)
+        self._messages = MessageStream(stream, step="local work")
         self._messages.post(self._options.opening())
         self._reading = asyncio.create_task(self._read(), name="session.read")
 
-    def submit(self, function: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> TaskFuture:
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """On which it was opened."""
+        return self._loop
+
+    def submit(
+        self, function: object, arguments: tuple[Any, ...], named: dict[str, Any], *, stays: bool = False
+    ) -> TaskFuture:
         """A future of the call; futures among its arguments stand for their values, for which the call then waits.
 
-        Raises Unserialisable, TooLarge, or why the job has ended.
+        With `stays`, a large value stays at its peer until it is wanted. Raises Unserialisable, TooLarge, or why the
+        job has ended.
         """
         if self._failure is not None:
             raise self._failure
         digest = self._digest(self._logged(function) if self._options.logs else function)
+        stays = stays and self._options.may_stay
         try:
-            return self._begin(TaskFuture(self), digest, *argument_bytes(arguments, named))
+            pickled, buffers = argument_bytes(arguments, named, refer=self._can_refer)
+            return self._begin(TaskFuture(self), digest, pickled, buffers, stays)
         except (Unfinished, DependencyFailed):
             with self._lock:
                 self._next_waiting -= 1
                 number = self._next_waiting
                 future = self._futures[number] = TaskFuture(self, number)
-            self._try(future, digest, arguments, named)
+            self._try(number, future, digest, arguments, named, stays)
             return future
 
-    def _try(self, future: TaskFuture, function: bytes, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _can_refer(self, future: TaskFuture) -> bool:
+        return not self._options.verify and self.lineages.can_refer(future)
+
+    def _try(
+        self,
+        number: int,
+        future: TaskFuture,
+        function: bytes,
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+        stays: bool,
+    ) -> None:
         """Begins a call that depends on others if all of them are done; else waits for one that is not."""
+        if number not in self._futures:
+            return
         error: BaseException | None = None
         try:
-            pickled, views = argument_bytes(arguments, named)
+            pickled, buffers = argument_bytes(arguments, named, refer=self._can_refer)
         except Unfinished as unfinished:
             loop = self._loop
             assert loop is not None, "sessions are opened before they are used"
@@ -212,87 +233,160 @@ class TaskSession:
             def done(_: object) -> None:
                 # On the loop, and not from here: a chain of any length must not end in a recursion of that depth.
                 if not loop.is_closed():
-                    loop.call_soon_threadsafe(self._try, future, function, arguments, named)
+                    loop.call_soon_threadsafe(self._try, number, future, function, arguments, named, stays)
 
-            unfinished.future.add_done_callback(done)
+            await_known(unfinished.future, done)
             return
         except DependencyFailed as failed:
             error = failed.cause
         except CroftError as caught:
             error = caught
         # Whoever takes the future out decides what becomes of it: it may have been cancelled meanwhile.
-        if self._futures.pop(future.number, None) is None:
+        if self._futures.pop(number, None) is None:
             return
         if error is not None:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         else:
-            self._begin(future, function, pickled, views)
+            self._begin(future, function, pickled, buffers, stays)
 
-    def _begin(self, future: TaskFuture, digest: bytes, pickled: bytes, views: list[memoryview]) -> TaskFuture:
-        digests = [blake3(view, max_threads=blake3.AUTO).digest() for view in views]
+    def _begin(
+        self,
+        future: TaskFuture,
+        digest: bytes,
+        pickled: bytes,
+        buffers: Sequence[memoryview | TaskFuture],
+        stays: bool,
+    ) -> TaskFuture:
+        named = [_digest_or_lineage(one) for one in buffers]
+        views = [one for one in buffers if isinstance(one, memoryview)]
+        own = [one for one in named if isinstance(one, bytes)]
         with self._lock:
             number = future.number = self._next
             self._next += 1
             self._futures[number] = future
             size = self._sizes[number] = len(pickled) + sum(view.nbytes for view in views)
             self.open_bytes += size
+            stays = stays and not future.is_wanted and self.lineages.bytes < LINEAGE_BYTES_MAX
+            future.may_stay = stays
+            digests = own
+            if len(own) < len(named):
+                digests, before = self.lineages.begin(number, named)
+                self._pending += map(encode, before)
             if digests:
-                self._bring(number, digests, views)
+                self._bring(own, views)
+                self._use(number, digests)
             batch = self._pending[-1] if self._pending else None
             if (
                 not isinstance(batch, _Batch)
-                or batch.function != digest
+                or (batch.function, batch.stays) != (digest, stays)
                 or batch.size > BATCH_BYTES_MAX
                 or len(batch.arguments) >= BATCH_TASKS_MAX
             ):
-                batch = _Batch(digest, number)
+                batch = _Batch(digest, number, stays)
                 self._pending.append(batch)
             if digests or batch.buffers:
                 batch.buffers += [[] for _ in range(len(batch.arguments) - len(batch.buffers))]
                 batch.buffers.append(digests)
             batch.arguments.append(pickled)
             batch.size += len(pickled)
-            is_first = not self._is_flush_due
-            self._is_flush_due = True
-        if is_first:
-            assert self._loop is not None, "sessions are opened before they are used"
-            self._loop.call_soon_threadsafe(self._flush)
+        self._flush_soon()
         return future
 
-    def _bring(self, number: int, digests: list[bytes], views: list[memoryview]) -> None:
+    def want(self, future: TaskFuture) -> None:
+        """Somebody waits for a future's value: if it stays elsewhere, it is to come. From any thread."""
+        if not future.is_wanted:
+            self.want_all([future])
+
+    def want_all(self, futures: Iterable[TaskFuture]) -> None:
+        """The same for several."""
+        with self._lock:
+            for future in futures:
+                if not future.is_wanted:
+                    future.is_wanted = True
+                    if future.may_stay and (future.brought is not None or not future.done()):
+                        self._wants.append(future)
+            if not self._wants:
+                return
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        with self._lock:
+            is_first = not self._is_flush_due
+            self._is_flush_due = True
+        if is_first and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._flush)
+
+    def post(self, message: Message) -> None:
+        """Sends a message to the daemon, after all that waits to be sent."""
+        with self._lock:
+            self._pending.append(encode(message))
+        self._flush_soon()
+
+    def send_buffer(self, number: int, data: bytes) -> bytes:
+        """Brings a buffer to the daemon, for a task that is going to use it; its digest."""
+        digest = blake3(data, max_threads=blake3.AUTO).digest()
+        with self._lock:
+            self._bring([digest], [memoryview(data)])
+            self._use(number, [*self._task_buffers.get(number, ()), digest])
+        self._flush_soon()
+        return digest
+
+    def buffers_of(self, number: int) -> list[bytes]:
+        """The digests of what a task refers to."""
+        return self._task_buffers.get(number, [])
+
+    def use_buffers(self, number: int, digests: Sequence[bytes]) -> None:
+        """What a task refers to from now on; what no task does need not be kept by the daemon."""
+        if not digests and number not in self._task_buffers:
+            return
+        with self._lock:
+            self._use(number, digests)
+        self._flush_soon()
+
+    def _use(self, number: int, digests: Sequence[bytes]) -> None:
+        before = self._task_buffers.pop(number, ())
+        if digests:
+            self._task_buffers[number] = list(digests)
+        for digest in digests:
+            self._buffer_users[digest] = self._buffer_users.get(digest, 0) + 1
+        for digest in before:
+            self._buffer_users[digest] -= 1
+            if not self._buffer_users[digest]:
+                del self._buffer_users[digest]
+                self._pending.append(encode(DropBuffer(digest)))
+
+    def fail(self, number: int, error: BaseException) -> None:
+        """An open task has failed."""
+        self._close_tasks([number])
+        future = self._futures.pop(number, None)
+        if future is not None and future.set_running_or_notify_cancel():
+            future.set_exception(error)
+
+    def _bring(self, digests: Sequence[bytes], views: Sequence[memoryview]) -> None:
         """Queues the buffers that the daemon does not have; under the lock. What is queued is a copy: a snapshot."""
-        self._task_buffers[number] = digests
-        for digest, view in zip(digests, views, strict=True):
+        for digest, view in dict(zip(digests, views, strict=True)).items():
             if not self._buffer_users.get(digest):
                 for offset in range(0, view.nbytes, PART_BYTES):
                     part = view[offset : offset + PART_BYTES]
                     self._pending.append(encode(BufferPart(digest, view.nbytes, offset, part)))  # type: ignore[arg-type]  # msgspec takes any buffer
-            self._buffer_users[digest] = self._buffer_users.get(digest, 0) + 1
 
-    def _release_buffers(self, number: int) -> None:
-        """A task is over: what no other uses need not be kept by the daemon."""
-        if not self._task_buffers:
-            return
+    def _close_tasks(self, numbers: Iterable[int]) -> None:
+        """These are over: what they took, and what no other uses of their buffers, need not be kept."""
         with self._lock:
-            for digest in self._task_buffers.pop(number, ()):
-                self._buffer_users[digest] -= 1
-                if not self._buffer_users[digest]:
-                    del self._buffer_users[digest]
-                    self._pending.append(encode(DropBuffer(digest)))
-            is_first = bool(self._pending) and not self._is_flush_due
-            self._is_flush_due |= is_first
-        if is_first and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._flush)
+            for number in numbers:
+                self.open_bytes -= self._sizes.pop(number, 0)
+        for number in numbers if self._task_buffers else ():
+            self.use_buffers(number, ())
+            self.lineages.over(number)
 
     def forget(self, number: int) -> bool:
         """A task's future was cancelled: nobody waits for it. Whether it was still open. From any thread."""
         was_open = self._futures.pop(number, None) is not None
         if number < 0:
             return was_open
-        self._release_buffers(number)
+        self._close_tasks([number])
         with self._lock:
-            self.open_bytes -= self._sizes.pop(number, 0)
             self._cancelled.append(number)
             is_first = len(self._cancelled) == 1
         if is_first and self._loop is not None:
@@ -342,8 +436,11 @@ class TaskSession:
         with self._lock:
             batches, self._pending = self._pending, []
             definitions, self._definitions = self._definitions, []
+            wants, self._wants = self._wants, []
             self._is_flush_due = False
         if self._failure is not None or self._messages is None:
+            for future in wants:
+                self._bring_value(future)
             return
         try:
             for definition in definitions:
@@ -352,9 +449,22 @@ class TaskSession:
                 if isinstance(batch, bytes):
                     self._messages.post_encoded(batch)
                 else:
-                    self._messages.post(SubmitTasks(batch.function, batch.first, batch.arguments, batch.buffers))
+                    tasks = SubmitTasks(batch.function, batch.first, batch.arguments, batch.buffers, batch.stays)
+                    self._messages.post(tasks)
+            if wanted := [future.number for future in wants if not self._bring_value(future)]:
+                self._messages.post(WantValues(wanted))
         except ConnectionLost:
             self._fail(_daemon_ended())
+
+    def _bring_value(self, future: TaskFuture) -> bool:
+        """Has the value of a future brought that is done, and whose value is elsewhere. Whether it is such a one."""
+        if future.brought is None:
+            return False
+        if self._failure is not None:
+            future.brought.set_exception(self._failure)
+        elif future.lineage is not None:
+            self.lineages.bring_to(future.lineage, future.brought)
+        return True
 
     def _send_cancelled(self) -> None:
         self._flush()
@@ -374,8 +484,8 @@ class TaskSession:
                 match message:
                     case JobOpened(job):
                         self.job = job
-                    case TaskOutcomes(_, name, outcomes):
-                        self._resolve(name, outcomes)
+                    case TaskOutcomes(peer, name, outcomes):
+                        self._resolve(peer, name, outcomes)
                     case PeerCaught(name, _, unchecked):
                         self.liars[name] = unchecked
                         self.done_by.pop(name, None)
@@ -390,31 +500,78 @@ class TaskSession:
         except ConnectionLost:
             self._fail(_daemon_ended())
 
-    def _resolve(self, name: str, outcomes: Sequence[tuple[int, int, bytes]]) -> None:
-        self.done_by[name] = self.done_by.get(name, 0) + len(outcomes)
-        with self._lock:
-            self.open_bytes -= sum(self._sizes.pop(number, 0) for number, _, _ in outcomes)
-        self._results += len(outcomes)
+    def _resolve(self, peer: str, name: str, outcomes: Sequence[tuple[int, int, bytes]]) -> None:
+        over: list[int] = []
+        done = 0
         for number, status, last in outcomes:
-            self._release_buffers(number)
+            if status in _ELSEWHERE:
+                done += status == Status.KEPT
+                self._look_elsewhere(peer, number, status, last)
+                continue
             payload: bytes | bytearray = last
             if number in self._parts:
                 payload = self._parts.pop(number)
                 payload += last
+            self._results += 1
             self._results_bytes += len(payload)
-            future = self._futures.pop(number, None)
-            if future is None or not future.set_running_or_notify_cancel():
-                continue
-            try:
-                value = outcome_value(status, payload, name)
-            except BaseException as error:
+            self._deliver(name, number, status, payload)
+            if not self.lineages.is_kept(number):
+                done += 1
+                over.append(number)
+        self.done_by[name] = self.done_by.get(name, 0) + done
+        self._close_tasks(over)
+
+    def _deliver(self, name: str, number: int, status: int, payload: bytes | bytearray) -> None:
+        future = self._futures.pop(number, None)
+        if future is not None and not future.set_running_or_notify_cancel():
+            future = None
+        if future is None and not self.lineages.is_awaited(number):
+            return
+        try:
+            value = outcome_value(status, payload, name)
+        except BaseException as error:
+            self.lineages.failed(number, error)
+            if future is not None:
                 future.set_exception(error)
-            else:
-                if isinstance(value, WithLog):
-                    future.log = value.log
-                    show(value.log, name, number)
-                    value = value.value
-                future.set_result(value)
+            return
+        if isinstance(value, WithLog):
+            assert future is not None, "results with logs stay nowhere else"
+            future.log = value.log
+            show(value.log, name, number)
+            value = value.value
+        self.lineages.brought(number, value)
+        if future is not None:
+            future.set_result(value)
+
+    def _look_elsewhere(self, peer: str, number: int, status: int, payload: bytes) -> None:
+        """A task is done, and its value stays elsewhere; or something that stayed elsewhere is lost."""
+        future = self._futures.get(number)
+        match status:
+            case Status.KEPT:
+                with self._lock:
+                    size = self._sizes.pop(number, 0)
+                    self.open_bytes -= size
+                self.lineages.kept(peer, number, payload, size, future)
+                if future is not None:
+                    self._keep_back(future)
+            case Status.LOST if payload:
+                self.lineages.lost_arguments(number, payload)
+            case Status.LOST:
+                self._parts.pop(number, None)
+                self.lineages.lost(number)
+            case _:
+                self.lineages.send_pickled(number)
+
+    def _keep_back(self, future: TaskFuture) -> None:
+        """A future is done though its value is elsewhere, unless somebody waits for that."""
+        future.tell_known()
+        with self._lock:
+            if future.is_wanted:
+                return
+            future.brought = concurrent.futures.Future()
+        self._futures.pop(future.number, None)
+        if future.set_running_or_notify_cancel():
+            future.set_result(None)
 
     def _logged(self, function: Any) -> Logged:
         """The same function each time, so that it travels once."""
@@ -428,6 +585,14 @@ class TaskSession:
             _, future = self._futures.popitem()
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
+        self.lineages.fail_all(error)
+
+
+def _digest_or_lineage(buffer: memoryview | TaskFuture) -> bytes | Lineage:
+    if isinstance(buffer, memoryview):
+        return blake3(buffer, max_threads=blake3.AUTO).digest()
+    assert buffer.lineage is not None, "only what is kept somewhere is referred to"
+    return buffer.lineage
 
 
 def _daemon_ended() -> Unreachable:

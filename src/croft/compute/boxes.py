@@ -134,6 +134,14 @@ class TaskBox:
             await self.messages.send_encoded(payload)
         return True
 
+    def share(self, session: int, digest: bytes) -> bool:
+        """Whether a buffer is here already, as others of the same consumer have brought it; then it stays for this."""
+        buffer = self.buffers.get(digest)
+        if buffer is None or not buffer.is_whole:
+            return False
+        buffer.sessions.add(session)
+        return True
+
     @property
     def buffer_bytes_max(self) -> int:
         """What the box has room for, beside what its tasks need."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
-from croft.compute.splitter import CHUNK_BYTES_MAX, COPY_AGAIN_FACTOR, Pace, chunk_tasks, is_worth_it, remaining_s
+from croft.compute.bag_state import Chunk, Lender, Task, forecast, typical_paces
+from croft.compute.splitter import CHUNK_BYTES_MAX, COPY_AGAIN_FACTOR, Pace, chunk_tasks, is_worth_it
 from croft.compute.worker_messages import Status
 from croft.errors import PeerMisbehaved
 from croft.model.ids import PeerId
@@ -44,13 +45,15 @@ Outcome = tuple[int, int, bytes]
 class TasksAdded:
     """New tasks; `sizes` are the bytes of their arguments.
 
-    `groups`, if any, is of each task the group whose tasks must be done by peers of different people.
+    `groups`, if any, is of each task the group whose tasks must be done by peers of different people. `near`, if any,
+    is of each task who has most of its arguments already: it waits for a slot there while one is free.
     """
 
     function: bytes
     tasks: Sequence[int]
     sizes: Sequence[int]
     groups: Sequence[int] = ()
+    near: Sequence[frozenset[PeerId]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,56 +178,29 @@ class GiveUp:
 Effect = SendChunk | RevokeChunk | Record | GiveUp
 
 
-@dataclass(slots=True)
-class _Chunk:
-    peer: PeerId
-    owner: str
-    function: bytes
-    tasks: tuple[int, ...]
-    open: set[int]
-    size: int
-    moved_at: float
-    """When its running task began, or, while it waits, when it was dealt."""
-    answered: int = 0
-
-
-@dataclass(slots=True)
-class _Lender:
-    slots: int
-    owner: str
-    bytes_max: int = 0
-    bytes_held: int = 0
-    pace: dict[bytes, Pace] = field(default_factory=dict)
-    chunks: dict[int, None] = field(default_factory=dict)
-    """In the order in which it got them: the first `slots` run, the others wait."""
-
-
-@dataclass(slots=True)
-class _Task:
-    function: bytes
-    size: int
-    group: int | None = None
-    lenders_lost: int = 0
-    failures: int = 0
-    copied_at: float = 0.0
-    chunks: list[int] = field(default_factory=list)
-
-
 class Bag:
     """The tasks of one job, from arrival to record."""
 
-    def __init__(self, retries: int = 0) -> None:
-        """`retries`: how often a task that failed is run again before its failure is its outcome."""
+    def __init__(self, retries: int = 0, deterministic: bool | None = None) -> None:
+        """`retries`: how often a task that failed is run again before its failure is its outcome.
+
+        `deterministic`: whether the same task gives the same outcome each time, so that what it raised is not tried
+        again; if False, no task is copied while it runs. None: nobody knows.
+        """
         self._retries = retries
-        self._tasks: dict[int, _Task] = {}
+        self._retried = RETRIED - {Status.RAISED} if deterministic else RETRIED
+        self._copies = deterministic is not False
+        self._tasks: dict[int, Task] = {}
         self._queue: deque[int] = deque()
-        self._lenders: dict[PeerId, _Lender] = {}
-        self._chunks: dict[int, _Chunk] = {}
+        self._lenders: dict[PeerId, Lender] = {}
+        self._chunks: dict[int, Chunk] = {}
         self._next_chunk = 1
         self._now = UNKNOWN
         self._has_groups = False
         self._owners: dict[int, set[str]] = {}
         """Of each group, whose peers have or had one of its tasks."""
+        self._placed: set[int] = set()
+        """Tasks whose arguments lie somewhere."""
 
     @property
     def open_tasks(self) -> int:
@@ -250,16 +226,20 @@ class Bag:
                         chunk.moved_at = now
                 self._now = now
                 return self._deal()
-            case TasksAdded(function, tasks, sizes, groups):
+            case TasksAdded(function, tasks, sizes, groups, near):
                 self._has_groups = self._has_groups or bool(groups)
                 for task, size, group in zip(tasks, sizes, groups or itertools.repeat(None, len(tasks)), strict=True):
                     assert task not in self._tasks, "task numbers are unique in a bag"
-                    self._tasks[task] = _Task(function, size, group)
+                    self._tasks[task] = Task(function, size, group)
+                for task, peers in zip(tasks, near, strict=False):
+                    if peers:
+                        self._tasks[task].near = peers
+                        self._placed.add(task)
                 self._queue.extend(tasks)
                 return self._deal()
             case LenderReady(peer, slots, bytes_max, owner):
                 assert peer not in self._lenders, "one session per lender"
-                self._lenders[peer] = _Lender(slots, owner or peer, bytes_max)
+                self._lenders[peer] = Lender(slots, owner or peer, bytes_max)
                 return self._deal()
             case LenderLost(peer):
                 return self._lose(peer)
@@ -303,34 +283,52 @@ class Bag:
             for peer, lender in self._lenders.items():
                 if not self._queue:
                     return [*effects, *self._share_tail()]
-                if len(lender.chunks) >= min(depth, lender.slots * CHUNKS_PER_SLOT) or not self._bring_forward(lender):
+                if len(lender.chunks) >= min(depth, lender.slots * CHUNKS_PER_SLOT):
                     continue
-                if self._has_room(lender):
+                if self._bring_forward(peer, lender) and self._has_room(lender, self._queue[0]):
                     effects.append(self._deal_one(peer, lender, slots_total))
         return effects
 
-    def _bring_forward(self, lender: _Lender) -> bool:
-        """Whether a task that the lender may do is at the front of the queue, put there if it was not far."""
-        if not self._has_groups:
-            return True
-        for position, task in enumerate(itertools.islice(self._queue, GROUP_SCAN_MAX)):
-            if self._may_do(lender, task):
-                if position:
-                    del self._queue[position]
-                    self._queue.appendleft(task)
-                return True
-        return False
+    def _bring_forward(self, peer: PeerId, lender: Lender) -> bool:
+        """Whether a task that the lender is to do is at the front of the queue, put there if it was not far.
 
-    def _may_do(self, lender: _Lender, task: int) -> bool:
+        What lies at the lender comes first; what lies at another one that has a slot for it is left to that one.
+        """
+        if not self._has_groups and not self._placed:
+            return True
+        found: int | None = None
+        for position, task in enumerate(itertools.islice(self._queue, GROUP_SCAN_MAX)):
+            if not self._may_do(lender, task):
+                continue
+            near = self._tasks[task].near
+            if peer in near or (found is None and not self._is_for_another(task, near)):
+                found = position
+            if peer in near or (found is not None and not self._placed):
+                break
+        if found:
+            task = self._queue[found]
+            del self._queue[found]
+            self._queue.appendleft(task)
+        return found is not None
+
+    def _is_for_another(self, task: int, near: frozenset[PeerId]) -> bool:
+        """Whether a lender at which a task's arguments lie could begin it now."""
+        there = [lender for peer, lender in self._lenders.items() if peer in near] if near else []
+        return any(
+            len(lender.chunks) < lender.slots and self._may_do(lender, task) and self._has_room(lender, task)
+            for lender in there
+        )
+
+    def _may_do(self, lender: Lender, task: int) -> bool:
         group = self._tasks[task].group
         return group is None or lender.owner not in self._owners.get(group, ())
 
-    def _has_room(self, lender: _Lender) -> bool:
-        """Whether the next task's arguments fit beside what the lender holds; one that holds nothing is to try."""
-        size = self._tasks[self._queue[0]].size
+    def _has_room(self, lender: Lender, task: int) -> bool:
+        """Whether a task's arguments fit beside what the lender holds; one that holds nothing is to try."""
+        size = self._tasks[task].size
         return not lender.chunks or not lender.bytes_max or lender.bytes_held + size <= lender.bytes_max
 
-    def _deal_one(self, peer: PeerId, lender: _Lender, slots_total: int) -> SendChunk:
+    def _deal_one(self, peer: PeerId, lender: Lender, slots_total: int) -> SendChunk:
         function = self._tasks[self._queue[0]].function
         pace = lender.pace.setdefault(function, Pace())
         count = chunk_tasks(pace, waiting=len(self._queue), slots_total=slots_total)
@@ -340,7 +338,7 @@ class Bag:
         tasks: list[int] = []
         size = 0
         taken: set[int | None] = set()
-        while self._queue and len(tasks) < count and self._bring_forward(lender):
+        while self._queue and len(tasks) < count and self._bring_forward(peer, lender):
             task = self._tasks[self._queue[0]]
             if task.function != function or (tasks and size + task.size > CHUNK_BYTES_MAX):
                 break
@@ -351,11 +349,11 @@ class Bag:
             size += task.size
         return self._give(peer, lender, function, tuple(tasks))
 
-    def _give(self, peer: PeerId, lender: _Lender, function: bytes, tasks: tuple[int, ...]) -> SendChunk:
+    def _give(self, peer: PeerId, lender: Lender, function: bytes, tasks: tuple[int, ...]) -> SendChunk:
         number = self._next_chunk
         self._next_chunk += 1
         size = sum(self._tasks[task].size for task in tasks)
-        self._chunks[number] = _Chunk(peer, lender.owner, function, tasks, set(tasks), size, self._now)
+        self._chunks[number] = Chunk(peer, lender.owner, function, tasks, set(tasks), size, self._now)
         lender.chunks[number] = None
         lender.bytes_held += size
         for task in tasks:
@@ -375,11 +373,13 @@ class Bag:
         if not idle or not self._chunks:
             return []
         effects: list[Effect] = []
-        typical = self._typical_paces()
+        typical = typical_paces(self._lenders.values())
         # The end of the list is the fastest.
         idle.sort(key=lambda peer: -self._best_pace(peer, typical))
         # By when it will be done as things stand, the latest first. No chunk is looked at twice.
-        late = sorted(self._forecast(typical), key=lambda one: (-one[0], one[1]))
+        late = sorted(
+            forecast(self._lenders.values(), self._chunks, typical, self._now), key=lambda one: (-one[0], one[1])
+        )
         for due_s, number in late:
             if not idle:
                 break
@@ -389,36 +389,11 @@ class Bag:
                 effects.extend(help_)
         return effects
 
-    def _typical_paces(self) -> dict[bytes, float]:
-        known: dict[bytes, list[float]] = {}
-        for lender in self._lenders.values():
-            for function, pace in lender.pace.items():
-                if pace.task_s is not None:
-                    known.setdefault(function, []).append(pace.task_s)
-        return {function: sorted(paces)[len(paces) // 2] for function, paces in known.items()}
-
     def _best_pace(self, peer: PeerId, typical: Mapping[bytes, float]) -> float:
         """By which idle lenders are compared: that of the function that is dealt now."""
         function = next(iter(self._chunks.values())).function
         pace = self._lenders[peer].pace.get(function)
         return pace.task_s if pace and pace.task_s is not None else typical.get(function, 0.0)
-
-    def _forecast(self, typical: Mapping[bytes, float]) -> Iterator[tuple[float, int]]:
-        """In how many seconds each chunk will be done, of whose function anything is known."""
-        for lender in self._lenders.values():
-            free_in = [0.0] * lender.slots
-            for place, number in enumerate(lender.chunks):
-                chunk = self._chunks[number]
-                if not chunk.open or chunk.function not in typical:
-                    continue
-                pace = lender.pace.get(chunk.function)
-                task_s = pace.task_s if pace and pace.task_s is not None else typical[chunk.function]
-                is_running = place < lender.slots
-                slot = free_in.index(min(free_in))
-                in_hand_s = remaining_s(task_s, self._now - chunk.moved_at)
-                free_in[slot] += (in_hand_s if is_running else task_s) + task_s * (len(chunk.open) - 1)
-                # What waits for long behind nothing that is known of is late all the same.
-                yield max(free_in[slot], in_hand_s), number
 
     def _help(self, number: int, due_s: float, peer: PeerId, typical: Mapping[bytes, float]) -> list[Effect]:
         """What to give an idle lender of a chunk that is due elsewhere in so many seconds; nothing if it is no help."""
@@ -447,14 +422,14 @@ class Bag:
 
     def _may_copy(self, number: int, peer: PeerId, task_s: float) -> bool:
         task = self._tasks[number]
-        if not self._may_do(self._lenders[peer], number):
+        if not self._copies or not self._may_do(self._lenders[peer], number):
             return False
         if len(task.chunks) >= COPIES_MAX or any(self._chunks[chunk].peer == peer for chunk in task.chunks):
             return False
         # A copy gets its time before there is another one.
         return len(task.chunks) == 1 or self._now - task.copied_at > COPY_AGAIN_FACTOR * task_s
 
-    def _forget_chunk(self, number: int) -> _Chunk:
+    def _forget_chunk(self, number: int) -> Chunk:
         """A chunk is its lender's no more; what waited behind it begins."""
         chunk = self._chunks.pop(number)
         lender = self._lenders[chunk.peer]
@@ -465,7 +440,7 @@ class Bag:
                 self._chunks[begun].moved_at = self._now
         return chunk
 
-    def _chunk_of(self, peer: PeerId, number: int) -> _Chunk | None:
+    def _chunk_of(self, peer: PeerId, number: int) -> Chunk | None:
         """The chunk, if `peer` has it; None for one that it had and lost. Raises PeerMisbehaved for another's."""
         chunk = self._chunks.get(number)
         if chunk is None and 0 < number < self._next_chunk:
@@ -473,6 +448,11 @@ class Bag:
         if chunk is None or chunk.peer != peer:
             raise PeerMisbehaved(f"answers chunk {number}, which it was not given", step="task results")
         return chunk
+
+    def chunks_of(self, task: int) -> list[tuple[PeerId, int]]:
+        """Who has a task now, and in which chunk."""
+        known = self._tasks.get(task)
+        return [] if known is None else [(self._chunks[number].peer, number) for number in known.chunks]
 
     def running_task(self, peer: PeerId, number: int, index: int) -> int | None:
         """The task at a place of a chunk that `peer` has, if it is open. Raises PeerMisbehaved for another's."""
@@ -495,18 +475,21 @@ class Bag:
             task = chunk.tasks[index]
             if task in chunk.open:
                 chunk.answered += 1
-                if status in RETRIED and self._tasks[task].failures < self._retries:
-                    self._run_again(task, number)
+                if status in self._retried and self._tasks[task].failures < self._retries:
+                    self._tasks[task].failures += 1
+                    self._take_back(task, number)
+                    continue
+                if status == Status.LOST and len(self._tasks[task].chunks) > 1:
+                    self._take_back(task, number)  # others may have it all
                     continue
                 effects.extend(self._drop(task, but=number))
                 recorded.append((task, status, payload))
         chunk.moved_at = self._now
         return [Record(peer, tuple(recorded)), *effects] if recorded else []
 
-    def _run_again(self, number: int, chunk: int) -> None:
-        """A task failed and is to have another chance, after all that waits."""
+    def _take_back(self, number: int, chunk: int) -> None:
+        """What a chunk says of a task does not count; if no other has it, it is run again, after all that waits."""
         task = self._tasks[number]
-        task.failures += 1
         task.chunks.remove(chunk)
         self._chunks[chunk].open.discard(number)
         if task.group is not None:
@@ -517,6 +500,7 @@ class Bag:
     def _drop(self, task: int, but: int = 0) -> list[Effect]:
         """Forgets a task that is over; chunks that have no other left are revoked, except `but`."""
         effects: list[Effect] = []
+        self._placed.discard(task)
         for number in self._tasks.pop(task).chunks:
             chunk = self._chunks[number]
             chunk.open.discard(task)
@@ -533,12 +517,12 @@ class Bag:
         # A lender that ends a chunk early has lost the rest, as if it had died with them.
         return [*self._requeue(number, chunk, self._running_in([chunk])), *self._deal()]
 
-    def _running_in(self, chunks: Sequence[_Chunk]) -> set[int]:
+    def _running_in(self, chunks: Sequence[Chunk]) -> set[int]:
         """The tasks that were running when these chunks were lost: a chunk's tasks run one after the other."""
         firsts = (next((task for task in chunk.tasks if task in chunk.open), None) for chunk in chunks)
         return {task for task in firsts if task is not None}
 
-    def _requeue(self, chunk_number: int, chunk: _Chunk, suspects: set[int]) -> list[Effect]:
+    def _requeue(self, chunk_number: int, chunk: Chunk, suspects: set[int]) -> list[Effect]:
         effects: list[Effect] = []
         back: list[int] = []
         for number in chunk.tasks:
@@ -553,6 +537,7 @@ class Bag:
             task.lenders_lost += number in suspects
             if task.lenders_lost >= LENDERS_LOST_MAX:
                 del self._tasks[number]
+                self._placed.discard(number)
                 effects.append(GiveUp(number, task.lenders_lost))
             else:
                 back.append(number)

@@ -9,19 +9,23 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, assert_never
-
-from blake3 import blake3
 
 from croft.compute import job as core
 from croft.compute import verification
+from croft.compute.answers import Answer, CopiedCall, answer_digest
 from croft.compute.environment import Environment
 from croft.compute.environments import SOURCES_MAX
-from croft.compute.job_sessions import Buffer, Session, check_prepared
+from croft.compute.job_sessions import Buffer, Session, await_opened, take_leave
+from croft.compute.kept_results import ResultsElsewhere, Values, check_statuses
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
-from croft.compute.messages import TASKS_PURPOSE, Declined, Opened, OpenTasks, Preparing, Reply
+from croft.compute.messages import (
+    TASKS_PURPOSE,
+    Declined,
+    Opened,
+    OpenTasks,
+)
 from croft.compute.worker_messages import (
     PART_BYTES,
     RESULT_BYTES_MAX,
@@ -31,14 +35,14 @@ from croft.compute.worker_messages import (
     FromWorker,
     FunctionFailed,
     LoadFunction,
-    RemoteException,
     ResultPart,
     RunChunk,
     Status,
 )
 from croft.errors import ConnectionLost, CroftError, Full, PeerMisbehaved, Refused, by_code
 from croft.model.ids import JobId, PeerId
-from croft.wire.codec import decode, decode_union, encode
+from croft.model.kept import Held
+from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
@@ -49,9 +53,6 @@ log = logging.getLogger(__name__)
 FromSession = FromWorker | Declined
 
 LOOK_AGAIN_S = 0.25
-OPENING_TIMEOUT_S = 30.0
-LEAVE_S_MAX = 0.5
-LEAVE_READ_BYTES = 1 << 20
 
 
 class Peers(Protocol):
@@ -73,7 +74,7 @@ OnCaught = Callable[[PeerId, str, Sequence[int]], None]
 class TaskJob:
     """One bag of tasks. `run` works until cancelled; `on_outcomes` hears of every recorded outcome, once.
 
-    One that `is_patient` waits for lenders as long as it takes.
+    One that `is_patient` waits for lenders as long as it takes. With `values`, results may stay at their lenders.
     """
 
     def __init__(
@@ -86,10 +87,12 @@ class TaskJob:
         memory_bytes: int,
         task_s_max: float,
         retries: int = 0,
+        deterministic: bool | None = None,
         is_patient: bool = False,
         verdicts: verification.Verification | None = None,
         standing: verification.Standing | None = None,
         environment: Environment | None = None,
+        values: Values | None = None,
     ) -> None:
         self.id = job
         self.done_by: dict[PeerId, int] = {}
@@ -104,25 +107,28 @@ class TaskJob:
         self._environment = environment
         self._is_patient = is_patient
         self._verification = verdicts
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, CopiedCall] = {}
         """What undecided tasks are, where results are verified."""
-        self._answers: dict[int, _Answer] = {}
+        self._answers: dict[int, Answer] = {}
         """What came of copies of them."""
         self.liars: dict[PeerId, Sequence[int]] = {}
         """Who was caught, and which tasks' results from it had been taken before, unchecked."""
         self.on_caught: OnCaught = lambda *_: None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._working: set[asyncio.Task[None]] = set()
         self._lenders = Lenders(wish, job)
         for peer, reason in (standing or verification.Standing()).caught.items():
             self._lenders.ban(peer, peer[:10], reason)
-        self._bag = core.Bag(retries)
+        self._bag = core.Bag(retries, deterministic)
         self._functions: dict[bytes, LoadFunction] = {}
         self._arguments: dict[int, bytes] = {}
         self._buffers: dict[bytes, Buffer] = {}
         self._needs: dict[int, list[bytes]] = {}
         """Tasks that refer to buffers, and to which."""
+        self._sessions: dict[PeerId, Session | None] = {}
+        self.elsewhere = ResultsElsewhere(self, values, self._buffers, self._needs, self._sessions)
         self._parts: dict[tuple[PeerId, int], list[bytes]] = {}
         """What has come of large results, by who computes them and the task."""
-        self._sessions: dict[PeerId, Session | None] = {}
         self._wanted = asyncio.Event()
         self._nobody_since: float | None = None
         self._names: dict[PeerId, str] = {}
@@ -154,6 +160,13 @@ class TaskJob:
         buffer.parts.append(payload)
         buffer.filled = min(size, offset + PART_BYTES)
 
+    def add_kept_buffer(self, digest: bytes, held: Held) -> None:
+        """A buffer that a peer keeps, since a task has made it; lenders fetch it there. Before its first task."""
+        buffer = self._buffers.setdefault(digest, Buffer(held.size))
+        if buffer.size != held.size:
+            raise PeerMisbehaved("a buffer of another size than before", step="local work")
+        buffer.kept = held
+
     def drop_buffer(self, digest: bytes) -> None:
         """No task that is still to come uses this buffer."""
         self._buffers.pop(digest, None)
@@ -162,12 +175,18 @@ class TaskJob:
                 session.drop([digest])
 
     def add(
-        self, function: bytes, tasks: Sequence[int], arguments: Sequence[bytes], buffers: Sequence[list[bytes]] = ()
+        self,
+        function: bytes,
+        tasks: Sequence[int],
+        arguments: Sequence[bytes],
+        buffers: Sequence[list[bytes]] = (),
+        *,
+        stays: bool = False,
     ) -> list[int]:
-        """Adds tasks; numbers are unique in the job. Returns how many bytes each task's arguments add.
+        """Adds tasks; numbers are unique in the job. Returns how many bytes each task's arguments add here.
 
-        `buffers` are the digests that each task's pickle refers to, or nothing if none does. Raises PeerMisbehaved
-        for one that is not here.
+        `buffers` are the digests that each task's pickle refers to, or nothing if none does. `stays`: what they return
+        may stay at its lender. Raises PeerMisbehaved for a buffer that is not here.
         """
         self.tasks_added += len(tasks)
         sizes = [len(argument) for argument in arguments]
@@ -178,17 +197,28 @@ class TaskJob:
             if digests:
                 needs[tasks[index]] = digests
                 # Whoever is first to use a buffer pays for it: a lender gets it once.
-                sizes[index] += sum(self._buffers[digest].first_use() for digest in set(digests))
+                here = [digest for digest in set(digests) if self._buffers[digest].kept is None]
+                sizes[index] += sum(self._buffers[digest].first_use() for digest in here)
         if self._verification is None:
             self._arguments.update(zip(tasks, arguments, strict=True))
             self._needs.update(needs)
-            self._perform(self._bag.handle(core.TasksAdded(function, tasks, sizes)))
+            if stays:
+                self.elsewhere.may_stay(function, tasks)
+            self._deal_out(function, tasks, sizes)
         else:
             for task, argument, size in zip(tasks, arguments, sizes, strict=True):
-                self._calls[task] = _Call(function, argument, needs.get(task, []), size)
+                self._calls[task] = CopiedCall(function, argument, needs.get(task, []), size)
             self._have_copied(self._verification.add(tasks))
         self._wanted.set()
         return sizes
+
+    def _deal_out(self, function: bytes, tasks: Sequence[int], sizes: Sequence[int]) -> None:
+        near: list[frozenset[PeerId]] = []
+        if self._needs:
+            near = [self.elsewhere.near(function, task) for task in tasks]
+            sizes = [size + self.elsewhere.size(task) for task, size in zip(tasks, sizes, strict=True)]
+            self._lenders.near.update(*near)
+        self._perform(self._bag.handle(core.TasksAdded(function, tasks, sizes, near=near)))
 
     def take_parts(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> Iterator[tuple[int, bytes]]:
         """The parts of the results among these outcomes that stand before their payloads, which are then forgotten."""
@@ -221,12 +251,44 @@ class TaskJob:
     def _forget_arguments(self, number: int) -> None:
         self._arguments.pop(number, None)
         self._needs.pop(number, None)
+        self.elsewhere.forget(number)
+
+    # --- results that stay at their lenders: see `ResultsElsewhere` ---
+
+    def chunks_of(self, task: int) -> list[tuple[PeerId, int]]:
+        """Who has a task now, and in which chunk."""
+        return self._bag.chunks_of(task)
+
+    def deal_again(self, function: bytes, task: int) -> None:
+        """Has a task run once more, of which nothing counts yet."""
+        self._deal_out(function, [task], [len(self._arguments[task])])
+        self._wanted.set()
+
+    def settle(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> None:
+        """These outcomes are the tasks'."""
+        for task, status, _ in outcomes:
+            if status != Status.KEPT:
+                self._forget_arguments(task)
+        self._settle(peer, outcomes)
+
+    def tell(self, peer: PeerId, outcome: core.Outcome) -> None:
+        """Something has become of a task whose outcome has counted, or will."""
+        self._on_outcomes(peer, [outcome])
+
+    def start(self, errand: Coroutine[object, object, None]) -> None:
+        """Does something beside the job, as long as that runs."""
+        if self._tasks is None:
+            errand.close()
+            return
+        work = self._tasks.create_task(errand, name=f"job.{self.id}.values")
+        self._working.add(work)
+        work.add_done_callback(self._working.discard)
 
     async def run(self) -> None:
         """Keeps enough lenders at work. Raises Refused after `Lenders.patience_s` without one, unless patient."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            working: set[asyncio.Task[None]] = set()
+            self._tasks, working = tasks, self._working
             while not self._is_hopeless(loop.time()):
                 await self._wanted.wait()
                 if self._bag.open_tasks == 0:
@@ -240,7 +302,8 @@ class TaskJob:
                 await asyncio.sleep(LOOK_AGAIN_S)
                 self._perform(self._bag.handle(core.TimePassed(loop.time())))
             lenders = len(self._bag.lenders)
-            for work in working:
+            self._tasks = None
+            for work in list(working):
                 work.cancel()
         if lenders and self._verification is not None:
             raise Refused(
@@ -320,7 +383,7 @@ class TaskJob:
             self._lenders.refused(candidate, f"broke the protocol: {fault}", loop.time())
         except asyncio.CancelledError:
             if stream is not None:
-                await _take_leave(stream)
+                await take_leave(stream)
             raise
         finally:
             if stream is not None:
@@ -344,26 +407,7 @@ class TaskJob:
             environment=self._environment,
             sources=sources[:SOURCES_MAX],
         )
-        messages.post(asked)
-        while True:
-            try:
-                async with asyncio.timeout(OPENING_TIMEOUT_S):
-                    payload = await messages.receive()
-            except TimeoutError:
-                raise ConnectionLost("no answer to the opening") from None
-            if payload is None:
-                raise ConnectionLost("closed during the opening")
-            reply: Reply = decode_union(payload, Reply, step="opening of tasks")
-            match reply:
-                case Opened():
-                    check_prepared(self._environment, reply)
-                    return reply
-                case Declined(code, message, remedy):
-                    raise by_code(code, message, remedy)
-                case Preparing():
-                    pass
-                case _:
-                    assert_never(reply)
+        return await await_opened(messages, asked)
 
     def _take(self, peer: PeerId, payload: bytes) -> None:
         message: FromSession = decode_union(payload, FromSession, step="task results")
@@ -371,7 +415,9 @@ class TaskJob:
             case Declined(code, text, remedy):
                 raise by_code(code, text, remedy)  # the box died, and why
             case ChunkResults(chunk, outcomes):
+                check_statuses(self._sessions.get(peer), chunk, outcomes)
                 self._perform(self._bag.handle(core.OutcomesReceived(peer, chunk, outcomes)))
+                self.elsewhere.drop_unclaimed(peer, outcomes)
             case ResultPart(chunk, index, offset, data):
                 self._take_part(peer, chunk, index, offset, data)
             case ChunkDone(chunk, elapsed_s):
@@ -397,7 +443,7 @@ class TaskJob:
     def _end_chunk(self, peer: PeerId, chunk: int) -> None:
         session = self._sessions.get(peer)
         if session is not None:
-            session.chunk_buffers.pop(chunk, None)
+            session.forget_chunk(chunk)
 
     def _forget_parts(self, is_void: Callable[[PeerId, int], bool]) -> None:
         for key in [key for key in self._parts if is_void(*key)]:
@@ -432,6 +478,10 @@ class TaskJob:
             arguments = [self._arguments[task] for task in tasks]
             needs = [self._needs.get(task, []) for task in tasks] if self._needs else []
             if any(needs):
+                if not session.keeps_results and any(map(self.elsewhere.size, tasks)):
+                    self._lenders.exclude(peer, f"{self._names[peer]}: its Croft fetches no values from others")
+                    session.end()
+                    return
                 too_large = session.bring(chunk, needs, self._buffers)
                 if too_large:
                     outcomes = [(index, int(Status.TOO_LARGE), too_large.encode()) for index in range(len(tasks))]
@@ -440,9 +490,13 @@ class TaskJob:
                     return
             else:
                 needs = []
-            session.messages.post(RunChunk(chunk, function, arguments, self._task_s_max, needs))
+            keeps = self.elsewhere.begins(peer, session, chunk, tasks)
+            session.messages.post(RunChunk(chunk, function, arguments, self._task_s_max, needs, keeps))
 
     def _record(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> None:
+        if self._verification is None and self.elsewhere.is_used:
+            self.elsewhere.record(peer, outcomes)
+            return
         for number, _, _ in outcomes:
             self._forget_arguments(number)
         if self._verification is None:
@@ -452,8 +506,8 @@ class TaskJob:
             if self._verification.task_of(copy) is None:
                 continue
             parts = self._parts.pop((peer, copy), [])
-            self._answers[copy] = _Answer(peer, status, payload, parts)
-            self._judge(self._verification.answered(peer, copy, status, _digest(status, payload, parts)))
+            self._answers[copy] = Answer(peer, status, payload, parts)
+            self._judge(self._verification.answered(peer, copy, status, answer_digest(status, payload, parts)))
 
     def _have_copied(self, asks: Sequence[verification.Ask]) -> None:
         """Deals out copies of tasks."""
@@ -508,55 +562,11 @@ class TaskJob:
         self.on_caught(peer, reason, unchecked)
 
     def _settle(self, peer: PeerId, outcomes: Sequence[core.Outcome]) -> None:
-        self.tasks_failed += sum(status != Status.OK for _, status, _ in outcomes)
-        self.tasks_done += len(outcomes)
-        self.done_by[peer] = self.done_by.get(peer, 0) + len(outcomes)
+        new = self.elsewhere.new(outcomes)
+        self.tasks_failed += sum(status not in (Status.OK, Status.KEPT) for _, status, _ in new)
+        self.tasks_done += len(new)
+        self.done_by[peer] = self.done_by.get(peer, 0) + len(new)
         self._on_outcomes(peer, outcomes)
         if self._parts:
             recorded = {task for task, _, _ in outcomes}
             self._forget_parts(lambda _, task: task in recorded)
-
-
-async def _take_leave(stream: Stream) -> None:
-    """Ends a session in order: the lender need not keep its lease for a peer that was lost."""
-    with contextlib.suppress(ConnectionLost, TimeoutError):
-        async with asyncio.timeout(LEAVE_S_MAX):
-            await stream.finish()
-            while await stream.read(LEAVE_READ_BYTES):
-                pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A task whose result is to be verified: what its copies are."""
-
-    function: bytes
-    arguments: bytes
-    needs: list[bytes]
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a peer says came of a copy."""
-
-    peer: PeerId
-    status: int
-    payload: bytes
-    parts: list[bytes]
-
-
-def _digest(status: int, payload: bytes, parts: Sequence[bytes]) -> bytes:
-    """What two answers must have in common. Of failures, what does not depend on where they happened."""
-    if status == Status.RAISED:
-        try:
-            raised = decode(payload, RemoteException, step="task results")
-        except PeerMisbehaved:
-            return payload
-        return blake3(encode((raised.module, raised.name, raised.message))).digest()
-    if status != Status.OK:
-        return b""
-    hasher = blake3()
-    for part in (*parts, payload):
-        hasher.update(part)
-    return hasher.digest()

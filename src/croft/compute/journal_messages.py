@@ -26,6 +26,7 @@ class JobSpec(Message, frozen=True):
     cpus: int = 1
     priority: int = 0
     environment: Environment | None = None
+    deterministic: bool | None = None
 
 
 # --- between the holders of a job: `journal/1` streams ---------------------------------------------------------------

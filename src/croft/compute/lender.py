@@ -7,38 +7,62 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from croft.compute import admission
-from croft.compute.boxes import BoxPool, TaskBox, usage_of
+from croft.compute.boxes import BoxPool, usage_of
 from croft.compute.circle import CIRCLE_LENGTH_MAX
 from croft.compute.circle_messages import CircleRoster
 from croft.compute.circles import Circles, Membership, is_member_name
 from croft.compute.environments import Environments
-from croft.compute.lender_streams import await_ready, decline, finish, first_message, said_meanwhile, stopped
+from croft.compute.fetching import Fetches
+from croft.compute.keeping import Keeping, Withheld
+from croft.compute.lender_sessions import LentCommand, LentSession, check_buffers
+from croft.compute.lender_streams import (
+    await_ready,
+    check_words,
+    decline,
+    finish,
+    first_message,
+    pump_up,
+    said_meanwhile,
+    seconds,
+    stopped,
+)
 from croft.compute.lending_terms import Consumer, Held, Leases, Offers, Policy
-from croft.compute.messages import Declined, OpenCommand, Opened, OpenTasks, PutStored
+from croft.compute.messages import (
+    Declined,
+    DropResults,
+    FetchBuffer,
+    ForKeeping,
+    OpenCommand,
+    Opened,
+    OpenTasks,
+    PutStored,
+    SendResults,
+)
 from croft.compute.worker_messages import (
-    BUFFERS_MAX,
     FILE_PART_BYTES,
     WASM_MEMORY_VARIABLE,
     BufferPart,
     CancelChunk,
     CancelCommand,
     ChunkDone,
+    ChunkResults,
     DropBuffer,
     FileBytes,
     FileEnd,
     FileFailed,
-    FromWorker,
     GetFile,
     ListFiles,
     LoadFunction,
     PutFile,
     RunChunk,
     RunCommand,
+    Status,
     ToWorker,
 )
 from croft.errors import Busy, ConnectionLost, CroftError, PeerMisbehaved, Refused, TimedOut
@@ -54,45 +78,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WAIT_S_MAX = 86_400.0
-JOB_LENGTH_MAX = 64
-NEEDS_MAX = 8
-NEED_LENGTH_MAX = 32
 CPUS_MAX = 4096
 WASM_ENGINE_BYTES = 96 << 20
 """What the engine takes of a box's memory, beside that of the program."""
 LEASE_ENDED = TimedOut("its lease has ended", remedy="Ask for a longer one, with `--time`.")
+FromConsumer = ToWorker | ForKeeping
 COMMAND_MESSAGES = (
     PutFile | PutStored | GetFile | ListFiles | RunCommand | CancelCommand | FileBytes | FileEnd | CircleRoster
 )
-
-
-@dataclass(slots=True)
-class _Session:
-    """A consumer's stream of chunks."""
-
-    messages: MessageStream
-    lease: Lease
-    box: TaskBox
-    offer: str
-    """From which its slots come."""
-    slots: int
-    slots_per_task: int = 1
-    environment: bytes = b""
-    chunks: dict[int, RunChunk] = field(default_factory=dict)
-    running: dict[int, int] = field(default_factory=dict)
-    buffers: set[bytes] = field(default_factory=set)
-    tasks: int = 0
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(slots=True)
-class _Command:
-    """A command that waits for its slots, or runs."""
-
-    lease: Lease
-    started: asyncio.Event = field(default_factory=asyncio.Event)
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Lender:
@@ -115,12 +108,13 @@ class Lender:
         self._circles = circles
         self._held = held
         self._environments = environments
+        self.keeping = Keeping()
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
         self._pool = BoxPool(live)
         self._numbers = itertools.count(1)
-        self._sessions: dict[int, _Session] = {}
-        self._commands: dict[int, _Command] = {}
+        self._sessions: dict[int, LentSession] = {}
+        self._commands: dict[int, LentCommand] = {}
         self._command_keys: set[str] = set()
         self._closing: asyncio.Queue[Lease] = asyncio.Queue()
         self.tasks_done: dict[PeerId, int] = {}
@@ -153,6 +147,7 @@ class Lender:
         """Runs the boxes; ends by cancellation."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._pool.serve(), name="boxes")
+            tasks.create_task(self.keeping.serve(), name="kept results")
             while True:
                 lease = await self._closing.get()
                 tasks.create_task(self._close(lease), name=f"lease.{lease.number}.close")
@@ -169,7 +164,7 @@ class Lender:
 
     def reclaim(self, lease: Lease) -> None:
         """The lease is over: its users are told, and whoever is the last one closes its box."""
-        everybody: list[_Session | _Command] = [*self._sessions.values(), *self._commands.values()]
+        everybody: list[LentSession | LentCommand] = [*self._sessions.values(), *self._commands.values()]
         users = [one for one in everybody if one.lease.number == lease.number]
         for user in users:
             user.is_over.set()
@@ -191,14 +186,15 @@ class Lender:
     async def serve_tasks(self, consumer: Consumer, stream: Stream) -> None:
         """Serves one `tasks/1` stream until its consumer closes it."""
         async with MessageStream(stream, step="tasks") as messages:
+            number = next(self._numbers)
             try:
                 opening = decode(await first_message(messages), OpenTasks, step="opening of tasks")
-                session = await self._let_in(consumer, opening, messages)
+                session = await self._let_in(consumer, number, opening, messages)
             except CroftError as error:
                 await decline(messages, stream, error)
                 return
-            number = next(self._numbers)
             self._sessions[number] = session
+            self.keeping.begin(session.job)
             lease, box, stage = session.lease, session.box, Stage.ENDING
             opened = admission.SessionOpened(number, session.offer, lease.amounts[CPU], consumer.twin, opening.priority)
             self._perform(self._admission.handle(opened))
@@ -220,7 +216,10 @@ class Lender:
                 await stopped(listening)
                 await stopped(ended)
                 await stopped(over)
+                await session.fetches.close()
                 del self._sessions[number]
+                await session.withheld.close()
+                self.keeping.end(session.job, is_over=stage is Stage.WARM)
                 for box_chunk in session.running.values():
                     box.forget(box_chunk)
                 box.drop(number, session.buffers)
@@ -231,13 +230,19 @@ class Lender:
                 self._leave(lease, Stage.ENDING if box.is_dead else stage)
                 self._perform(self._admission.handle(admission.SessionClosed(number)))
 
-    async def _listen(self, consumer: Consumer, number: int, session: _Session) -> None:
+    async def _listen(self, consumer: Consumer, number: int, session: LentSession) -> None:
         functions = list(self._pool.functions(consumer.twin))
         session.messages.post(
-            Opened(session.slots, functions, session.box.buffer_bytes_max, environment=session.environment)
+            Opened(
+                session.slots,
+                functions,
+                session.box.buffer_bytes_max,
+                environment=session.environment,
+                keeps_results=True,
+            )
         )
         while (payload := await session.messages.receive()) is not None:
-            message: ToWorker = decode_union(payload, ToWorker, step="tasks")
+            message: FromConsumer = decode_union(payload, FromConsumer, step="tasks")
             if isinstance(message, BufferPart):
                 session.buffers.add(message.digest)
                 if not await session.box.put(number, message, payload):
@@ -247,9 +252,11 @@ class Lender:
             else:
                 self._take(consumer, number, session, message)
 
-    async def _let_in(self, consumer: Consumer, opening: OpenTasks, messages: MessageStream) -> _Session:
+    async def _let_in(
+        self, consumer: Consumer, number: int, opening: OpenTasks, messages: MessageStream
+    ) -> LentSession:
         offers = self._check(consumer)
-        _check_words(opening.job, opening.needs)
+        check_words(opening.job, opening.needs)
         if opening.python != self._policy.python():
             raise Refused(
                 f"this peer runs Python {self._policy.python()}, the job is made by Python {opening.python}",
@@ -260,7 +267,7 @@ class Lender:
         wants = self._policy.task_wants(opening, self._leases.most(offers), self._leases.room(offers))
         # What takes turns shares the twin's one warm box; what is reserved is the job's own.
         is_shared = wants[CPU] == 0 and not opening.needs
-        owner = consumer.twin if is_shared else f"{consumer.peer}/{opening.job or next(self._numbers)}"
+        owner = consumer.twin if is_shared else f"{consumer.peer}/{opening.job or number}"
         key = f"{owner}/tasks/{opening.memory_bytes}" + (f"/{environment.hex()}" if environment else "")
         request = Request(key, consumer.peer, consumer.twin, "tasks", opening.job, offers, wants)
         lease = await self._leases.take(request)
@@ -282,7 +289,9 @@ class Lender:
             self._leave(lease, Stage.WARM if isinstance(error, Busy) else Stage.ENDING)
             raise
         per_task = max(1, min(opening.cpus_per_task, CPUS_MAX))
-        return _Session(messages, lease, box, offer, slots, per_task, environment)
+        kept_for = f"{consumer.peer}/{opening.job or number}"
+        withheld, fetches = Withheld(self.keeping, kept_for, consumer.twin), Fetches(self.keeping, number, box)
+        return LentSession(messages, lease, box, withheld, fetches, kept_for, offer, slots, per_task, environment)
 
     def _meter(self, lease: Lease) -> Callable[[BoxUsage], None]:
         """Counts what a box uses that serves a lease beside the lease's own."""
@@ -294,31 +303,53 @@ class Lender:
             raise Refused("this peer lends you no processors now", remedy="Ask its owner, or use others.")
         return offer
 
-    def _take(self, consumer: Consumer, number: int, session: _Session, message: ToWorker) -> None:
+    def _take(self, consumer: Consumer, number: int, session: LentSession, message: FromConsumer) -> None:
         match message:
             case LoadFunction():
                 self._pool.keep_function(consumer.twin, message)
             case DropBuffer(digest):
                 session.buffers.discard(digest)
-                session.box.drop(number, [digest])
+                session.fetches.drop(digest)
+            case FetchBuffer(digest):
+                session.buffers.add(digest)
+                session.fetches.begin(message)
+            case SendResults(chunk):
+                session.withheld.send(chunk)
+            case DropResults(tokens):
+                self.keeping.drop(session.job, tokens)
             case RunChunk(chunk, function, arguments):
                 if chunk in session.chunks or not arguments:
                     raise PeerMisbehaved(f"chunk {chunk} is empty or sent twice", step="tasks")
                 if function not in self._pool.functions(consumer.twin):
                     raise PeerMisbehaved("a chunk of a function that was not sent", step="tasks")
-                _check_buffers(message, session)
+                check_buffers(message, session)
                 session.chunks[chunk] = message
                 session.tasks += len(arguments)
                 self.tasks_done[consumer.peer] = self.tasks_done.get(consumer.peer, 0) + len(arguments)
-                self._perform(self._admission.handle(admission.UnitArrived(number, chunk, session.slots_per_task)))
+                if message.keeps:
+                    session.withheld.begin(chunk)
+                session.fetches.hold(message, partial(self._queue_chunk, number, session))
             case CancelChunk(chunk):
                 if chunk in session.running:
                     session.box.cancel(session.running[chunk])
                 elif session.chunks.pop(chunk, None):
+                    session.fetches.forget(chunk)
                     self._perform(self._admission.handle(admission.UnitEnded(number, chunk)))
                     session.messages.post(ChunkDone(chunk, 0.0))
             case _:
                 raise PeerMisbehaved(f"{type(message).__name__} on a stream of tasks", step="tasks")
+
+    def _queue_chunk(self, number: int, session: LentSession, chunk: RunChunk, lost: Sequence[bytes]) -> None:
+        """A chunk may wait for its slot; or what it needs is lost."""
+        if not lost:
+            self._perform(self._admission.handle(admission.UnitArrived(number, chunk.chunk, session.slots_per_task)))
+            return
+        session.buffers.difference_update(lost)
+        del session.chunks[chunk.chunk]
+        outcomes = [(index, int(Status.LOST), b"".join(lost)) for index in range(len(chunk.arguments))]
+        with contextlib.suppress(ConnectionLost):
+            session.messages.post(ChunkResults(chunk.chunk, outcomes))
+            session.messages.post(ChunkDone(chunk.chunk, 0.0))
 
     def _perform(self, effects: Sequence[admission.Effect]) -> None:
         for effect in effects:
@@ -346,8 +377,10 @@ class Lender:
         session = self._sessions.get(number)
         if session is None:
             return
-        with contextlib.suppress(ConnectionLost):
-            await session.messages.send(message)
+        passed = await session.withheld.passed(message)
+        if passed is not None:
+            with contextlib.suppress(ConnectionLost):
+                await session.messages.send(passed)
         if isinstance(message, ChunkDone) and number in self._sessions:
             session.chunks.pop(message.chunk, None)
             session.running.pop(message.chunk, None)
@@ -367,7 +400,7 @@ class Lender:
             # A consumer that goes away while it waits in line ends its stream: watch for both.
             self._command_keys.add(request.key)
             hung_up = asyncio.create_task(messages.receive(), name="command.hung_up")
-            taking = asyncio.create_task(self._leases.take(request, _seconds(opening.wait_s)), name="command.lease")
+            taking = asyncio.create_task(self._leases.take(request, seconds(opening.wait_s)), name="command.lease")
             try:
                 await asyncio.wait({hung_up, taking}, return_when=asyncio.FIRST_COMPLETED)
                 if not taking.done():
@@ -383,7 +416,7 @@ class Lender:
 
     def _command_request(self, consumer: Consumer, opening: OpenCommand) -> Request:
         offers = self._check(consumer, is_wasm=opening.is_wasm)
-        _check_words(opening.job, opening.needs)
+        check_words(opening.job, opening.needs)
         if opening.is_wasm and (opening.circle or opening.environment is not None or opening.needs):
             raise PeerMisbehaved("a WebAssembly program that asks for what it cannot use", step="opening")
         if opening.circle and not (len(opening.circle) <= CIRCLE_LENGTH_MAX and is_member_name(opening.member)):
@@ -393,7 +426,7 @@ class Lender:
         if key in self._command_keys:
             raise Refused("this very command runs here already", remedy="Wait for it, or cancel it.")
         wants = self._policy.command_wants(opening, self._leases.most(offers), self._leases.room(offers))
-        lasts_s = _seconds(opening.lasts_s) or inf
+        lasts_s = seconds(opening.lasts_s) or inf
         return Request(
             key, consumer.peer, consumer.twin, "command", opening.job, offers, wants, lasts_s, opening.priority
         )
@@ -408,7 +441,7 @@ class Lender:
         hung_up: asyncio.Task[bytes | None],
     ) -> None:
         number = next(self._numbers)
-        command = self._commands[number] = _Command(lease)
+        command = self._commands[number] = LentCommand(lease)
         slots = lease.amounts[CPU]
         is_open = False
         try:
@@ -441,7 +474,7 @@ class Lender:
         self,
         consumer: Consumer,
         opening: OpenCommand,
-        command: _Command,
+        command: LentCommand,
         messages: MessageStream,
         stream: Stream,
         first: asyncio.Task[bytes | None],
@@ -480,7 +513,7 @@ class Lender:
     async def _attend(
         self,
         opening: OpenCommand,
-        command: _Command,
+        command: LentCommand,
         membership: Membership | None,
         box: Box,
         messages: MessageStream,
@@ -503,7 +536,7 @@ class Lender:
             down = asyncio.create_task(
                 self._pump_down(command, membership, first, messages, worker), name="command.to_box"
             )
-            up = asyncio.create_task(_pump_up(worker, messages, box), name="command.from_box")
+            up = asyncio.create_task(pump_up(worker, messages, box), name="command.from_box")
             over = asyncio.create_task(command.is_over.wait(), name="command.over")
             try:
                 await asyncio.wait({down, up, over}, return_when=asyncio.FIRST_COMPLETED)
@@ -521,7 +554,7 @@ class Lender:
 
     async def _pump_down(
         self,
-        command: _Command,
+        command: LentCommand,
         membership: Membership | None,
         first: asyncio.Task[bytes | None],
         messages: MessageStream,
@@ -555,35 +588,3 @@ class Lender:
             for at in range(0, len(piece), FILE_PART_BYTES):
                 await worker.send(FileBytes(bytes(piece[at : at + FILE_PART_BYTES])))
         await worker.send(FileEnd())
-
-
-def _check_words(job: str, needs: Sequence[str]) -> None:
-    words = [job, *needs]
-    if len(needs) > NEEDS_MAX or len(set(needs)) < len(needs) or not all(word.isprintable() for word in words):
-        raise PeerMisbehaved("an impossible job or need", step="opening")
-    if len(job) > JOB_LENGTH_MAX or not all(0 < len(need) <= NEED_LENGTH_MAX for need in needs):
-        raise PeerMisbehaved("a job or need that is too long", step="opening")
-
-
-def _seconds(wanted: float) -> float:
-    """A time that somebody asks for, within reason."""
-    return min(wanted, WAIT_S_MAX) if wanted > 0 else 0.0
-
-
-def _check_buffers(chunk: RunChunk, session: _Session) -> None:
-    if chunk.buffers and len(chunk.buffers) != len(chunk.arguments):
-        raise PeerMisbehaved(f"chunk {chunk.chunk} does not say what each of its tasks refers to", step="tasks")
-    for digests in chunk.buffers:
-        if len(digests) > BUFFERS_MAX or not session.buffers.issuperset(digests):
-            raise PeerMisbehaved(f"chunk {chunk.chunk} refers to what was not sent", step="tasks")
-
-
-async def _pump_up(worker: MessageStream, messages: MessageStream, box: Box) -> None:
-    """Passes the box's messages to the consumer until either ends."""
-    while (payload := await worker.receive()) is not None:
-        message: FromWorker = decode_union(payload, FromWorker, step="box")
-        await messages.send(message)
-    death = box.usage().death
-    if death:
-        remedy = "Ask for more, with `--mem` or `--disk`, or let the command use less."
-        messages.post(Declined("task_died", f"the box ended: {death}", remedy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from croft.compute.boxes import START_TIMEOUT_S
@@ -15,11 +15,15 @@ from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
-    from croft.ports import Stream
+    from croft.ports import Box, Stream
 
 OPENING_TIMEOUT_S = 10.0
 LINGER_S = 5.0
 PREPARING_S = 5.0
+WAIT_S_MAX = 86_400.0
+JOB_LENGTH_MAX = 64
+NEEDS_MAX = 8
+NEED_LENGTH_MAX = 32
 
 
 async def first_message(messages: MessageStream) -> bytes:
@@ -85,3 +89,28 @@ async def await_ready(worker: MessageStream) -> None:
         raise Failed(f"the box did not start: {fault or 'no answer'}", remedy="See the peer's log.") from None
     if not isinstance(ready, Ready):
         raise Failed("the box did not start: its worker ended", remedy="See the peer's log.")
+
+
+def check_words(job: str, needs: Sequence[str]) -> None:
+    """Raises PeerMisbehaved for a job or devices of no name."""
+    words = [job, *needs]
+    if len(needs) > NEEDS_MAX or len(set(needs)) < len(needs) or not all(word.isprintable() for word in words):
+        raise PeerMisbehaved("an impossible job or need", step="opening")
+    if len(job) > JOB_LENGTH_MAX or not all(0 < len(need) <= NEED_LENGTH_MAX for need in needs):
+        raise PeerMisbehaved("a job or need that is too long", step="opening")
+
+
+def seconds(wanted: float) -> float:
+    """A time that somebody asks for, within reason."""
+    return min(wanted, WAIT_S_MAX) if wanted > 0 else 0.0
+
+
+async def pump_up(worker: MessageStream, messages: MessageStream, box: Box) -> None:
+    """Passes the box's messages to the consumer until either ends."""
+    while (payload := await worker.receive()) is not None:
+        message: FromWorker = decode_union(payload, FromWorker, step="box")
+        await messages.send(message)
+    death = box.usage().death
+    if death:
+        remedy = "Ask for more, with `--mem` or `--disk`, or let the command use less."
+        messages.post(Declined("task_died", f"the box ended: {death}", remedy))

@@ -85,11 +85,17 @@ class Lenders:
         self._pauses: dict[PeerId, _Pause] = {}
         self._mismatches: dict[PeerId, str] = {}
         self._banned: set[PeerId] = set()
+        self.near: set[PeerId] = set(wish.near)
+        """Who has data of the job; they are asked first."""
 
     def ban(self, peer: PeerId, name: str, reason: str) -> None:
         """Never asks this peer again."""
+        self.exclude(peer, f"{name}: caught lying: {reason}")
+
+    def exclude(self, peer: PeerId, why: str) -> None:
+        """The same for one that cannot do what the job needs."""
         self._banned.add(peer)
-        self._mismatches[peer] = f"{name}: caught lying: {reason}"
+        self._mismatches[peer] = why
 
     def ranked(self, candidates: Iterable[Candidate], taken: Iterable[PeerId], now: float) -> list[Candidate]:
         """The candidates to ask now, best first, without those `taken` already."""
@@ -180,7 +186,7 @@ class Lenders:
         # By its order of magnitude: among peers that are about as near, submitters spread out.
         distance = math.frexp(max(round_trip_s, ROUND_TRIP_EQUAL_S))[1]
         chance = blake3(f"{self._salt}/{candidate.peer}".encode()).digest()
-        return candidate.peer not in self._wish.near, candidate.is_self, busy, distance, chance
+        return candidate.peer not in self.near, candidate.is_self, busy, distance, chance
 
 
 def is_decline(error: CroftError) -> bool:

@@ -74,13 +74,45 @@ class PutStored(Message, frozen=True, tag=42):
     is_executable: bool = False
 
 
+class FetchBuffer(Message, frozen=True, tag=43):
+    """A buffer of arguments, as in `BufferPart`, that the lender gets by itself from the peer that keeps it.
+
+    `token` is under what name it does so. If it cannot be had, chunks that need it end with `Status.LOST`.
+    """
+
+    digest: bytes
+    size: int
+    peer: str
+    token: bytes
+
+
+class SendResults(Message, frozen=True, tag=44):
+    """The results of this chunk are waited for after all: what is not kept yet is sent."""
+
+    chunk: int
+
+
+class DropResults(Message, frozen=True, tag=45):
+    """Nobody needs these values any more, which were kept for this job."""
+
+    tokens: list[bytes]
+
+
+class KeptResult(Message, frozen=True):
+    """A value that stays at its lender: the BLAKE3 digest of its bytes in the safe codec, and its name there."""
+
+    token: bytes
+    size: int
+    digest: bytes
+
+
 class Opened(Message, frozen=True, tag=32):
     """Granted. `functions`: digests of the consumer's functions that the lender still has.
 
     `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `has_streams`:
     the command gets the streams that were asked for. `reads_stored`: it understands `PutStored`. `environment`: the
     digest of the one that was asked for; empty of a peer that knows nothing of environments. `is_wasm`: it will run a
-    WebAssembly program.
+    WebAssembly program. `keeps_results`: it understands `FetchBuffer`, and chunks that are `keeps`.
     """
 
     slots: int
@@ -90,6 +122,7 @@ class Opened(Message, frozen=True, tag=32):
     reads_stored: bool = False
     environment: bytes = b""
     is_wasm: bool = False
+    keeps_results: bool = False
 
 
 class Declined(Message, frozen=True, tag=33):
@@ -103,5 +136,8 @@ class Declined(Message, frozen=True, tag=33):
 class Preparing(Message, frozen=True, tag=190):
     """Not yet: the environment is being fetched and built. Said again while that lasts."""
 
+
+ForKeeping = FetchBuffer | SendResults | DropResults
+"""What a lender is told of results that stay where they were made, on a stream of tasks."""
 
 Reply = Opened | Declined | Preparing

@@ -18,6 +18,7 @@ VARIABLES = "CROFT_WASM_VARIABLES"
 """Holds the program's environment as JSON: none of it is ever that of this process. As in `worker_messages`."""
 TRAPPED_CODE = 134
 CANNOT_START_CODE = 126
+"""As in `worker_messages`, which is not there where this runs."""
 MODULE_BYTES_MAX = 256 << 20
 TABLE_ELEMENTS_MAX = 1 << 20
 INSTANCES_MAX = 100

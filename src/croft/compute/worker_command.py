@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from croft.compute.worker_files import open_below
 from croft.compute.worker_loop import Loop, PeerLink
 from croft.compute.worker_messages import (
+    CANNOT_START_CODE,
     DOORWAY_VARIABLE,
+    NOT_FOUND_CODE,
     OUTPUT_PART_BYTES,
     OWN_PYTHON,
     WASM_MEMORY_VARIABLE,
@@ -30,8 +32,6 @@ from croft.compute.worker_processes import Children, become_subreaper, prefer_fo
 if TYPE_CHECKING:
     import subprocess
 
-CANNOT_START_CODE = 126
-NOT_FOUND_CODE = 127
 WASM_MEMORY_BYTES = 256 << 20
 
 

@@ -27,6 +27,9 @@ PART_BYTES = 1 << 20
 """Large arguments and results travel in parts of this size."""
 OWN_PYTHON = "{python}"
 """The program of a command that is to run under the interpreter of the box, in which Croft can be imported."""
+CANNOT_START_CODE = 126
+NOT_FOUND_CODE = 127
+"""Exit codes of a command that could not be started, as those of a shell."""
 DOORWAY_VARIABLE = "CROFT_DOORWAY"
 """Tells a command that may have streams the number of the socket by which it gets them."""
 FILE_PART_BYTES = 1 << 20
@@ -39,6 +42,8 @@ WASM_VARIABLES = "CROFT_WASM_VARIABLES"
 """Holds a WebAssembly program's environment as JSON, for `croft.compute.wasm_runner`."""
 ENVIRONMENT_VARIABLE = "CROFT_ENVIRONMENT"
 """Names a folder that a box's tasks import from before the interpreter's own packages."""
+KEPT_BYTES_MIN = PART_BYTES
+"""Results that are larger stay at their lenders where nobody waits for them yet."""
 TASK_OUTPUT_BYTES_MAX = 4 << 10
 """What is kept, from the end, of what a task printed; it travels with failures only."""
 
@@ -60,6 +65,14 @@ class Status(enum.IntEnum):
     """The encoded result exceeds RESULT_BYTES_MAX, or the arguments what the box has room for. Payload: UTF-8 text."""
     DISPUTED = 6
     """No majority of peers says the same. Payload: UTF-8 text. Never from a worker."""
+    KEPT = 7
+    """It went well, and the value stays at its lender. Payload: `croft.compute.messages.KeptResult`. From lenders."""
+    LOST = 8
+    """Not run, or in vain: what others keep for it could not be fetched, or its value not be kept. Payload: the digests
+    of the buffers that are lost, one after the other. From lenders."""
+    UNREADABLE = 9
+    """What others keep for it means nothing there: its classes are the program's own. Payload: nothing. Never from a
+    lender."""
 
 
 class RemoteException(Message, frozen=True):
@@ -99,6 +112,8 @@ class RunChunk(Message, frozen=True, tag=2):
     """Time limit of each task in seconds; 0 for none."""
     buffers: list[list[bytes]] = msgspec.field(default_factory=list)
     """Per task, the digests of the buffers that its pickle refers to, in order (PEP 574); empty if no task has any."""
+    keeps: bool = False
+    """Results over KEPT_BYTES_MIN stay at the lender. Nothing to a worker."""
 
 
 class CancelChunk(Message, frozen=True, tag=3):

@@ -20,6 +20,8 @@ class Backups(Protocol):
 
     async def change(self, wanted: backup_schema.BackupChange) -> backup_schema.Backup: ...
 
+    async def adopt(self, wanted: backup_schema.BackupAdoption) -> backup_schema.Backup: ...
+
     async def remove(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupRemoved: ...
 
     async def snapshots(self, wanted: backup_schema.BackupNamed) -> list[backup_schema.BackupSnapshot]: ...
@@ -39,6 +41,9 @@ def backup_routes(backups: Backups) -> list[Route]:
     async def change(request: Request) -> object:
         return await backups.change(await body(request, backup_schema.BackupChange))
 
+    async def adopt(request: Request) -> object:
+        return await backups.adopt(await body(request, backup_schema.BackupAdoption))
+
     async def remove(request: Request) -> object:
         return await backups.remove(await body(request, backup_schema.BackupNamed))
 
@@ -52,6 +57,7 @@ def backup_routes(backups: Backups) -> list[Route]:
         Route("/v1/backups", answer(listed), methods=["GET"]),
         Route("/v1/backups", answer(add), methods=["POST"]),
         Route("/v1/backups/changed", answer(change), methods=["POST"]),
+        Route("/v1/backups/adopted", answer(adopt), methods=["POST"]),
         Route("/v1/backups/removed", answer(remove), methods=["POST"]),
         Route("/v1/backups/snapshots", answer(snapshots), methods=["POST"]),
         Route("/v1/backups/pruned", answer(prune), methods=["POST"]),

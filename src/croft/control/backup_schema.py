@@ -108,6 +108,18 @@ class BackupNamed(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class BackupAdoption(msgspec.Struct, frozen=True, kw_only=True):
+    """The backup of a device that is gone, with which this one is to go on.
+
+    `own_name`: what it is called from then on; empty: as before. `paths_hex`: whole paths, in hex, that it
+    backs up from then on; empty: as before.
+    """
+
+    name: str
+    own_name: str = ""
+    paths_hex: list[str] = msgspec.field(default_factory=list)
+
+
 class BackupSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What a run found. `unreadable` files were left out, `torn` ones changed each time they were read."""
 

@@ -166,7 +166,7 @@ KEYS: Mapping[str, Key] = {
     "pipelines.disk": Key(
         "4G",
         size_bytes,
-        "Disk for results that wait here for the next stage of a pipeline; one person gets half.",
+        "Disk for results that wait here for the next stage of a pipeline or the next task; one person gets half.",
     ),
     "storage.delegates": Key(
         "3",

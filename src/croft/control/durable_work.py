@@ -69,6 +69,7 @@ def spec_of(opening: OpenTaskJob) -> JobSpec:
         opening.cpus,
         opening.priority,
         opening.environment,
+        opening.deterministic,
     )
 
 

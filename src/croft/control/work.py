@@ -6,26 +6,23 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from croft.compute.circles import Circles
 from croft.compute.commands import CommandJob, CommandSpec, StoredInput
-from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.lenders import Wish
-from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control import backup_work, durable_work, storage_work, tunnels
 from croft.control.calls import Calls, serve_calls
 from croft.control.circles import CircleDesk
 from croft.control.pipelines import PipelineDesk, serve_pipeline, serve_pipeline_results
 from croft.control.socket_stream import SocketStream
+from croft.control.task_work import TaskJobs, alongside, serve_tasks
 from croft.control.work_messages import (
-    CancelTasks,
     CommandEnded,
     CommandOutput,
     CommandStarted,
-    DefineFunction,
     FromProgram,
     JobFailed,
     JobOpened,
@@ -45,11 +42,7 @@ from croft.control.work_messages import (
     OpenResults,
     OpenTaskJob,
     OpenToMember,
-    PeerCaught,
-    SubmitTasks,
     TakeStream,
-    TaskOutcomes,
-    TaskResultPart,
 )
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Usage
 from croft.model.ids import PeerId
@@ -60,20 +53,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OPEN_BYTES_MAX = 512 << 20
-"""Arguments of unfinished tasks kept for one program; more is taken in as tasks finish."""
 
-
-class JobFactory(durable_work.JobFactory, Protocol):
+class JobFactory(durable_work.JobFactory, TaskJobs, Protocol):
     """Makes jobs, and keeps account of them."""
 
-    def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob: ...
-
     def command_job(self, opening: OpenCommandJob, stored: Sequence[StoredInput] = ()) -> tuple[str, CommandJob]: ...
-
-    async def ended(self, job: str, error: CroftError | None) -> None:
-        """A job is over."""
-        ...
 
 
 class WorkServer:
@@ -131,7 +115,7 @@ class WorkServer:
                     case OpenResults():
                         await durable_work.serve_results(self._jobs, opening, messages)
                     case OpenTaskJob():
-                        await self._serve_tasks(opening, messages)
+                        await serve_tasks(self._jobs, opening, messages)
                     case OpenCommandJob():
                         await self._serve_command(opening, messages)
                     case OpenForward() | OpenProxy():
@@ -168,60 +152,6 @@ class WorkServer:
             finally:
                 writer.close()
 
-    async def _serve_tasks(self, opening: OpenTaskJob, messages: MessageStream) -> None:
-        open_bytes = 0
-        has_room = asyncio.Event()
-        has_room.set()
-        sizes: dict[int, int] = {}
-
-        def on_outcomes(peer: PeerId, outcomes: Sequence[tuple[int, int, bytes]]) -> None:
-            nonlocal open_bytes
-            open_bytes -= sum(sizes.pop(task, 0) for task, _, _ in outcomes)
-            if open_bytes < OPEN_BYTES_MAX:
-                has_room.set()
-            with contextlib.suppress(ConnectionLost):
-                for task, data in job.take_parts(peer, outcomes):
-                    messages.post(TaskResultPart(task, data))
-                messages.post(TaskOutcomes(peer, self._jobs.peer_name(peer), list(outcomes)))
-
-        def on_caught(peer: PeerId, reason: str, unchecked: Sequence[int]) -> None:
-            with contextlib.suppress(ConnectionLost):
-                messages.post(PeerCaught(self._jobs.peer_name(peer), reason, list(unchecked)))
-
-        job = self._jobs.task_job(opening, on_outcomes)
-        job.on_caught = on_caught
-        error: CroftError | None = None
-        try:
-            messages.post(JobOpened(job.id))
-            async with _alongside(job.run()):
-                while (payload := await messages.receive()) is not None:
-                    message: FromProgram = decode_union(payload, FromProgram, step="local work")
-                    match message:
-                        case DefineFunction(digest, pickled):
-                            job.add_function(LoadFunction(digest, pickled, opening.python))
-                        case BufferPart(digest, size, offset):
-                            job.add_buffer_part(digest, size, offset, payload)
-                        case DropBuffer(digest):
-                            job.drop_buffer(digest)
-                        case SubmitTasks(function, first, arguments, buffers):
-                            numbers = range(first, first + len(arguments))
-                            added = job.add(function, numbers, arguments, buffers)
-                            sizes.update(zip(numbers, added, strict=True))
-                            open_bytes += sum(added)
-                            if open_bytes > OPEN_BYTES_MAX:
-                                has_room.clear()
-                                await has_room.wait()
-                        case CancelTasks(tasks):
-                            open_bytes -= sum(sizes.pop(task, 0) for task in tasks)
-                            job.cancel(tasks)
-                        case _:
-                            raise PeerMisbehaved(f"{type(message).__name__} in a job of tasks", step="local work")
-        except CroftError as caught:
-            error = caught
-            raise
-        finally:
-            await self._jobs.ended(job.id, error)
-
     async def _serve_command(self, opening: OpenCommandJob, messages: MessageStream) -> None:
         stored = [one for name, path in opening.stored for one in await self._storage.inputs(name, path)]
         job_id, job = self._jobs.command_job(opening, stored)
@@ -235,7 +165,7 @@ class WorkServer:
         messages.post(JobOpened(job_id))
         error: CroftError | None = None
         try:
-            async with _alongside(job.run(on_output, on_start)) as running:
+            async with alongside(job.run(on_output, on_start)) as running:
                 hung_up = asyncio.create_task(messages.receive(), name="work.hung_up")
                 await asyncio.wait({running, hung_up}, return_when=asyncio.FIRST_COMPLETED)
                 hung_up.cancel()
@@ -252,33 +182,6 @@ class WorkServer:
             raise
         finally:
             await self._jobs.ended(job_id, error)
-
-
-@contextlib.asynccontextmanager
-async def _alongside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Runs `work` beside the block, and not a moment longer. If it fails, its error ends the block too."""
-    this = asyncio.current_task()
-    assert this is not None, "connections are served by tasks"
-    is_block_over = is_interrupted = False
-
-    def ended(task: asyncio.Task[T]) -> None:
-        nonlocal is_interrupted
-        if not is_block_over and not task.cancelled() and task.exception() is not None:
-            is_interrupted = True
-            this.cancel()
-
-    task = asyncio.create_task(work, name="work.job")
-    task.add_done_callback(ended)
-    try:
-        yield task
-    except asyncio.CancelledError:
-        if not is_interrupted or this.uncancel() > 0:
-            raise
-        task.result()
-    finally:
-        is_block_over = True
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _raise_bug(task: asyncio.Task[None]) -> None:

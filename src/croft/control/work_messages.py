@@ -45,6 +45,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     priority: int = 0
     environment: Environment | None = None
     """Its wheels are in this peer's cache already."""
+    deterministic: bool | None = None
+    """Whether the same call gives the same result, and does no harm twice; None: nobody knows."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -62,6 +64,8 @@ class SubmitTasks(Message, frozen=True, tag=52):
     arguments: list[bytes]
     buffers: list[list[bytes]] = msgspec.field(default_factory=list)
     """As in `croft.compute.worker_messages.RunChunk`."""
+    stays: bool = False
+    """What they return may stay at its lender, until it is wanted: then the outcome is KEPT."""
 
 
 class CancelTasks(Message, frozen=True, tag=53):
@@ -144,6 +148,36 @@ class TakeStream(Message, frozen=True, tag=152):
 
     circle: str
     number: int
+
+
+class KeptBuffer(Message, frozen=True, tag=153):
+    """A buffer that a peer keeps, since a task has made it; before the first task that uses it, and when it moves."""
+
+    digest: bytes
+    size: int
+    peer: str
+    token: bytes
+
+
+class WantValues(Message, frozen=True, tag=154):
+    """The program waits for the values of these tasks. One that is kept comes as `TaskResultPart`… and as an outcome;
+    if it is lost, as an outcome LOST."""
+
+    tasks: list[int]
+
+
+class ReleaseValues(Message, frozen=True, tag=155):
+    """Nobody needs these tasks' values where they are kept; the tasks may yet run again."""
+
+    tasks: list[int]
+
+
+class RunTaskAgain(Message, frozen=True, tag=156):
+    """A task whose value was lost, or what it needs, is to run once more. `buffers`: as in `SubmitTasks`, of it."""
+
+    task: int
+    buffers: list[bytes] = msgspec.field(default_factory=list)
+    stays: bool = False
 
 
 class SealJob(Message, frozen=True, tag=150):
@@ -275,6 +309,10 @@ FromProgram = (
     | OpenPipe
     | BufferPart
     | DropBuffer
+    | KeptBuffer
+    | WantValues
+    | ReleaseValues
+    | RunTaskAgain
     | SealJob
     | OpenResults
     | OpenCircle

@@ -85,6 +85,24 @@ class BackupDesk:
         await self._backups.redefine(name, changed)
         return await self._shown(name, changed, await self._backups.all())
 
+    async def adopt(self, wanted: backup_schema.BackupAdoption) -> backup_schema.Backup:
+        """Has this device go on with the backup of one that is gone. Raises Usage, NotFound, Busy, Refused."""
+        name, definition = await self._backups.find(wanted.name)
+        own_name = wanted.own_name or name.name
+        check_backup_name(own_name)
+        paths = _paths(wanted.paths_hex) if wanted.paths_hex else list(definition.paths)
+        for path in paths:
+            refuse_own(path, self._parts.plan.own_folders)
+            if not os.path.lexists(path):
+                raise Usage(
+                    f"`{shown(path)}` is not here",
+                    remedy=f"First restore it, as by `croft backup restore {wanted.name} --into /`, or say which paths "
+                    "it is to go on with.",
+                )
+        adopted = await self._backups.adopt(name, own_name, replace(definition, paths=paths))
+        everything = await self._backups.all()
+        return await self._shown(adopted, everything[adopted], everything)
+
     async def remove(self, wanted: backup_schema.BackupNamed) -> backup_schema.BackupRemoved:
         """Drops a backup with all that is stored. Raises NotFound, Busy, Refused."""
         name, definition = await self._backups.find(wanted.name)

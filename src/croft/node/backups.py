@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -104,6 +104,7 @@ class Backups:
         self._unknown: dict[StoreName, Failed] = {}
         self._running: dict[str, _Running] = {}
         self._waits: dict[StoreName, str] = {}
+        self._arriving: set[StoreName] = set()
         self._changed = asyncio.Event()
 
     async def serve(self) -> None:
@@ -171,9 +172,8 @@ class Backups:
         name = StoreName(self._device, text)
         if name in await self.all() or name in self._unknown:
             raise Busy(f"there is a backup `{text}` already", remedy="Give this one another name: --name NAME.")
-        await (await self.store(name)).define(definition, self.rule(definition))
-        await self._note_run(name, LastRun(0.0))
-        self._changed.set()
+        async with self._coming(name):
+            await (await self.store(name)).define(definition, self.rule(definition))
         return name
 
     async def redefine(self, name: StoreName, definition: Definition) -> None:
@@ -186,17 +186,34 @@ class Backups:
 
     async def remove(self, name: StoreName, definition: Definition) -> None:
         """Drops it with all that is stored. Raises Busy, Refused."""
-        if not self.is_own(name) and self._overlay.is_alive(PeerId(name.device.hex())):
-            raise Refused(
-                f"this is the backup of {definition.device_name}, which is up and may be running it",
-                remedy="Remove it there.",
-            )
+        self._refuse_if_up(name, definition, "Remove it there.")
         store = await self.writable(name)
         async with store.writing:
             await store.remove(await self._storage.last_rule())
         self._definitions.pop(name, None)
         self._health.clear(_warning(name.name))
         await self._forget_run(name)
+
+    async def adopt(self, name: StoreName, text: str, definition: Definition) -> StoreName:
+        """Makes the backup of a device that is gone one of this device; nothing is sent again. Raises Busy, Refused."""
+        if self.is_own(name):
+            raise Refused("this is a backup of this device already")
+        self._refuse_if_up(name, definition, "Go on with it there.")
+        new = StoreName(self._device, text)
+        if new in await self.all() or new in self._unknown:
+            raise Busy(f"there is a backup `{text}` already", remedy="Give this one another name: --name NAME.")
+        adopted = msgspec.structs.replace(definition, device_name=self._overlay.own.name)
+        store = await self.store(name)
+        async with store.writing, self._coming(new):
+            await store.move(new, adopted, self.rule(adopted))
+        self._definitions.pop(name, None)
+        return new
+
+    def _refuse_if_up(self, name: StoreName, definition: Definition, remedy: str) -> None:
+        if not self.is_own(name) and self._overlay.is_alive(PeerId(name.device.hex())):
+            raise Refused(
+                f"this is the backup of {definition.device_name}, which is up and may be running it", remedy=remedy
+            )
 
     async def writable(self, name: StoreName) -> BackupStore:
         """Its store, which no run writes now. Raises Busy."""
@@ -430,7 +447,22 @@ class Backups:
     async def _own_names(self) -> list[StoreName]:
         """The backups that were defined here."""
         rows = await self._database.run(lambda db: db.execute("SELECT name FROM backup_run ORDER BY name").fetchall())
-        return [StoreName(self._device, name) for (name,) in rows]
+        names = [StoreName(self._device, name) for (name,) in rows]
+        return [name for name in names if name not in self._arriving]
+
+    @contextlib.asynccontextmanager
+    async def _coming(self, name: StoreName) -> AsyncIterator[None]:
+        """While a backup becomes one of this device. It is noted first, so that none is there that never runs."""
+        self._arriving.add(name)
+        try:
+            await self._note_run(name, LastRun(0.0))
+            yield
+        except BaseException:
+            await self._forget_run(name)
+            raise
+        finally:
+            self._arriving.discard(name)
+        self._changed.set()
 
     async def _note_stopped(self, name: StoreName) -> None:
         if (last := await self.last_run(name)) is not None and not last.ended_at:

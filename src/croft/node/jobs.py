@@ -19,6 +19,7 @@ from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.journal import Entry, Journal
 from croft.compute.journal_exchange import by_peer
 from croft.compute.journal_messages import FoundJob, JobSpec
+from croft.compute.kept_results import Values
 from croft.compute.lenders import Candidate, Wish
 from croft.compute.verification import Standing, Verification, parse_check
 from croft.control import schema
@@ -110,7 +111,9 @@ class JobBook:
         delegates_wanted: int,
         circles: Circles,
         environments: Environments,
+        values: Values,
     ) -> None:
+        self._values = values
         self._circles = circles
         self._overlay = overlay
         self._peers = OverlayPeers(overlay, offered_here)
@@ -139,6 +142,7 @@ class JobBook:
             memory_bytes=spec.memory_bytes,
             task_s_max=spec.task_s_max,
             retries=spec.retries,
+            deterministic=spec.deterministic,
             is_patient=True,
             verdicts=self._verification(spec.verify),
             standing=self._standing,
@@ -169,7 +173,9 @@ class JobBook:
             verdicts=self._verification(opening.verify),
             standing=self._standing,
             retries=opening.retries,
+            deterministic=opening.deterministic,
             environment=opening.environment,
+            values=self._values,
         )
         label = opening.label[:LABEL_LENGTH_MAX]
         self._running[job.id] = _Running("tasks", label, self._clock.now(), job)

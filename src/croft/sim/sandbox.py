@@ -16,6 +16,7 @@ import cloudpickle
 
 from croft.compute.environment_messages import Built
 from croft.compute.worker_messages import (
+    NOT_FOUND_CODE,
     RESULT_BYTES_MAX,
     BufferPart,
     CancelChunk,
@@ -54,7 +55,6 @@ START_S = 0.08
 TASK_S = 0.001
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 NOT_SIMULATED = "not simulated"
-COMMAND_NOT_FOUND = 127
 BUILDER = "builder"
 """A box whose program is this builds any environment, of nothing."""
 
@@ -191,7 +191,7 @@ class SimulatedBox:
             case PutFile() | GetFile() | ListFiles():
                 self._say(FileFailed(message.path, NOT_SIMULATED))
             case RunCommand() if self.doorway is None:
-                self._say(CommandExited(COMMAND_NOT_FOUND, reason=NOT_SIMULATED))
+                self._say(CommandExited(NOT_FOUND_CODE, reason=NOT_SIMULATED))
             case BufferPart():
                 self._buffers.setdefault(message.digest, bytearray()).extend(message.data)
             case DropBuffer():

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from croft.errors import CroftError, NotFound
 from croft.ports import Clock, Database, Entropy
@@ -39,6 +40,8 @@ from croft.storage.service import HIDDEN, Storage
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
+
+NOTHING_MOVED: Final[Mapping[bytes, Version]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,18 @@ class BackupStore:
             await self._keep({}, rule, removed=[*names, self.name.definition])
             await self.index.drop()
 
+    async def move(self, name: StoreName, definition: Definition, rule: Rule) -> None:
+        """Gives all of it another name, in one change of the list: another device goes on with it. Hold `writing`.
+
+        Nothing is sent but what says so. The index of that device is made from the tables, as one that was lost.
+        """
+        async with self._dropping():
+            kept = {old: version async for old, version in self._storage.kept(self.name.prefix + b"/")}
+            moved = {name.prefix + old.removeprefix(self.name.prefix): version for old, version in kept.items()}
+            removed = [*kept, self.name.definition]
+            await self._keep({name.definition: encode(definition)}, rule, removed=removed, moved=moved)
+            await self.index.drop()
+
     async def prune(self, rule: Rule, clock: Clock, entropy: Entropy) -> Pruned:
         """Drops packs that no snapshot needs, and moves what lives out of those that are mostly dead. Hold `writing`.
 
@@ -266,7 +281,14 @@ class BackupStore:
                 self._is_dropped = False
                 self._is_read.notify_all()
 
-    async def _keep(self, records: Mapping[bytes, bytes], rule: Rule, *, removed: Sequence[bytes] = ()) -> None:
+    async def _keep(
+        self,
+        records: Mapping[bytes, bytes],
+        rule: Rule,
+        *,
+        removed: Sequence[bytes] = (),
+        moved: Mapping[bytes, Version] = NOTHING_MOVED,
+    ) -> None:
         if not records and not removed:
             return
         async with self._storage.putting(rule) as putting:
@@ -275,6 +297,7 @@ class BackupStore:
             changes: dict[bytes, Version | None] = {
                 name: Version(0, b"", 0.0, one.size, one.content) for name, one in pending.items()
             }
+            changes.update(moved)
             changes.update(dict.fromkeys(removed))
             async with await self._storage.listing() as listing:
                 await self._storage.keep(changes, listing)

@@ -72,11 +72,6 @@ class FileList:
         raise _damaged()
 
     @property
-    def count(self) -> int:
-        """How many names there are."""
-        return sum(leaf.count for leaf in self.leaves)
-
-    @property
     def nodes(self) -> list[Child]:
         """Every node."""
         return [*self.branches.values(), *self.leaves]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, TooLarge, ValueLost
 from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.model.kept import Held
 from croft.twins.call_memory import Intake, Key, RecentAnswers
 from croft.twins.call_messages import (
     ARGUMENT_BYTES_MAX,
@@ -38,7 +39,6 @@ from croft.twins.call_messages import (
     is_last,
 )
 from croft.twins.capability_host import CapabilityHost, Deliver, Running, failure_of
-from croft.twins.pipeline import Held
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 from croft.wire.room import Room

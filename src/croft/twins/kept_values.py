@@ -15,8 +15,8 @@ from blake3 import blake3
 
 from croft.errors import Busy, ConnectionLost, CroftError, NotFound, PeerMisbehaved, Unreachable
 from croft.model.ids import PeerId
+from croft.model.kept import Held
 from croft.ports import OWN_VALUES, Chunk
-from croft.twins.pipeline import Held
 from croft.wire.codec import Message, decode, decode_union
 from croft.wire.message_stream import receive_alone, send_alone
 
@@ -106,8 +106,13 @@ class KeptValues:
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
-    async def keep(self, keeper: str, parts: AsyncIterator[bytes] | Sequence[bytes]) -> Held:
-        """Keeps a value for the twin `keeper`; on the disk when it returns. Raises Busy, Failed."""
+    async def keep(
+        self, keeper: str, parts: AsyncIterator[bytes] | Sequence[bytes], *, is_lasting: bool = True
+    ) -> Held:
+        """Keeps a value for the twin `keeper`; on the disk when it returns. Raises Busy, Failed.
+
+        One that is not `is_lasting` goes with this run of the peer.
+        """
         token, size, waiting, index = self._entropy.token(TOKEN_BYTES), 0, bytearray(), 0
         try:
             async for part in _each(parts):
@@ -120,7 +125,9 @@ class KeptValues:
                     index += 1
             await self._put(token, index, waiting)
             row = token, keeper, size, self._clock.now()
-            await self._database.run(lambda db: db.execute("INSERT INTO kept_value VALUES (?, ?, ?, ?)", row).rowcount)
+            if is_lasting:
+                insert = "INSERT INTO kept_value VALUES (?, ?, ?, ?)"
+                await self._database.run(lambda db: db.execute(insert, row).rowcount)
         except BaseException:
             await asyncio.shield(self._chunks.delete(OWN_VALUES, _keys(token, size)))
             raise
@@ -172,10 +179,13 @@ class KeptValues:
         self._used[token] = used_at
         self._bytes[keeper] = self._bytes.get(keeper, 0) + size
 
-    def _check_room(self, keeper: str, size: int) -> None:
+    def room(self, keeper: str) -> int:
+        """How many bytes more may be kept for a twin."""
         share = 1.0 if keeper == self._owner else FOR_ONE_SHARE_MAX
-        is_too_much = self._bytes.get(keeper, 0) + size > self._bytes_max * share
-        if is_too_much or self.kept_bytes + size > self._bytes_max:
+        return min(int(self._bytes_max * share) - self._bytes.get(keeper, 0), self._bytes_max - self.kept_bytes)
+
+    def _check_room(self, keeper: str, size: int) -> None:
+        if size > self.room(keeper):
             raise Busy("there is no room for more values here", remedy="Wait until earlier ones are used.")
 
     async def _put(self, token: bytes, index: int, data: bytes | bytearray) -> None:

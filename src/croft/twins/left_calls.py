@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from croft.errors import CallLost, CapabilityFailed, ConnectionLost, CroftError, NotFound, PeerMisbehaved, TooLarge
 from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.model.kept import Held
 from croft.twins.call_messages import (
     AskCall,
     CallFailed,
@@ -26,7 +27,6 @@ from croft.twins.call_messages import (
 )
 from croft.twins.letter_store import Message as Letter
 from croft.twins.letters import Body, Box
-from croft.twins.pipeline import Held
 from croft.wire.codec import Message, decode, decode_union, encode
 from croft.wire.message_stream import MessageStream
 

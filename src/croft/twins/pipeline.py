@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from croft.model.ids import PeerId
+from croft.model.kept import Held
 
 AHEAD_PER_PEER: Final = 1
 """Items that a peer has besides those its slots run: it fetches their input meanwhile."""
@@ -21,15 +22,6 @@ TRIES_MAX: Final = 8
 """Of one stage of an item, where peers are lost; whoever is not there at all is waited for without end."""
 RETRY_S_MIN: Final = 1.0
 RETRY_S_MAX: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A value that a peer keeps, under a token that only those know who may have it."""
-
-    peer: PeerId
-    token: bytes
-    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from croft.twins.pipeline import Held, Item
+from croft.model.kept import Held
+from croft.twins.pipeline import Item
 from croft.wire.codec import Message
 
 if TYPE_CHECKING:

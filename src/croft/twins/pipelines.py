@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from croft.errors import Busy, CroftError, NotFound, Refused, Usage, ValueLost
 from croft.model.ids import PeerId, TwinId
+from croft.model.kept import Held
 from croft.twins import pipeline as core
 from croft.twins.call_messages import (
     VALUE_PART_BYTES_MAX,
@@ -29,7 +30,7 @@ from croft.twins.call_messages import (
     ValueRef,
 )
 from croft.twins.kept_values import KeptValues
-from croft.twins.pipeline import Held, Item, Pipeline, Provider
+from croft.twins.pipeline import Item, Pipeline, Provider
 from croft.twins.pipeline_store import KeptPipeline, PipelineSpec, PipelineStore, StageSpec
 
 if TYPE_CHECKING:

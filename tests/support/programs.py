@@ -1,0 +1,69 @@
+"""A program of a simulated machine: its tasks go the way of any program's, but for the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from croft.client.task_future import TaskFuture
+from croft.client.task_session import Options, TaskSession
+from croft.control.task_work import serve_tasks
+from croft.control.work_messages import FromProgram
+from croft.errors import ConnectionLost
+from croft.overlay.loopback import pipe
+from croft.sim.world import World
+from croft.wire.codec import decode_union
+from croft.wire.message_stream import MessageStream
+
+
+@contextlib.asynccontextmanager
+async def program(world: World, name: str, *, on: tuple[str, ...] = ()) -> AsyncIterator[TaskSession]:
+    """A job of a program on a machine that stays up; `on`: which machines may do its tasks."""
+    here, there = pipe()
+    session = TaskSession(Options(label="simulated", on=tuple(world[other].peer for other in on)))
+
+    async def serve() -> None:
+        async with MessageStream(there, step="local work") as messages:
+            payload = await messages.receive()
+            assert payload is not None, "a program opens its job"
+            opening = decode_union(payload, FromProgram, step="local work")
+            with contextlib.suppress(ConnectionLost):
+                await serve_tasks(world[name].parts.jobs, opening, messages)
+
+    serving = asyncio.create_task(serve(), name=f"{name} serves a program")
+    session.begin(here)
+    try:
+        yield session
+    finally:
+        await session.close()
+        here.abort()
+        await serving
+
+
+async def done(future: TaskFuture) -> None:
+    """Waits until a task is done, wherever its value is."""
+    known = asyncio.Event()
+    future.when_known(lambda _: known.set())
+    await known.wait()
+
+
+async def value(future: TaskFuture) -> Any:
+    """The value of a task, brought here."""
+    return await asyncio.wrap_future(_copied(future))
+
+
+def _copied(future: TaskFuture) -> concurrent.futures.Future[Any]:
+    """A future of the standard library's own, since this one blocks in `result`."""
+    copy: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def end(ended: TaskFuture) -> None:
+        try:
+            copy.set_result(ended.result(0))
+        except Exception as error:
+            copy.set_exception(error)
+
+    future.add_done_callback(end)
+    return copy
