@@ -57,7 +57,7 @@ def test_what_is_in_one_community_is_invisible_in_the_other(four: list[RealPeer]
     for told in ("peers", "capabilities", "offer list", "community log", "status", "find peers"):
         said = cyd.ok(*told.split())
         assert "bob" not in said and "hill" not in said and "double" not in said, told
-    for asked in (("run", "--on", "bob", "--", "true"), ("tunnel", "bob:wiki"), ("net", "ping", "bob")):
+    for asked in (("run", "--on", "bob", "--", "true"), ("tunnel", "bob:wiki"), ("net", "--measure", "bob")):
         assert "bob" in two_lines(cyd.croft(*asked))[0]
     twin = bob.json("init")["peer"]
     assert twin not in cyd.log()

@@ -301,6 +301,19 @@ def test_a_detached_command_goes_on_and_its_files_are_fetched(trio: list[RealPee
     assert (made / "stdout").read_text() == "done\n" and (made / "exit").read_text() == "3\n"
 
 
+def test_results_that_are_there_are_read_while_the_first_task_is_under_way(trio: list[RealPeer]) -> None:
+    """D4: without --watch nothing is waited for, whatever is done first."""
+    ada, _, _ = trio
+    job = ada.ok("map", "--detach", "--", "sh", "-c", "[ {} = 1 ] && sleep 600; echo {}", ":::", "1", "2", "3").strip()
+    assert ada.croft("job", job, "--results").returncode == 0
+    until(lambda: ada.api.job(job).done == 2, "two are done")
+
+    read = ada.croft("job", job, "--results")
+    assert (read.returncode, read.stdout) == (0, "2\n3\n")
+    assert "2 of 3 tasks are done" in read.stderr
+    ada.ok("job", job, "--cancel")
+
+
 def test_a_detached_map_runs_a_command_for_each_item(trio: list[RealPeer], tmp_path: Path) -> None:
     """D4 for commands: `croft map --detach`, each with its file, fetched in the order of the items."""
     ada, _, _ = trio

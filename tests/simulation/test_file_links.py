@@ -10,31 +10,18 @@ from msgspec.structs import replace
 
 from croft.errors import CroftError, Refused, Usage
 from croft.sim.world import Machine, World
-from croft.storage.links import OwnLink, read_link, write_link
+from croft.storage.links import read_link, write_link
 from croft.storage.service import SYNC_EVERY_S
+from croft.storage.sharing import Named
+from support.linked import line_of, make, read_by_link
 from support.stored import get, put
 from support.worlds import Play, add_device
 
 AHEAD_S = 300.0
-DAY_S = 86_400.0
 
 
 def content(seed: int, size: int) -> bytes:
     return Random(seed).randbytes(size)
-
-
-def line_of(owner: Machine, link: OwnLink) -> str:
-    return link.line(bytes.fromhex(owner.twin))
-
-
-async def read_by_link(machine: Machine, line: str) -> dict[str, bytes]:
-    """What a link leads to."""
-    files, reading = await machine.parts.sharing.open(read_link(line))
-    found: dict[str, bytes] = {}
-    for file in files:
-        assert file.version.content is not None
-        found[file.name.decode()] = b"".join([bytes(piece) async for piece in reading.read(file.version.content)])
-    return found
 
 
 def test_whom_a_link_names_reads_what_it_leads_to_until_it_is_revoked(play: Play) -> None:
@@ -43,8 +30,8 @@ def test_whom_a_link_names_reads_what_it_leads_to_until_it_is_revoked(play: Play
         owner, reader, other = world["peer1"], world["peer2"], world["peer3"]
         await put(owner, "album/one", content(1, 400_000))
         await put(owner, "album/two", b"two")
-        sharing, expires_at = owner.parts.sharing, owner.clock.now() + 86_400
-        link = await sharing.make(b"album", [bytes.fromhex(reader.twin)], [], expires_at)
+        sharing, expires_at = owner.parts.links.sharing, owner.clock.now() + 86_400
+        link = await sharing.make(b"album", Named([bytes.fromhex(reader.twin)]), Named(), expires_at)
         line = link.line(bytes.fromhex(owner.twin))
 
         assert await read_by_link(reader, line) == {"one": content(1, 400_000), "two": b"two"}
@@ -58,7 +45,7 @@ def test_whom_a_link_names_reads_what_it_leads_to_until_it_is_revoked(play: Play
         await put(owner, "album/two", b"changed")
         await asyncio.sleep(10)
         assert (await read_by_link(reader, line))["two"] == b"changed"
-        everybody = await sharing.make(b"album/two", [], [bytes.fromhex(world.community)], expires_at)
+        everybody = await sharing.make(b"album/two", Named([], [bytes.fromhex(world.community)]), Named(), expires_at)
         assert await read_by_link(other, everybody.line(bytes.fromhex(owner.twin))) == {"": b"changed"}
 
         await sharing.revoke(link.made.id.hex()[:6])
@@ -70,11 +57,6 @@ def test_whom_a_link_names_reads_what_it_leads_to_until_it_is_revoked(play: Play
         assert await get(owner, "album/two") == b"secret"
 
     play(story)
-
-
-async def make(owner: Machine, name: str, *readers: Machine) -> OwnLink:
-    twins = [bytes.fromhex(reader.twin) for reader in readers]
-    return await owner.parts.sharing.make(name.encode(), twins, [], owner.clock.now() + DAY_S)
 
 
 async def two_devices(world: World) -> tuple[Machine, Machine, Machine]:
@@ -97,18 +79,18 @@ def test_a_link_is_listed_renewed_and_revoked_by_any_device_of_its_owner(play: P
         await world.crash("peer1")
         await asyncio.sleep(SYNC_EVERY_S)
 
-        (seen,) = await laptop.parts.sharing.links()
+        (seen,) = await laptop.parts.links.sharing.links()
         assert seen == link
         await put(laptop, "page", b"second")
         await asyncio.sleep(10)
         assert await read_by_link(reader, line) == {"": b"second"}
-        await laptop.parts.sharing.revoke(link.made.id.hex()[:6])
+        await laptop.parts.links.sharing.revoke(link.made.id.hex()[:6])
         with pytest.raises(Refused, match="revoked"):
             await read_by_link(reader, line)
 
         await world.restart("peer1")
         await world.until(world.missing_link, within_s=60)
-        (seen,) = await desk.parts.sharing.links()
+        (seen,) = await desk.parts.links.sharing.links()
         assert seen.is_revoked
         await put(desk, "page", b"third")
         await asyncio.sleep(10)
@@ -123,10 +105,10 @@ def test_a_link_that_one_device_revokes_while_another_renews_it_stays_revoked(pl
         desk, laptop, reader = await two_devices(world)
         link = await make(desk, "page", reader)
         await asyncio.sleep(SYNC_EVERY_S)
-        await laptop.parts.sharing.links()
+        await laptop.parts.links.sharing.links()
         world.partition(["peer1", "peer2", "peer3"], ["laptop", "peer4", "peer5"])
         await asyncio.sleep(40)
-        await laptop.parts.sharing.revoke(link.made.id.hex())
+        await laptop.parts.links.sharing.revoke(link.made.id.hex())
         await put(desk, "page", b"second")
         await asyncio.sleep(10)
         world.heal()
@@ -136,7 +118,7 @@ def test_a_link_that_one_device_revokes_while_another_renews_it_stays_revoked(pl
         await asyncio.sleep(10)
 
         for machine in (desk, laptop):
-            assert [one.is_revoked for one in await machine.parts.sharing.links()] == [True]
+            assert [one.is_revoked for one in await machine.parts.links.sharing.links()] == [True]
         with pytest.raises(Refused, match="revoked"):
             await read_by_link(reader, line_of(desk, link))
 
@@ -152,9 +134,9 @@ def test_links_are_listed_while_no_holder_is_up(play: Play) -> None:
         for name in ("peer2", "peer3", "peer4"):
             await world.crash(name)
 
-        assert await owner.parts.sharing.links() == [link]
+        assert await owner.parts.links.sharing.links() == [link]
         with pytest.raises(CroftError):
-            await owner.parts.sharing.revoke(link.made.id.hex())
-        assert await owner.parts.sharing.links() == [link], "what nobody else keeps is not revoked"
+            await owner.parts.links.sharing.revoke(link.made.id.hex())
+        assert await owner.parts.links.sharing.links() == [link], "what nobody else keeps is not revoked"
 
     play(story)

@@ -62,6 +62,7 @@ CORES = [
     "storage/upload.py",
     "storage/download.py",
     "storage/merging.py",
+    "storage/proposing.py",
     "storage/repair.py",
     "storage/retention.py",
     "storage/pruning.py",

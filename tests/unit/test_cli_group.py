@@ -11,8 +11,8 @@ from croft.cli.main import COMMANDS, croft
 from croft.errors import Usage
 
 
-def group_of(alone: str = "", unnamed: str = "") -> Group:
-    @click.group(cls=Group, alone=alone, unnamed=unnamed)
+def group_of(alone: str = "", unnamed: str = "", has: str = "") -> Group:
+    @click.group(cls=Group, alone=alone, unnamed=unnamed, unnamed_has=has)
     def thing() -> None:
         """A thing."""
 
@@ -57,6 +57,13 @@ def test_a_misspelt_subcommand_is_named_with_the_nearest_one() -> None:
     with pytest.raises(Usage) as caught:
         said(group_of(), "zzz")
     assert caught.value.remedy == "See `thing --help`."
+
+
+def test_what_the_unnamed_one_does_not_take_is_misspelt_too() -> None:
+    either = group_of(alone="list", unnamed="set", has="=")
+    assert said(either, "x=1") == "set x=1 to all"
+    with pytest.raises(Usage, match="no command `thing lst`"):
+        said(either, "lst")
 
 
 def test_help_tells_what_it_is_alone() -> None:

@@ -24,6 +24,7 @@ from croft.storage.messages import (
     ListShares,
     PutHead,
     PutLink,
+    PutProposal,
     PutShare,
     ReadHeads,
     ReadLink,
@@ -33,6 +34,7 @@ from croft.storage.messages import (
     Watch,
 )
 from croft.storage.permits import Permit
+from croft.storage.proposals import Proposal
 from croft.wire.codec import Message, decode, decode_union, encode
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors" / "shares.json"
@@ -55,6 +57,8 @@ MESSAGES: dict[str, Message] = {
     "dropped": Dropped(4096),
     "heads": Heads([b"record"]),
     "link read": LinkRead(b"record"),
+    "put proposal": PutProposal(b"record"),
+    "link read with proposals": LinkRead(b"record", [b"proposal"]),
     "declined": Declined("full", "full: all taken", "Try later."),
 }
 SIGNED: dict[str, Message] = {
@@ -67,6 +71,14 @@ SIGNED: dict[str, Message] = {
     "linked files": LinkedFiles(1, [LinkedFile(b"", Version(1, b"d" * 32, 1.5, 0, None))]),
     "made link": MadeLink(1, b"i" * 16, b"k" * 32, b"film", [b"t" * 32], [b"c" * 32], 1.5, 2.5),
     "told link": ToldLink(1, 7, b"digest", [b"p" * 32]),
+    "link state that is written": LinkState(
+        OWNER, b"d" * 32, b"i" * 16, 7, b"permit", b"sealed", [b"w" * 32], [b"c" * 32], [(b"v" * 32, 5)]
+    ),
+    "made link that is written": MadeLink(
+        1, b"i" * 16, b"k" * 32, b"film", [b"t" * 32], [b"c" * 32], 1.5, 2.5, [b"t" * 32], [b"c" * 32], False
+    ),
+    "proposal": Proposal(b"w" * 32, b"v" * 32, OWNER, b"i" * 16, 7, b"permit", b"sealed"),
+    "signed proposal": SignedByDevice(b"certificate", b"record"),
     "stripe list": StripeList(1, [Stripe(1, 100, [SHARE], [b"h" * 32])]),
 }
 

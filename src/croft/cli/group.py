@@ -20,11 +20,12 @@ class Group(click.Group):
         alone: The subcommand of `croft THING`, and of `croft THING --json`.
         unnamed: The subcommand that takes arguments that begin with no subcommand's name. Without it, they are a slip
             of the user's, and options are `alone`'s.
+        unnamed_has: What is in the first of these arguments; all else is a slip.
     """
 
-    def __init__(self, *args: Any, alone: str = "", unnamed: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, alone: str = "", unnamed: str = "", unnamed_has: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._alone, self._unnamed = alone, unnamed
+        self._alone, self._unnamed, self._unnamed_has = alone, unnamed, unnamed_has
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Puts the name that was left out before the rest."""
@@ -32,7 +33,7 @@ class Group(click.Group):
             left_out = self._alone
         elif args[0] in self.commands or args[0] in HELP_OPTIONS:
             left_out = ""
-        elif self._unnamed or args[0].startswith("-"):
+        elif args[0].startswith("-") or (self._unnamed and self._unnamed_has in args[0]):
             left_out = self._unnamed or self._alone
         else:
             raise no_command(args[0], self.commands, ctx)

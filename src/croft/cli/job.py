@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,14 +146,20 @@ def _read_results(shown: schema.Job, folder: Path | None, *, as_json: bool, wait
     if not shown.is_durable:
         raise Usage(f"job {shown.job} was not detached: its results went to its program", remedy="Use `detach=True`.")
     has_failed = shown.state == "cancelled"
+    is_whole = waits or shown.ended_at is not None
     with Grid() as grid:
-        for one in grid.job(shown.job).outcomes(is_in_order=True):
+        outcomes = grid.job(shown.job).outcomes(is_in_order=is_whole)
+        for one in outcomes if is_whole else _those_there(outcomes, shown.done):
             has_failed |= _print_result(one, folder, as_json)
-            if not waits and one.task + 1 >= shown.done:
-                break
-    if not waits and shown.ended_at is None:
+    if not is_whole:
         say(f"the job goes on: {shown.done} of {shown.tasks} tasks are done; --watch waits for the others")
     return int(has_failed)
+
+
+def _those_there(outcomes: Generator[Done], count: int) -> list[Done]:
+    """As many as are recorded, in the order of the tasks: the first ones may be under way while later ones are done."""
+    with contextlib.closing(outcomes):
+        return sorted(itertools.islice(outcomes, count), key=lambda one: one.task)
 
 
 def _print_result(one: Done, folder: Path | None, as_json: bool) -> bool:

@@ -16,7 +16,7 @@ from croft.control.quantities import rate_bytes_per_s, resources, show_duration,
 from croft.model.amounts import show_amount
 
 
-@click.group(cls=Group, alone="list", unnamed="lend")
+@click.group(cls=Group, alone="list", unnamed="lend", unnamed_has="=")
 def offer() -> None:
     """Lend to others: see, make and withdraw offers.
 

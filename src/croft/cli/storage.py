@@ -79,6 +79,8 @@ def put(
     say(f"  {answer.layout:<28}{shares or 'nothing to hold'}")
     losses = answer.losses
     say(f"  Any {losses} of the holders of a file may be lost." if losses else "  No holder may be lost.")
+    if name.startswith("croft:file:"):
+        say("  The owner of the link takes it in once a device of theirs is up.")
     if answer.missing:
         say(f"! {answer.missing} shares found no place, so fewer may be lost than {answer.layout} bears.")
 
@@ -109,7 +111,8 @@ def get(name: str, place: str | None, device: str, snapshot: str, force: bool, a
     if wanted.startswith("croft:file:"):
         from croft.storage.links import read_link
 
-        shown = read_link(wanted).name
+        line, _, below = wanted.partition("/")
+        shown = os.fsencode(below.rstrip("/")) or read_link(line).name
     by = files.peer_ids([device])[0] if device else ""
     if place == PIPED:
         for piece in files.read(OpenGet(at, number=number, device=by, snapshot=snapshot)):
@@ -217,21 +220,28 @@ def rollback(name: str, device: str, as_json: bool) -> None:
 
 @click.group(cls=Group, alone="list")
 def link() -> None:
-    """Let others read stored files, for as long as you like."""
+    """Let others read stored files, or write them, for as long as you like."""
 
 
 @link.command("make")
 @click.argument("name")
-@click.option("--to", multiple=True, required=True, metavar="WHO", help="A person or a community; may be given again.")
+@click.option("--to", multiple=True, metavar="WHO", help="A person or a community that reads; may be given again.")
+@click.option("--write", multiple=True, metavar="WHO", help="One that reads, and writes; may be given again.")
 @click.option("--for", "lasts", default="30d", show_default=True, metavar="TIME", help="How long it is good.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def make_link(name: str, to: tuple[str, ...], lasts: str, as_json: bool) -> None:
-    """A line by which WHO reads NAME, or all below it, as it changes: `croft get LINE`. It is of use to nobody else."""
+def make_link(name: str, to: tuple[str, ...], write: tuple[str, ...], lasts: str, as_json: bool) -> None:
+    """A line by which WHO reads NAME, or all below it, as it changes. It is of use to nobody else.
+
+    The line is a name: others say `croft get LINE`, `croft ls LINE`; whoever may write says `croft put page --as
+    LINE/page`, `croft rm LINE/page`. What they write is among your files once a device of yours is up.
+    """
     from croft.client.local_api import LocalApi
     from croft.client.stored_files import name_bytes
     from croft.control import schema
 
-    wanted = schema.LinkWanted(name=name, name_hex=name_bytes(name).hex(), to=list(to), for_s=duration_s(lasts))
+    wanted = schema.LinkWanted(
+        name=name, name_hex=name_bytes(name).hex(), to=list(to), writers=list(write), for_s=duration_s(lasts)
+    )
     made = LocalApi(Home.find().control_socket).make_link(wanted)
     if as_json:
         print_json("link", made)
@@ -254,7 +264,7 @@ def list_links(as_json: bool) -> None:
         [
             one.link[:SHORT_LENGTH],
             "revoked" if one.is_revoked else "expired" if one.expires_at < now else show_duration(one.expires_at - now),
-            ", ".join(one.to),
+            ", ".join(f"{who} (writes)" if who in one.writers else who for who in one.to),
             one.name,
         ]
         for one in found

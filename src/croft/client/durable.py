@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -100,7 +100,7 @@ class Job(Generic[R]):
         for done in self.outcomes():
             yield done.task, done.value()
 
-    def outcomes(self, *, is_in_order: bool = False) -> Iterator[Done]:
+    def outcomes(self, *, is_in_order: bool = False) -> Generator[Done]:
         """What came of each task, until the job is over, without decoding it."""
         batches = read_outcomes(self._work_socket, self.id, is_in_order=is_in_order)
         try:

@@ -142,15 +142,24 @@ class StoredFiles:
 
     # --- links -------------------------------------------------------------------------------------------------------
 
-    def link(self, name: Name, to: Iterable[str], *, lifetime: str | float = LINK_LIFETIME) -> schema.FileLink:
-        """Lets people and communities, by their names, read a file, or all below a name, as it changes.
+    def link(
+        self,
+        name: Name,
+        to: Iterable[str] = (),
+        *,
+        write: Iterable[str] = (),
+        lifetime: str | float = LINK_LIFETIME,
+    ) -> schema.FileLink:
+        """Lets people and communities, by their names, read a file, or all below a name, as it changes; those of
+        `write` put and remove files there, too.
 
-        Its `line` is what they say to `get` and `fetch`. `lifetime`: how long it is good, in seconds or like "90d".
-        Raises NotFound, Usage, Unreachable.
+        Its `line` is a name for them: `get(line)`, `ls(line)`, `put(data, f"{line}/page")`, `rm(f"{line}/page")`.
+        `lifetime`: how long it is good, in seconds or like "90d". Raises NotFound, Usage, Unreachable.
         """
         shown = name if isinstance(name, str) else name.decode(errors="replace")
         at, for_s = name_bytes(name).hex(), duration_s(lifetime)
-        return self._api.make_link(schema.LinkWanted(name=shown, name_hex=at, to=list(to), for_s=for_s))
+        wanted = schema.LinkWanted(name=shown, name_hex=at, to=list(to), writers=list(write), for_s=for_s)
+        return self._api.make_link(wanted)
 
     def links(self) -> list[schema.FileLink]:
         """Links that this peer's owner made, on whatever device."""
@@ -266,9 +275,16 @@ class AsyncStoredFiles:
         """See `StoredFiles.rm`."""
         return await asyncio.to_thread(self._files.rm, name, is_folder=is_folder, is_final=is_final)
 
-    async def link(self, name: Name, to: Iterable[str], *, lifetime: str | float = LINK_LIFETIME) -> schema.FileLink:
+    async def link(
+        self,
+        name: Name,
+        to: Iterable[str] = (),
+        *,
+        write: Iterable[str] = (),
+        lifetime: str | float = LINK_LIFETIME,
+    ) -> schema.FileLink:
         """See `StoredFiles.link`."""
-        return await asyncio.to_thread(self._files.link, name, to, lifetime=lifetime)
+        return await asyncio.to_thread(self._files.link, name, to, write=write, lifetime=lifetime)
 
     async def links(self) -> list[schema.FileLink]:
         """See `StoredFiles.links`."""

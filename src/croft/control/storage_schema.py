@@ -167,16 +167,20 @@ class StorageState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Lets people or communities, by their names, read a file, or all below a name, for some time."""
+    """Lets people or communities, by their names, read a file, or all below a name, for some time.
+
+    `writers`: those who may put and remove files there, too.
+    """
 
     name: str
     to: list[str]
     for_s: float
     name_hex: str = ""
+    writers: list[str] = []
 
 
 class FileLink(msgspec.Struct, frozen=True, kw_only=True):
-    """A link to stored files. `line` is what is passed on; `to`: who may use it."""
+    """A link to stored files. `line` is what is passed on; `to`: who may use it; `writers`: who of them may write."""
 
     link: str
     name: str
@@ -185,6 +189,7 @@ class FileLink(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
     is_revoked: bool
     line: str
+    writers: list[str] = []
 
 
 class LinkNamed(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ from croft.node.jobs import JobBook
 from croft.node.lending import Lending
 from croft.node.offering import Offering
 from croft.node.relaying import Relaying
-from croft.node.storing import StorageNetwork
+from croft.node.storing import KnownMembers, StorageNetwork
 from croft.node.supervisor import supervise
 from croft.overlay.address_book import AddressBook
 from croft.overlay.admissions import Admissions
@@ -74,8 +74,16 @@ from croft.ports import (
 )
 from croft.storage.head_book import Owner
 from croft.storage.held import HeldFiles
+from croft.storage.held_links import HeldLinks
 from croft.storage.holder import LEASE_PURPOSE, Holder
+from croft.storage.kept_records import KeptRecords
+from croft.storage.link_book import LinkBook
+from croft.storage.link_rounds import LinkRounds
+from croft.storage.link_taking import LinkTaking
+from croft.storage.link_writing import LinkWriter
+from croft.storage.linked_files import LinkReader
 from croft.storage.messages import SHARES_PURPOSE
+from croft.storage.proposals import Members
 from croft.storage.sealing import derive
 from croft.storage.service import Storage
 from croft.storage.share_client import Holders
@@ -163,6 +171,17 @@ class Calling:
 
 
 @dataclass(frozen=True, slots=True)
+class FileLinks:
+    """Links to stored files: the owner's own, and using those of others."""
+
+    sharing: Sharing
+    reader: LinkReader
+    writer: LinkWriter
+    taking: LinkTaking
+    rounds: LinkRounds
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """A peer, assembled."""
 
@@ -190,7 +209,7 @@ class Parts:
     holder: Holder
     storage: Storage
     upkeep: Upkeep
-    sharing: Sharing
+    links: FileLinks
     wards: Wards
     backups: Backups
     communities: Communities
@@ -245,6 +264,7 @@ class Parts:
                 ("storage", self.storage.serve),
                 ("upkeep", self.upkeep.serve),
                 ("wards", self.wards.serve),
+                ("links", self.links.rounds.serve),
                 ("audit", self.calling.audit.serve),
                 ("consent", self.calling.consent.serve),
                 ("communities", self.communities.serve),
@@ -324,7 +344,7 @@ def assemble(plan: Plan, ports: Ports) -> Parts:
         Measurements(),
         LanPresence(overlay, ports.discovery, ports.entropy, devices.records),
         holder,
-        *_storage(plan, ports, overlay, offering, health),
+        *_storage(plan, ports, overlay, offering, health, holder.links, KnownMembers(overlay, communities)),
         communities,
         keeper,
         calling,
@@ -379,8 +399,14 @@ def _lender(plan: Plan, ports: Ports, circles: Circles) -> tuple[LeaseBook, Lend
 
 
 def _storage(
-    plan: Plan, ports: Ports, overlay: Overlay, offering: Offering, health: Health
-) -> tuple[Storage, Upkeep, Sharing, Wards, Backups]:
+    plan: Plan,
+    ports: Ports,
+    overlay: Overlay,
+    offering: Offering,
+    health: Health,
+    held: HeldLinks,
+    members: Members,
+) -> tuple[Storage, Upkeep, FileLinks, Wards, Backups]:
     """What the owner of this peer stores at others, and whose data it looks after while they are away."""
     network = StorageNetwork(overlay, offering.offered_here, ports.clock.now)
     holders = Holders(network.name, network.open_stream)
@@ -408,17 +434,8 @@ def _storage(
         ports.offload,
     )
     upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock, plan.storage_delegates)
-    sharing = Sharing(
-        owner,
-        storage,
-        network,
-        holders,
-        ports.database,
-        ports.clock,
-        ports.entropy,
-        ports.offload,
-    )
-    upkeep.refresh_links = sharing.refresh
+    links = _links(owner, storage, network, holders, held, members, ports)
+    upkeep.refresh_links = links.sharing.refresh
     wards = Wards(own.peer, network, holders, tending, ports.database, ports.offload)
     backups = Backups(
         *(storage, overlay, plan.contacts.friends, health),
@@ -426,7 +443,28 @@ def _storage(
         never=plan.own_folders,
     )
     upkeep.rules = backups.rules
-    return storage, upkeep, sharing, wards, backups
+    return storage, upkeep, links, wards, backups
+
+
+def _links(
+    owner: Owner,
+    storage: Storage,
+    network: StorageNetwork,
+    holders: Holders,
+    held: HeldLinks,
+    members: Members,
+    ports: Ports,
+) -> FileLinks:
+    """By which others read files of the owner, and write them; and the owner those of others."""
+    records = KeptRecords(storage, ports.database)
+    book = LinkBook(storage, records)
+    reader = LinkReader(network, holders, ports.clock, ports.offload, members)
+    sharing = Sharing(owner, storage, network, holders, reader, held, book, ports.clock, ports.entropy)
+    taking = LinkTaking(owner, storage, book, reader, held, network, ports.clock)
+    writer = LinkWriter(owner, storage, records, reader, holders, network, members, ports.clock, ports.entropy)
+    rounds = LinkRounds(network, sharing, taking, writer)
+    held.on_proposal = lambda of: rounds.now() if of.hex() == owner.twin else None
+    return FileLinks(sharing, reader, writer, taking, rounds)
 
 
 def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> tuple[Communities, CommunityKeeper]:

@@ -7,17 +7,17 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from croft.compute.commands import StoredInput
 from croft.control import schema
-from croft.control.naming import find_person
 from croft.control.storage_work import Progress
 from croft.control.work_messages import GetDone, OpenGet, OpenPut, PutDone
 from croft.errors import CroftError, NotFound, Refused, Usage
-from croft.model.ids import CommunityId, PeerId, TwinId, is_key_id
+from croft.model.ids import PeerId, is_key_id
 from croft.node.file_trees import (
     Attributes,
     FileSource,
@@ -27,17 +27,17 @@ from croft.node.file_trees import (
     place_below,
     read_small,
 )
+from croft.node.link_desk import LinkDesk, matching, split_link
 from croft.node.recovery import Recovery
-from croft.storage.contents import BytesSource, Pending, Putting
+from croft.storage.contents import BytesSource, Pending, PiecesSource, Putting
 from croft.storage.formats import Content, Entry, Version, check_name
-from croft.storage.links import LINK_PREFIX, read_link
+from croft.storage.linked_files import OpenedLink
 from croft.storage.merging import conflicting
 from croft.storage.placement import Layout, Rule, bounds_of, parse_layout
 from croft.wire.codec import encode
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
-    from croft.storage.links import OwnLink
 
 SMALL_BYTES: Final = 64 << 10
 SMALL_AT_ONCE: Final = 64
@@ -50,6 +50,10 @@ PIPED_MODE: Final = 0o644
 FOR_S_MAX: Final = 100 * 366 * 86_400.0
 
 
+Read = Callable[..., AsyncIterator[bytes | memoryview]]
+"""See `croft.storage.contents.Reading.read`."""
+
+
 class StorageDesk:
     """Fulfils `croft.control.storage_work.StorageDesk` and `croft.control.storage_app.Files`."""
 
@@ -59,9 +63,8 @@ class StorageDesk:
         peers: Callable[[], list[schema.Peer]],
         contacts: Callable[[], list[schema.Contact]],
     ) -> None:
-        self._peers = peers
-        self._contacts = contacts
         self._parts = parts
+        self._links = LinkDesk(parts, peers, contacts)
         self._storage = parts.storage
         self._upkeep = parts.upkeep
         self._offload = parts.ports.offload
@@ -80,6 +83,12 @@ class StorageDesk:
             check_name(name)
         if len(set(names)) < len(names):
             raise Usage("two of these files have one name", remedy="Put them one by one, with --as.")
+        is_linked = any(split_link(name) for name in names)
+        if is_linked:
+            if opening.for_s:
+                raise Usage("a file behind a link goes when its owner says so", remedy="Put it without --for.")
+            if not (rule.on or rule.never):
+                rule = replace(await self._links.rule(*self._links.one(names)), layout=rule.layout)
         done, total = 0, sum(file.size for file in files) if files else -1
         made: dict[bytes, tuple[Pending, Attributes]] = {}
 
@@ -91,7 +100,7 @@ class StorageDesk:
         async with self._storage.putting(rule) as putting:
             putting.on_progress = moved
             if opening.piped:
-                source = _PipedSource(piped)
+                source = PiecesSource(piped)
                 now = self._parts.ports.clock.now()
                 made[opening.piped] = await putting.add(source), Attributes(PIPED_MODE, int(now * 1e9))
             else:
@@ -108,7 +117,7 @@ class StorageDesk:
                 for name, (pending, attributes) in made.items()
             }
             size = sum(pending.size for pending, _ in made.values())
-            await self._storage.commit(changes, putting)
+            await (self._links.write if is_linked else self._storage.commit)(changes, putting)
             name_of = self._parts.overlay.name_of
             holders = {name_of(peer): count for peer, count in sorted(putting.holders.items())}
             return PutDone(
@@ -156,12 +165,15 @@ class StorageDesk:
 
     async def read(self, opening: OpenGet) -> AsyncIterator[bytes | memoryview]:
         """See `croft.control.storage_work.StorageDesk`."""
-        version = _version(
-            await self._storage.entry(opening.name, snapshot=opening.snapshot), opening.number, opening.device
-        )
-        content = _content(version, opening.name)
+        read: Read = self._storage.read
+        if (named := split_link(opening.name)) is not None:
+            opened = await self._links.open(named[0])
+            entry, read = _linked(opened, named[1]), opened.read
+        else:
+            entry = await self._storage.entry(opening.name, snapshot=opening.snapshot)
+        content = _content(_version(entry, opening.number, opening.device), entry.name or opening.name)
         size = None if opening.size < 0 else opening.size
-        async with aclosing(self._storage.read(content, max(0, opening.offset), size)) as pieces:  # type: ignore[type-var]
+        async with aclosing(read(content, max(0, opening.offset), size)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield piece
 
@@ -179,14 +191,10 @@ class StorageDesk:
 
     async def get(self, opening: OpenGet, progress: Progress) -> GetDone:
         """See `croft.control.storage_work.StorageDesk`."""
-        read = self._storage.read
-        if is_link(opening.name):
-            files_there, reading = await self._parts.sharing.open(read_link(opening.name.decode()))
-            read = reading.read
-            wanted = [
-                (place_below(opening.place, file.name) if file.name else opening.place, file.version)
-                for file in files_there
-            ]
+        read: Read = self._storage.read
+        if (named := split_link(opening.name)) is not None:
+            opened = await self._links.open(named[0])
+            wanted, read = _wanted_of_link(opened, named[1], opening), opened.read
         else:
             wanted = await self._wanted(opening)
         faults_before = len(self._storage.faults())
@@ -246,7 +254,11 @@ class StorageDesk:
         name_of = self._parts.overlay.name_of
         short = self._upkeep.report.short if self._upkeep.report is not None else {}
         shown: list[schema.StoredFile] = []
-        for entry in await self._matching(name, wanted.snapshot):
+        if (named := split_link(name)) is not None:
+            entries = await self._links.matching(*named)
+        else:
+            entries = await self._matching(name, wanted.snapshot)
+        for entry in entries:
             if not wanted.with_removed and entry.versions[-1].content is None:
                 continue
             margin = await self._margin(entry.versions[-1].content, short) if short else None
@@ -268,6 +280,8 @@ class StorageDesk:
     async def remove(self, wanted: schema.RemovalWanted) -> schema.FilesRemoved:
         """Removes files. Raises NotFound, Usage."""
         name = _name(wanted.name, wanted.name_hex)
+        if (named := split_link(name)) is not None:
+            return await self._links.remove(*named, wanted)
         entries = [one for one in await self._matching(name) if wanted.is_final or one.versions[-1].content is not None]
         if not entries:
             raise NotFound(f"there is no file `{wanted.name}`", remedy="See which there are: `croft ls`.")
@@ -365,43 +379,15 @@ class StorageDesk:
 
     async def links(self) -> list[schema.FileLink]:
         """Those that this owner made, on whatever device."""
-        return [self._shown_link(link) for link in await self._parts.sharing.links()]
+        return await self._links.links()
 
     async def make_link(self, wanted: schema.LinkWanted) -> schema.FileLink:
-        """Lets others read files. Raises NotFound, Usage."""
-        if not wanted.to or len(wanted.to) > PEERS_MAX or not wanted.for_s > 0:
-            raise Usage("a link is for somebody, and for some time", remedy="Say it like --to bob --for 30d.")
-        communities = {one.name: one.community for one in self._parts.overlay.communities()}
-        named = [communities[who] for who in wanted.to if who in communities]
-        people = [find_person(self._contacts(), self._peers(), who) for who in wanted.to if who not in communities]
-        link = await self._parts.sharing.make(
-            _name(wanted.name, wanted.name_hex),
-            [bytes.fromhex(twin) for twin in people],
-            [bytes.fromhex(community) for community in named],
-            self._parts.ports.clock.now() + wanted.for_s,
-        )
-        return self._shown_link(link)
+        """Lets others read files, and write them. Raises NotFound, Usage."""
+        return await self._links.make(_name(wanted.name, wanted.name_hex), wanted)
 
     async def revoke_link(self, wanted: schema.LinkNamed) -> schema.FileLink:
         """Has a link lead to nothing any more. Raises NotFound, Unreachable."""
-        return self._shown_link(await self._parts.sharing.revoke(wanted.link))
-
-    def _shown_link(self, link: OwnLink) -> schema.FileLink:
-        names = {one.community: one.name for one in self._parts.overlay.communities()}
-        devices = {member.twin: member.name for member in self._parts.overlay.members()}
-        contacts, made = self._parts.plan.contacts, link.made
-        people = [TwinId(twin.hex()) for twin in made.twins]
-        to = [contacts.get(twin).petname or devices.get(twin, twin[:10]) for twin in people]
-        to += [names.get(CommunityId(one.hex()), one.hex()[:10]) for one in made.communities]
-        return schema.FileLink(
-            link=made.id.hex(),
-            name=made.name.decode(errors="replace"),
-            to=to,
-            made_at=made.made_at,
-            expires_at=made.expires_at,
-            is_revoked=link.is_revoked,
-            line=link.line(bytes.fromhex(self._parts.overlay.own.twin)),
-        )
+        return await self._links.revoke(wanted)
 
     async def _matching(self, name: bytes, snapshot: str = "") -> list[Entry]:
         below = name if not name or name.endswith(b"/") else name + b"/"
@@ -409,31 +395,27 @@ class StorageDesk:
         return [entry for entry in found if entry.name == name or entry.name.startswith(below)]
 
 
-class _PipedSource:
-    """What a program sends, piece by piece."""
-
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces = pieces
-        self._left = memoryview(b"")
-
-    async def fill(self, into: memoryview) -> int:
-        """See `croft.storage.contents.Source`."""
-        at = 0
-        while at < len(into):
-            if not self._left:
-                try:
-                    self._left = memoryview(await anext(self._pieces))
-                except StopAsyncIteration:
-                    break
-            part, self._left = self._left[: len(into) - at], self._left[len(into) - at :]
-            into[at : at + len(part)] = part
-            at += len(part)
-        return at
+def _linked(opened: OpenedLink, below: bytes) -> Entry:
+    """The file of this name behind a link. Raises NotFound."""
+    if (entry := opened.entries.get(below)) is None:
+        raise NotFound(
+            f"there is no file `{below.decode(errors='replace')}` behind this link",
+            remedy="See which there are: `croft ls LINE`.",
+        )
+    return entry
 
 
-def is_link(name: bytes) -> bool:
-    """Whether a name is a link to a file of somebody."""
-    return name.startswith(LINK_PREFIX.encode())
+def _wanted_of_link(opened: OpenedLink, below: bytes, opening: OpenGet) -> list[tuple[bytes, Version]]:
+    """Which files behind a link, and where each of them goes. Raises NotFound."""
+    if opening.snapshot:
+        raise Usage("a link leads to files as they are now", remedy="Get them without --at.")
+    if below in opened.entries or opening.number or opening.device:
+        return [(opening.place, _version(_linked(opened, below), opening.number, opening.device))]
+    found = [name for name in matching(opened.entries, below) if name in opened.files()]
+    if not found and below:
+        _linked(opened, below)
+    start = len(below) + 1 if below else 0
+    return [(place_below(opening.place, name[start:]), opened.files()[name]) for name in found]
 
 
 def _found(files: Iterable[tuple[bytes, bytes]]) -> list[LocalFile]:

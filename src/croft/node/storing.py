@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from croft.errors import CroftError, Refused
 from croft.model.amounts import DISK
-from croft.model.ids import PeerId
+from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.node.offering import OfferedHere
 from croft.storage.placement import Place
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from croft.overlay.link import Link
     from croft.overlay.service import Overlay
     from croft.ports import Stream
+    from croft.twins.communities import Communities
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,25 @@ SECRET_S_MAX: Final = 5.0
 UNLINKED_S: Final = 2.0
 """A peer to which a link is to be made first is asked after those that are linked: it may just have gone."""
 DEAD_S: Final = 100.0
+
+
+class KnownMembers:
+    """Fulfils `croft.storage.proposals.Members`."""
+
+    def __init__(self, overlay: Overlay, communities: Communities) -> None:
+        self._overlay = overlay
+        self._communities = communities
+
+    def is_member(self, community: CommunityId, twin: TwinId) -> bool:
+        """Whether somebody is a member of a community now, and no guest; False if it is not known here."""
+        known = self._communities
+        is_within = twin == self._overlay.own.twin or twin in known.members_of(community)
+        is_ours = any(one.community == community for one in self._overlay.communities())
+        return is_ours and is_within and community in known.serves(twin, frozenset([community]))
+
+    def is_revoked(self, device: bytes, twin: TwinId) -> bool:
+        """Whether a device is its twin's no more."""
+        return self._overlay.door.is_revoked(PeerId(device.hex()), twin)
 
 
 class StorageNetwork:

@@ -63,6 +63,28 @@ class BytesSource:
         return len(part)
 
 
+class PiecesSource:
+    """Bytes that come piece by piece."""
+
+    def __init__(self, pieces: AsyncIterator[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    async def fill(self, into: memoryview) -> int:
+        """See `Source`."""
+        at = 0
+        while at < len(into):
+            if not self._left:
+                try:
+                    self._left = memoryview(await anext(self._pieces))
+                except StopAsyncIteration:
+                    break
+            part, self._left = self._left[: len(into) - at], self._left[len(into) - at :]
+            into[at : at + len(part)] = part
+            at += len(part)
+        return at
+
+
 @dataclass(slots=True)
 class _Shipped:
     """A stripe that is on its way, or still being filled."""

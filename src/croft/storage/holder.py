@@ -23,7 +23,7 @@ from croft.ports import OWN_VALUES, Chunk, ChunkStore, Clock, Database, Offload,
 from croft.storage import merkle
 from croft.storage.formats import SHARE_BYTES_MAX
 from croft.storage.heads import HEAD_IS_OLD, open_head
-from croft.storage.links import open_link_state
+from croft.storage.held_links import HeldLinks
 from croft.storage.messages import (
     OWNER_BYTES,
     REQUEST_BYTES_MAX,
@@ -42,6 +42,7 @@ from croft.storage.messages import (
     ListShares,
     PutHead,
     PutLink,
+    PutProposal,
     PutShare,
     ReadHeads,
     ReadLink,
@@ -71,7 +72,6 @@ SHARE_TIMEOUT_S: Final = 60.0
 """A share that has begun is here within that time, or the stream ends."""
 DEVICES_MAX: Final = 64
 WATCHED_MAX: Final = 1_000
-LINKS_MAX: Final = 10_000
 PROVED_KEPT: Final = 256
 """Shares whose leaves' hashes are remembered, for reads of their parts."""
 OPEN_AGAIN_S: Final = 0.1
@@ -152,6 +152,7 @@ class Holder:
         self._offers = offers
         self._database = database
         self._offload = offload
+        self.links = HeldLinks(database, clock)
         self.on_watch: Callable[[], None] = lambda: None
         self._accounts: dict[TwinId, _Account] = {}
         self._leaves: OrderedDict[bytes, list[bytes]] = OrderedDict()
@@ -219,6 +220,8 @@ class Holder:
                 return _declining(self._put_link(consumer, request))
             case ReadLink():
                 return _declining(self._read_link(consumer, request))
+            case PutProposal():
+                return _declining(self._propose(consumer, request))
             case _:
                 assert_never(request)
 
@@ -394,34 +397,16 @@ class Holder:
     # --- links -------------------------------------------------------------------------------------------------------
 
     async def _put_link(self, consumer: Bearer, request: PutLink) -> _Reply:
-        state = open_link_state(request.record)
-        if state.owner.hex() != consumer.twin:
-            raise Refused("a link is put by a device of its owner")
         self._offers.standing_for(consumer)
-        row = (state.owner, state.id, state.sequence, request.record)
-
-        def write(db: sqlite3.Connection) -> None:
-            sql = "SELECT count(*) FROM held_link WHERE owner = ? AND id <> ?"
-            if db.execute(sql, row[:2]).fetchone()[0] >= LINKS_MAX:
-                raise Busy(f"this peer keeps {LINKS_MAX} links of yours already", remedy="Revoke some first.")
-            db.execute(
-                "INSERT INTO held_link VALUES (?, ?, ?, ?) ON CONFLICT (owner, id) DO UPDATE "
-                "SET sequence = excluded.sequence, record = excluded.record WHERE excluded.sequence > sequence",
-                row,
-            )
-
-        await self._database.run(write)
+        await self.links.keep(consumer, request.record)
         return _Reply(Done())
 
     async def _read_link(self, consumer: Bearer, request: ReadLink) -> _Reply:
-        pair = (request.owner, request.id)
-        sql = "SELECT record FROM held_link WHERE owner = ? AND id = ?"
-        row = await self._database.run(lambda db: db.execute(sql, pair).fetchone())
-        if row is None:
-            raise NotFound("this link is not known here")
-        if request.owner.hex() != consumer.twin:
-            check_permit(open_link_state(row[0]).permit, request.owner, consumer, self._clock.now(), puts=False)
-        return _Reply(LinkRead(row[0]))
+        return _Reply(LinkRead(*await self.links.read(consumer, request.owner, request.id)))
+
+    async def _propose(self, consumer: Bearer, request: PutProposal) -> _Reply:
+        await self.links.propose(consumer, request.record)
+        return _Reply(Done())
 
     # --- whose shares, and room for them -----------------------------------------------------------------------------
 

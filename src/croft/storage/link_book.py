@@ -6,7 +6,7 @@ that one device revoked stays so, whatever another one told of it meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from croft.errors import NotFound, Usage
@@ -14,7 +14,7 @@ from croft.storage.contents import BytesSource, Putting
 from croft.storage.formats import Version, decode_stored
 from croft.storage.kept_records import KeptRecords
 from croft.storage.links import MadeLink, OwnLink, ToldLink
-from croft.storage.service import HIDDEN, Storage
+from croft.storage.service import HIDDEN, NOTHING, Storage
 
 LINKS: Final = HIDDEN + b"links/"
 MADE: Final = b"made"
@@ -56,14 +56,21 @@ class LinkBook:
         return found[0]
 
     async def keep(
-        self, link: bytes, records: Mapping[bytes, bytes], contents: Mapping[bytes, Version | None], putting: Putting
+        self,
+        link: bytes,
+        records: Mapping[bytes, bytes],
+        contents: Mapping[bytes, Version | None],
+        putting: Putting,
+        written: Mapping[bytes, Sequence[Version]] = NOTHING,
     ) -> None:
-        """Keeps this of a link, by what it is: records; contents that were put, None: no more. All of it at once."""
+        """Keeps this of a link, by what it is: records; contents that were put, None: no more. All of it at once, and
+        with it versions of files that others wrote."""
         pending = {what: await putting.add(BytesSource(data)) for what, data in records.items()}
         await putting.finish()
         made = {what: Version(0, b"", 0.0, one.size, one.content) for what, one in pending.items()}
         everything: dict[bytes, Version | None] = {**contents, **made}
-        await self._storage.keep({place(link, what): version for what, version in everything.items()}, putting)
+        kept = {place(link, what): version for what, version in everything.items()}
+        await self._storage.take_in(written, kept, putting)
         await self._records.remember(
             {place(link, what): (pending[what].content.key, data) for what, data in records.items()}
         )

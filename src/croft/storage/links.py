@@ -12,6 +12,7 @@ import binascii
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -50,14 +51,20 @@ class LinkedFile(Message, frozen=True):
 
 
 class LinkedFiles(Message, frozen=True):
-    """What the content behind a link holds."""
+    """What the content behind a link holds: of each file the newest version, several if they are in conflict; or what a
+    writer puts there. `is_folder`: whether files lie below the link's name, or it is one file."""
 
     format: int
     files: list[LinkedFile]
+    is_folder: bool = True
 
 
 class LinkState(Message, frozen=True):
-    """What a link leads to: `sealed` is a `Content` under the link's key; empty: nothing, it was revoked."""
+    """What a link leads to: `sealed` is a `Content` under the link's key; empty: nothing, it was revoked.
+
+    `permit`: who may read; `writers`, `writing_communities`: who of them may write. `taken`: of each writer's device,
+    the last proposal that is among the files.
+    """
 
     owner: bytes
     device: bytes
@@ -65,10 +72,16 @@ class LinkState(Message, frozen=True):
     sequence: int
     permit: bytes
     sealed: bytes
+    writers: list[bytes] = msgspec.field(default_factory=list)
+    writing_communities: list[bytes] = msgspec.field(default_factory=list)
+    taken: list[tuple[bytes, int]] = msgspec.field(default_factory=list)
 
 
 class MadeLink(Message, frozen=True):
-    """A link as its owner keeps it beside the files: for whom it is, until when, in Unix seconds."""
+    """A link as its owner keeps it beside the files: who may read by it, and who of them write; times in Unix seconds.
+
+    `is_folder`: see `LinkedFiles`.
+    """
 
     format: int
     id: bytes
@@ -78,16 +91,25 @@ class MadeLink(Message, frozen=True):
     communities: list[bytes]
     made_at: float
     expires_at: float
+    writers: list[bytes] = msgspec.field(default_factory=list)
+    writing_communities: list[bytes] = msgspec.field(default_factory=list)
+    is_folder: bool = True
+
+    @property
+    def is_written(self) -> bool:
+        """Whether anybody else may write by it."""
+        return bool(self.writers or self.writing_communities)
 
 
 class ToldLink(Message, frozen=True):
     """What holders were told last of where a link leads. `peers`: who they are; `digest`: of what it led to, empty for
-    nothing, once it was revoked."""
+    nothing, once it was revoked. `taken`: see `LinkState`."""
 
     format: int
     sequence: int
     digest: bytes
     peers: list[bytes]
+    taken: list[tuple[bytes, int]] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +144,22 @@ def open_link_state(data: bytes) -> LinkState:
     return state
 
 
-def seal_target(key: bytes, content: Content, nonce: bytes) -> bytes:
+def seal_target(key: bytes, content: Content, nonce: bytes, purpose: str = "link") -> bytes:
     """What a link leads to, for whoever has its key. `nonce`: random."""
-    return nonce + AESGCM(derive(key, "link")).encrypt(nonce, encode(content), None)
+    return nonce + AESGCM(derive(key, purpose)).encrypt(nonce, encode(content), None)
 
 
 def open_target(key: bytes, state: LinkState) -> Content:
     """What a link leads to. Raises Refused once it was revoked, Usage for what does not open."""
     if not state.sealed:
         raise Refused("this link was revoked by its owner", remedy="Ask its owner for a new one.")
+    return unseal_target(key, state.sealed)
+
+
+def unseal_target(key: bytes, sealed: bytes, purpose: str = "link") -> Content:
+    """What was sealed. Raises Usage for what does not open."""
     try:
-        plain = AESGCM(derive(key, "link")).decrypt(state.sealed[:NONCE_BYTES], state.sealed[NONCE_BYTES:], None)
+        plain = AESGCM(derive(key, purpose)).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
     except (InvalidTag, ValueError):
         raise bad_link() from None
     return decode_stored(plain, Content)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from croft.errors import Failed, PeerMisbehaved
 from croft.storage.formats import PEER_BYTES, Content, check_content
 from croft.wire.codec import Message
@@ -113,7 +115,25 @@ class ReadLink(Message, frozen=True, tag=10):
     id: bytes
 
 
-Request = PutShare | ReadShare | FindShares | ListShares | DropShares | PutHead | ReadHeads | Watch | PutLink | ReadLink
+class PutProposal(Message, frozen=True, tag=11):
+    """What the asker wrote by a link of somebody: `croft.storage.proposals`; answered by `Done` once it is on disk."""
+
+    record: bytes
+
+
+Request = (
+    PutShare
+    | ReadShare
+    | FindShares
+    | ListShares
+    | DropShares
+    | PutHead
+    | ReadHeads
+    | Watch
+    | PutLink
+    | ReadLink
+    | PutProposal
+)
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
@@ -167,9 +187,10 @@ class Declined(Message, frozen=True, tag=26):
 
 
 class LinkRead(Message, frozen=True, tag=27):
-    """The state of a link, as it was signed."""
+    """The state of a link, as it was signed; and so what others wrote by it that its owner has not taken in."""
 
     record: bytes
+    proposals: list[bytes] = msgspec.field(default_factory=list)
 
 
 Answer = Done | ShareFollows | Found | Listed | Dropped | Heads | Declined | LinkRead

@@ -57,11 +57,16 @@ def bearers(data: bytes) -> list[PeerId]:
     return [PeerId(peer.hex()) for peer in open_signed(signed.record, PERMIT_KIND, Permit, step=STEP)[1].peers]
 
 
+def open_permit(data: bytes) -> Permit:
+    """The permit, whose every signature holds. Raises PeerMisbehaved."""
+    return open_by_device(data, PERMIT_KIND, Permit, bytes_max=PERMIT_BYTES_MAX, what="a permit", step=STEP)
+
+
 def check_permit(data: bytes, owner: bytes, bearer: Bearer, now: float, *, puts: bool) -> None:
     """Raises Refused unless the owner lets the bearer do this; PeerMisbehaved for what is no permit."""
     if not data:
         raise Refused("only their owner, and whom the owner lets, may have these shares")
-    permit = open_by_device(data, PERMIT_KIND, Permit, bytes_max=PERMIT_BYTES_MAX, what="a permit", step=STEP)
+    permit = open_permit(data)
     if permit.owner != owner:
         raise Refused("this permit is for the shares of somebody else")
     if permit.expires_at < now:

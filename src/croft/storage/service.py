@@ -41,6 +41,7 @@ from croft.storage.heads import open_head, open_root
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_bounds, with_version, without_versions
 from croft.storage.placement import BoundedStripe, Place, Rule, allowed, bounds_of, choose_layout, rule_of
+from croft.storage.proposing import with_taken
 from croft.storage.sealing import derive
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
@@ -62,6 +63,7 @@ HIDDEN: Final = b"\0"
 NOTES_EVERY_S: Final = 30.0
 NODES_KEPT: Final = 16
 SNAPSHOTS: Final = HIDDEN + b"snapshots/"
+NOTHING: Final[Mapping[bytes, Sequence[Version]]] = {}
 
 
 class Storage:
@@ -177,12 +179,21 @@ class Storage:
 
     # --- the list of files -------------------------------------------------------------------------------------------
 
-    async def entries(self, prefix: bytes = b"", *, snapshot: str = "") -> AsyncIterator[Entry]:
-        """The files whose name begins so, in order of their names; as they are, or as they were. Raises NotFound."""
+    async def entries(
+        self, prefix: bytes = b"", *, snapshot: str = "", with_dropped: bool = False
+    ) -> AsyncIterator[Entry]:
+        """The files whose name begins so, in order of their names; as they are, or as they were. Raises NotFound.
+
+        `with_dropped`: also what is left of those that were given up.
+        """
         files = await self._as_of(snapshot)
         async for entry in files.entries(self._load, prefix):
-            if entry.versions and not entry.name.startswith(HIDDEN):
+            if (entry.versions or with_dropped) and not entry.name.startswith(HIDDEN):
                 yield entry
+
+    async def find(self, name: bytes) -> Entry | None:
+        """One file, or what is left of one that was given up."""
+        return await (await self._as_of("")).find(self._load, name)
 
     async def entry(self, name: bytes, *, snapshot: str = "") -> Entry:
         """One file. Raises NotFound."""
@@ -201,6 +212,14 @@ class Storage:
         for name in changes:
             check_name(name)
         await self._change(changes, putting)
+
+    async def take_in(
+        self, written: Mapping[bytes, Sequence[Version]], kept: Mapping[bytes, Version | None], putting: Putting
+    ) -> None:
+        """Adds versions that others wrote, and keeps something beside the files. Raises as `commit`."""
+        for name in written:
+            check_name(name)
+        await self._change(with_bounds(kept, bounds_of(putting.rule)), putting, written)
 
     async def keep(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
         """Keeps something beside the files, under names that no file can have, or no more. Raises as `commit`."""
@@ -228,7 +247,12 @@ class Storage:
         """A secret of the owner for one purpose. Raises Refused if the key is not here yet."""
         return derive(await self._secret(), purpose)
 
-    async def _change(self, changes: Mapping[bytes, Version | None], putting: Putting) -> None:
+    async def _change(
+        self,
+        changes: Mapping[bytes, Version | None],
+        putting: Putting,
+        written: Mapping[bytes, Sequence[Version]] = NOTHING,
+    ) -> None:
         await self._refresh()
         async with self.changing:
             files = await self._list()
@@ -242,6 +266,8 @@ class Storage:
                     entries[name] = with_version(known, name, replace_fields(version, device=device, at=now))
                 else:
                     entries[name] = without_versions(known) if known and self.has_other_writers() else None
+            for name, versions in written.items():
+                entries[name] = with_taken(await files.find(self._load, name), name, versions)
             await self._assure(putting)
             await self._commit(files, entries, putting)
             self._noted.update(notes)
