@@ -115,14 +115,27 @@ class Tending:
         rows = await self._database.run(lambda db: db.execute(sql).fetchall())
         self.standing = {PeerId(peer.hex()): Standing(*rest) for peer, *rest in rows}
 
-    async def round(self, ward: Ward, found: Mapping[bytes, Sequence[PeerId]] | None = None) -> Report:
-        """Looks at every stripe once, and mends what can be mended. `found`: where else shares are known to be."""
+    async def round(
+        self,
+        ward: Ward,
+        found: Mapping[bytes, Sequence[PeerId]] | None = None,
+        *,
+        mends: bool = True,
+        is_deep: bool = False,
+    ) -> Report:
+        """Looks at every stripe once, and mends what can be mended, if it `mends`.
+
+        `found`: where else shares are known to be. `is_deep`: every share is read, not a part of some.
+        """
         caught: list[str] = []
         claims = await self._claims(ward, found or {})
-        liars = await self._audit(ward, claims, caught)
-        await self._ask_around(ward, claims, liars)
+        if is_deep:
+            await self._ask_around(ward, claims, ())
+        liars = await self._audit(ward, claims, caught, is_deep=is_deep)
+        if not is_deep:
+            await self._ask_around(ward, claims, liars)
         states = self._states(ward, claims)
-        plans = plan(states)
+        plans = plan(states) if mends else []
         gate, rebuilt = asyncio.Semaphore(AT_ONCE), 0
         by_number = {state.number: state for state in states}
 
@@ -208,9 +221,29 @@ class Tending:
 
     # --- proof -------------------------------------------------------------------------------------------------------
 
-    async def _audit(self, ward: Ward, claims: dict[PeerId, set[Key]], caught: list[str]) -> set[PeerId]:
-        """Who could not prove what it said: nothing that it says is among the claims any more."""
+    async def _audit(
+        self, ward: Ward, claims: dict[PeerId, set[Key]], caught: list[str], *, is_deep: bool
+    ) -> set[PeerId]:
+        """Who could not prove what it said: nothing that it says is among the claims any more; if it `is_deep`, only
+        what was read, and is whole, is among them."""
         chance, liars = self._entropy.random(), set[PeerId]()
+
+        async def read_all(peer: PeerId) -> tuple[int, list[str]]:
+            whole, problems = set[Key](), list[str]()
+            for number, index in sorted(claims[peer]):
+                stripe = ward.stripes[number]
+                try:
+                    await self._prove(ward, peer, stripe, index, 0, stripe.share_bytes)
+                    whole.add((number, index))
+                except (NotFound, PeerMisbehaved):
+                    problems.append("does not have what it says that it holds")
+                    liars.add(peer)
+                except Failed as error:
+                    problems.append(error.message)
+                except (CroftError, TimeoutError):
+                    break
+            claims[peer] = whole
+            return len(whole), list(dict.fromkeys(problems))
 
         async def audit(peer: PeerId) -> tuple[int, list[str]]:
             keys = sorted(claims[peer])
@@ -219,7 +252,9 @@ class Tending:
                 stripe = ward.stripes[number]
                 leaf = chance.randrange(-(-stripe.share_bytes // merkle.LEAF_BYTES)) * merkle.LEAF_BYTES
                 try:
-                    await self._prove(ward, peer, stripe, index, leaf)
+                    await self._prove(
+                        ward, peer, stripe, index, leaf, min(merkle.LEAF_BYTES, stripe.share_bytes - leaf)
+                    )
                     passed += 1
                 except (NotFound, PeerMisbehaved):
                     problems.append("does not have what it says that it holds")
@@ -235,8 +270,8 @@ class Tending:
                     break
             return passed, problems
 
-        peers = [peer for peer in claims if claims[peer]]
-        for peer, (passed, problems) in zip(peers, await asyncio.gather(*map(audit, peers)), strict=True):
+        peers, look = [peer for peer in claims if claims[peer]], read_all if is_deep else audit
+        for peer, (passed, problems) in zip(peers, await asyncio.gather(*map(look, peers)), strict=True):
             caught += [f"{self._network.name(peer)}: {problem}" for problem in problems]
             standing = self.standing.setdefault(peer, Standing())
             standing.passed += passed
@@ -254,8 +289,7 @@ class Tending:
         await self._database.run(write)
         return liars
 
-    async def _prove(self, ward: Ward, peer: PeerId, stripe: Stripe, index: int, leaf: int) -> None:
-        size = min(merkle.LEAF_BYTES, stripe.share_bytes - leaf)
+    async def _prove(self, ward: Ward, peer: PeerId, stripe: Stripe, index: int, leaf: int, size: int) -> None:
         data, share = bytearray(size), stripe.shares[index]
         request = ReadShare(ward.owner, share, leaf, size, ward.permit)
         async with asyncio.timeout(ANSWER_S_MAX):
