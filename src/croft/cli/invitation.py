@@ -7,7 +7,7 @@ import time
 import click
 
 from croft.cli.group import Group
-from croft.cli.output import done, print_json, print_table, say
+from croft.cli.output import counted, done, print_json, print_table, say
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
 from croft.control.quantities import duration_s, show_duration
@@ -89,5 +89,5 @@ def join(code: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json("", joined)
         return
-    done("Joined", f"{joined.name}, {joined.members} members")
+    done("Joined", f"{joined.name}, {counted(joined.members, 'device')}")
     say("See who is here: `croft peers`. Run something there: `croft run -- hostname`.")

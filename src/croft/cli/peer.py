@@ -66,7 +66,7 @@ def up(foreground: bool, code: str | None, settings: tuple[str, ...], as_json: b
         done("Peer running", ", ".join(status.addresses[:2]))
     done("Lending", _lending(status.lending) + " · change with `croft config edit`")
     if code:
-        done("Joined", f"{joined.name}, {joined.members} members")
+        done("Joined", f"{joined.name}, {counted(joined.members, 'device')}")
     for warning in status.health:
         _show_warning(warning)
     if status.next_step:
@@ -156,7 +156,7 @@ def _show_status(status: schema.Status) -> None:
     grade = f"isolation grade {status.lending.grade}"
     click.echo(grade + (f": {status.lending.grade_reason}" if status.lending.grade_reason else ""))
     for community in status.communities:
-        click.echo(f"community {community.name} · {community.members} members")
+        click.echo(f"community {community.name} · {counted(community.members, 'device')}")
     others = [peer for peer in status.peers if not peer.is_self]
     if others:
         click.echo()

@@ -8,7 +8,7 @@ import time
 import click
 
 from croft.cli.group import Group
-from croft.cli.output import done, print_json, say
+from croft.cli.output import counted, done, print_json, say
 from croft.client.local_api import LocalApi
 from croft.control.home import Home
 from croft.errors import NotFound, Usage
@@ -86,7 +86,7 @@ def recover(code: str | None, as_json: bool) -> None:
         return
     joined = api.join(code)
     if not as_json:
-        done("Joined", f"{joined.name}, {joined.members} members")
+        done("Joined", f"{joined.name}, {counted(joined.members, 'device')}")
     _bring_files(api, as_json)
 
 

@@ -45,7 +45,10 @@ class LinkVerifier:
             by_rule.setdefault(rule, {})[stripe.id] = stripe
         reports = [
             await self._tending.round(
-                Ward(link.owner, list(stripes.values()), rule, state.permit), mends=mends, is_deep=is_deep
+                Ward(link.owner, list(stripes.values()), rule, state.permit),
+                is_thorough=True,
+                is_deep=is_deep,
+                mends=mends,
             )
             for rule, stripes in by_rule.items()
         ]
