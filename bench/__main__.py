@@ -20,6 +20,8 @@ from typing import Any
 PLACE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 MAKESPAN_RUNS = "20"
+YEAR = ["sim", "storage", "--peers", "500", "--days", "365", "--seed", "7"]
+YEAR_PLOT = PLACE.with_name("storage-year.svg")
 TO_REACH = {
     "start to first result s": "≤ 0.5 s with running peers",
     "no-op tasks/s, submit": "≥ 25 × Ray, ≥ 3 × ProcessPoolExecutor",
@@ -143,6 +145,40 @@ def makespan_text(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def storage_year() -> dict[str, Any]:
+    """What `croft sim storage` reports, and draws."""
+    command = [sys.executable, "-m", "croft.cli.main", *YEAR, "--json", "--plot", str(YEAR_PLOT)]
+    print("--- croft sim storage", flush=True)
+    report: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return report
+
+
+def storage_year_text(report: dict[str, Any]) -> str:
+    stripes, layout = report["stripes"], report["layout"]
+    fared = [
+        [f"stripes of {layout} lost", f"{report['lost']} of {stripes}", f"{report['lost_untended']} of {stripes}"],
+        *(
+            [name, f"{report[tended]:.1e}", f"{report[untended]:.1e}" if untended else ""]
+            for name, tended, untended in (
+                ("cannot be read, of the time", "unreadable", "unreadable_untended"),
+                ("the same, while the owner is up", "unreadable_to_owner", ""),
+            )
+        ),
+        ["repair, GB a day per stored GB, in the first quarter", f"{report['traffic_per_gb_day_first']:.3f}", "0"],
+        ["the same, afterwards", f"{report['traffic_per_gb_day']:.3f}", "0"],
+        ["room at the end, GB per stored GB", f"{report['room_per_gb']:.1f}", f"{report['room_per_gb_of_layout']:.1f}"],
+    ]
+    chances = [
+        [one["layout"], f"{one['uptime']:.0%}", f"{one['expected']:.1e}", f"{one['found']:.1e}"]
+        for one in report["chances"]
+    ]
+    return (
+        table(["", "looked after", "not"], fared)
+        + "\n"
+        + table(["layout", "each up", "cannot be read: the formula", "found"], chances)
+    )
+
+
 def transport_text(report: dict[str, Any]) -> str:
     rows = report["rows"]
     columns = list(rows[0])
@@ -173,6 +209,7 @@ def main() -> None:
     communities = run("bench.communities")
     chunks = run("bench.chunks", "--rounds", rounds)
     stored = run("bench.storage")
+    year = storage_year()
     backups = run("bench.backup")
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} processors, {system}"
@@ -284,6 +321,15 @@ share on disk before it is acknowledged. The bulk stream is what goes through be
 run.
 
 {daemon_text(stored)}
+## A year among home peers
+
+`croft {" ".join(YEAR)}`, simulated: machines that are up for 75 to 90 % of the time, in sessions of very
+unequal length, some of them off by night; they stay for a year and a half on average, and others come. Below it, how
+often something cannot be read at a given moment if nobody looks after it and nobody leaves.
+
+{storage_year_text(year)}
+![Repair, room and the least margin, day by day](storage-year.svg)
+
 ## Backups
 
 `python -m bench.backup`: a made-up source tree backed up to the same five peers, and by restic and borg (zstd level 1)

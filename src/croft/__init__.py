@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from croft.client.async_grid import AsyncGrid, connect_async
+    from croft.client.async_jobs import AsyncJob
+    from croft.client.async_map import AsyncMapResult
     from croft.client.durable import Job
     from croft.client.executor import GridExecutor
-    from croft.client.grid import Grid, MapResult, connect
+    from croft.client.grid import Grid, connect
+    from croft.client.map_result import MapResult
     from croft.client.task import Task, task
     from croft.control.backup_schema import RetentionPolicy
     from croft.errors import (
@@ -39,10 +42,12 @@ if TYPE_CHECKING:
 _PLACES = {
     "connect": "croft.client.grid",
     "Grid": "croft.client.grid",
-    "MapResult": "croft.client.grid",
+    "MapResult": "croft.client.map_result",
     "GridExecutor": "croft.client.executor",
     "connect_async": "croft.client.async_grid",
     "AsyncGrid": "croft.client.async_grid",
+    "AsyncJob": "croft.client.async_jobs",
+    "AsyncMapResult": "croft.client.async_map",
     "Job": "croft.client.durable",
     "RetentionPolicy": "croft.control.backup_schema",
     "Task": "croft.client.task",
@@ -51,6 +56,8 @@ _PLACES = {
 
 __all__ = [
     "AsyncGrid",
+    "AsyncJob",
+    "AsyncMapResult",
     "Busy",
     "Cancelled",
     "CodecError",

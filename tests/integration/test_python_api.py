@@ -436,10 +436,52 @@ def test_leaving_an_asyncio_map_early_cancels_the_rest(pair: list[RealPeer]) -> 
             mapped = grid.map(time.sleep, [0.0, *[LONG_S] * 8])
             async for _ in mapped:
                 break
-            await mapped.aclose()  # type: ignore[attr-defined]  # it is a generator
+            await mapped.aclose()
 
     asyncio.run(use())
     until(lambda: are_idle(pair), "the peers have stopped the rest")
+
+
+def test_the_asyncio_twin_detaches_reads_and_forgets_jobs(pair: list[RealPeer]) -> None:
+    async def use() -> None:
+        async with await croft.connect_async(pair[0].home) as grid:
+            job = await grid.map(operator.mul, range(20), range(20), name="squares", detach=True)
+            assert (await job.wait(60)).state == "ended"
+            same = await grid.job("squares")
+            assert same.id == job.id
+            assert [value async for value in same.results()] == [number**2 for number in range(20)]
+            assert dict([one async for one in same.as_completed()]) == {n: n**2 for n in range(20)}
+            endless = await grid.starmap(time.sleep, [(LONG_S,)] * 3, detach=True)
+            with pytest.raises(croft.TimedOut):
+                await endless.wait(0.2)
+            await endless.cancel()
+            with pytest.raises(croft.Cancelled):
+                _ = [value async for value in endless.results()]
+            for one in (job, endless):
+                await one.forget()
+            with pytest.raises(croft.NotFound):
+                await grid.job("squares")
+            with pytest.raises(croft.Usage):
+                await grid.map(abs, [1], logs=True, detach=True)
+
+    asyncio.run(use())
+
+
+def test_the_asyncio_twin_takes_results_as_they_are_done_and_merges_them(pair: list[RealPeer]) -> None:
+    async def use() -> None:
+        async with await croft.connect_async(pair[0].home) as grid:
+            found = [one async for one in grid.map(abs, range(-30, 0)).as_completed()]
+            assert sorted(found) == [(at, 30 - at) for at in range(30)]
+            words = grid.map(str, range(100))
+            assert await words.reduce(operator.add) == "".join(map(str, range(100)))
+            assert sum(words.done_by.values()) > 100
+            with pytest.raises(croft.Usage):
+                await grid.map(str, []).reduce(operator.add)
+            large = await grid.submit(np.ones, 400_000)
+            assert await (await grid.submit(np.sum, large)) == 400_000
+            assert (await large).sum() == 400_000
+
+    asyncio.run(use())
 
 
 def test_the_asyncio_twin_says_that_nothing_runs(tmp_path: object) -> None:

@@ -175,3 +175,23 @@ def test_what_took_days_to_put_counts_only_if_holders_still_have_it(play: Play) 
                 await storage.commit({b"newest": version}, putting)
 
     play(story)
+
+
+def test_a_share_that_went_elsewhere_is_waited_for_where_it_is_now(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(8)
+        owner = world["peer1"]
+        took = await put(owner, "film", bytes(range(256)) * 2_000, rule(world, keep="2of4"))
+        first = world.machine_of(next(iter(took)))
+        before = {machine.name: set(held(machine, owner)) for machine in world.up()}
+        lost = set(held(first, owner))
+        held(first, owner).clear()
+        first.chunks.capacity_bytes = 0
+        assert (await owner.parts.upkeep.tend()).rebuilt
+        now = next(m for m in world.up() if m is not owner and lost & (set(held(m, owner)) - before[m.name]))
+
+        await world.crash(now.name)
+        await world.until(lambda: "" if world.dead_to("peer1") else "not noticed", within_s=60)
+        assert not (await owner.parts.upkeep.tend()).rebuilt
+
+    play(story)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from croft.client.async_tasks import AsyncTaskFuture, await_done
 from croft.client.task_session import TaskSession
 from croft.model.kept import Held
 from croft.sim.world import World
-from support.programs import done, program, value
+from support.programs import program
 from support.worlds import IS_CAMPAIGN, Play, lasting
 
 VALUE_BYTES = 1_200_000
@@ -50,13 +51,14 @@ def test_what_is_not_asked_for_stays_and_goes_with_the_last_that_stands_for_it(p
         await world.unite(3, slots=2)
         async with program(world, "peer1") as session:
             first = submit(session, make, 1)
-            await done(first)
+            await await_done(first)
             assert sum(kept_bytes(world).values()) >= VALUE_BYTES
             second = submit(session, more, first)
-            await done(second)
+            await await_done(second)
             assert first.brought is not None and not first.brought.done()
-            assert await value(submit(session, length, second)) == VALUE_BYTES
-            assert await value(second) == bytes([2]) * VALUE_BYTES
+            assert await AsyncTaskFuture(submit(session, length, second)) == VALUE_BYTES
+            data = await AsyncTaskFuture(second)
+            assert data == bytes([2]) * VALUE_BYTES
 
             del first, second
             gc.collect()
@@ -77,8 +79,8 @@ def test_a_death_at_any_moment_costs_time_and_nothing_else(play: Play, victim: s
                 await asyncio.sleep(at_s)
                 await world.restart(victim)
                 async with asyncio.timeout(300):
-                    assert await value(top) == bytes([44]) * VALUE_BYTES
-                    assert await value(left) == bytes([2]) * VALUE_BYTES
+                    assert await AsyncTaskFuture(top) == bytes([44]) * VALUE_BYTES
+                    assert await AsyncTaskFuture(left) == bytes([2]) * VALUE_BYTES
             await world.until(world.disunity, within_s=60)
         await world.until(lambda: str(kept_bytes(world) or ""), within_s=300)
 
@@ -92,12 +94,12 @@ def test_a_chain_whose_every_value_is_lost_is_made_again_from_its_beginning(play
             chain = submit(session, make, 1)
             for _ in range(6):
                 chain = submit(session, more, chain)
-            await done(chain)
+            await await_done(chain)
             for name in names[1:]:
                 await world.restart(name)
             async with asyncio.timeout(600):
-                assert await value(submit(session, length, chain)) == VALUE_BYTES
-                assert await value(chain) == bytes([7]) * VALUE_BYTES
+                assert await AsyncTaskFuture(submit(session, length, chain)) == VALUE_BYTES
+                assert await AsyncTaskFuture(chain) == bytes([7]) * VALUE_BYTES
 
     play(story, limit_virtual_s=10_000)
 
@@ -110,12 +112,12 @@ def test_a_value_that_cannot_be_made_again_fails_whatever_needs_it(play: Play) -
         await world.unite(2, slots=1)
         async with program(world, "peer1", on=("peer2",)) as session:
             first = submit(session, make, 1)
-            await done(first)
+            await await_done(first)
             await world.restart("peer2")
             world["peer2"].sandbox.lie = fail
             with pytest.raises(ValueError, match="no more"):
                 async with asyncio.timeout(300):
-                    await value(submit(session, length, submit(session, more, first)))
+                    await AsyncTaskFuture(submit(session, length, submit(session, more, first)))
 
     play(story, limit_virtual_s=10_000)
 
@@ -130,10 +132,10 @@ def test_a_peer_that_gives_another_value_than_it_was_to_keep_is_noticed_and_keep
 
         async with program(world, "peer1", on=("peer2",)) as session:
             first = submit(session, make, 1)
-            await done(first)
+            await await_done(first)
             liar.read = read  # type: ignore[method-assign]  # the peer is changed, and not the test's expectation
             async with asyncio.timeout(300):
-                assert await value(first) == bytes([1]) * VALUE_BYTES
-                assert await value(submit(session, length, submit(session, more, first))) == VALUE_BYTES
+                assert await AsyncTaskFuture(first) == bytes([1]) * VALUE_BYTES
+                assert await AsyncTaskFuture(submit(session, length, submit(session, more, first))) == VALUE_BYTES
 
     play(story, limit_virtual_s=10_000)

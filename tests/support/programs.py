@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
-from croft.client.task_future import TaskFuture
 from croft.client.task_session import Options, TaskSession
 from croft.control.task_work import serve_tasks
 from croft.control.work_messages import FromProgram
@@ -41,29 +38,3 @@ async def program(world: World, name: str, *, on: tuple[str, ...] = ()) -> Async
         await session.close()
         here.abort()
         await serving
-
-
-async def done(future: TaskFuture) -> None:
-    """Waits until a task is done, wherever its value is."""
-    known = asyncio.Event()
-    future.when_known(lambda _: known.set())
-    await known.wait()
-
-
-async def value(future: TaskFuture) -> Any:
-    """The value of a task, brought here."""
-    return await asyncio.wrap_future(_copied(future))
-
-
-def _copied(future: TaskFuture) -> concurrent.futures.Future[Any]:
-    """A future of the standard library's own, since this one blocks in `result`."""
-    copy: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def end(ended: TaskFuture) -> None:
-        try:
-            copy.set_result(ended.result(0))
-        except Exception as error:
-            copy.set_exception(error)
-
-    future.add_done_callback(end)
-    return copy

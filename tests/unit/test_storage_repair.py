@@ -12,7 +12,7 @@ from croft.identity.certificates import certify
 from croft.identity.keys import SecretKey
 from croft.model.ids import CommunityId, PeerId, TwinId
 from croft.storage.permits import Permit, bearers, check_permit, sign_permit
-from croft.storage.repair import GRACE_S, Rebuild, StripeState, plan
+from croft.storage.repair import GRACE_S, SHORT_GRACE_S, Rebuild, StripeState, plan
 
 HOUR_S = 3_600.0
 
@@ -28,10 +28,12 @@ def test_the_most_endangered_stripe_comes_first() -> None:
     assert plan(states) == [Rebuild(1, (4, 5, 6, 7)), Rebuild(3, (5, 6, 7)), Rebuild(0, (6, 7))]
 
 
-def test_a_holder_that_is_away_for_a_while_is_waited_for_unless_it_becomes_dangerous() -> None:
-    assert plan([state(0, 4, 8, 7, away_s=60.0)]) == []
-    assert plan([state(0, 4, 8, 7, away_s=GRACE_S)]) == [Rebuild(0, (7,))]
-    assert plan([state(0, 4, 8, 6, away_s=60.0)]) == [Rebuild(0, (6, 7))]
+@pytest.mark.parametrize(("present", "waits_s"), [(7, GRACE_S), (6, SHORT_GRACE_S), (5, 0.0), (4, 0.0)])
+def test_the_less_a_stripe_bears_yet_the_shorter_are_its_holders_waited_for(present: int, waits_s: float) -> None:
+    missing = tuple(range(present, 8))
+
+    assert plan([state(0, 4, 8, present, away_s=max(1.0, waits_s))]) == [Rebuild(0, missing)]
+    assert waits_s == 0 or plan([state(0, 4, 8, present, away_s=waits_s - 1)]) == []
 
 
 def test_a_share_that_its_holder_denies_is_made_again_at_once() -> None:

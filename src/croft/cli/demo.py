@@ -22,8 +22,9 @@ import click
 
 from croft.cli import demo_work as work
 from croft.cli.output import done, is_coloured, print_table, say, style
-from croft.client.grid import Grid, MapResult
+from croft.client.grid import Grid
 from croft.client.local_api import LocalApi
+from croft.client.map_result import MapResult
 from croft.control.home import Home
 from croft.control.quantities import show_duration, show_size
 from croft.errors import Failed, Usage

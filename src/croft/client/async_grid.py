@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from croft.client.async_capabilities import AsyncCalls, AsyncTwin
+from croft.client.async_jobs import AsyncJob
+from croft.client.async_map import AsyncMapResult
+from croft.client.async_tasks import AsyncTaskFuture
 from croft.client.backups import AsyncBackups, Backups
 from croft.client.capabilities import AsyncLeftCall, LeftCall, leaving
 from croft.client.capability import CONSENT_S
+from croft.client.durable import check_detached, submit_durable
 from croft.client.environments_asked import environment_of
-from croft.client.grid import MAP_AHEAD_TASKS
 from croft.client.local_api import LocalApi
+from croft.client.map_feed import Zipped, name_of
 from croft.client.messages import AsyncMessages, Messages
 from croft.client.pipelines import AsyncPipeline, AsyncPipelineRun, Pipeline, PipelineRun
 from croft.client.stored_files import AsyncStoredFiles, StoredFiles
@@ -51,37 +54,121 @@ class AsyncGrid:
             session = self._shared.get(wants)
             if session is None or session.is_ended:
                 session = self._shared[wants] = await self._open_session(await self._options("submit", wants))
-        return asyncio.wrap_future(session.submit(plain(function), args, kwargs))
+        return AsyncTaskFuture(session.submit(plain(function), args, kwargs, stays=True))
 
-    async def map(
-        self, function: Callable[..., R], *iterables: Iterable[Any], name: str = "", **how: Unpack[How]
-    ) -> AsyncIterator[R]:
-        """Yields the results of `function` on each item, in order; arguments as for `Grid.map`."""
-        calls = zip(*iterables, strict=False)
-        async for result in self.starmap(function, calls, name=name, **how):
-            yield result
+    @overload
+    def map(
+        self,
+        function: Callable[..., R],
+        *iterables: Iterable[Any],
+        name: str = "",
+        detach: Literal[False] = False,
+        **how: Unpack[How],
+    ) -> AsyncMapResult[R]: ...
 
-    async def starmap(
-        self, function: Callable[..., R], calls: Iterable[Iterable[Any]], *, name: str = "", **how: Unpack[How]
-    ) -> AsyncIterator[R]:
+    @overload
+    def map(
+        self,
+        function: Callable[..., R],
+        *iterables: Iterable[Any],
+        name: str = "",
+        detach: Literal[True],
+        delegates: int | Sequence[str] | None = None,
+        **how: Unpack[How],
+    ) -> Awaitable[AsyncJob[R]]: ...
+
+    def map(
+        self,
+        function: Callable[..., R],
+        *iterables: Iterable[Any],
+        name: str = "",
+        detach: bool = False,
+        delegates: int | Sequence[str] | None = None,
+        **how: Unpack[How],
+    ) -> AsyncMapResult[R] | Awaitable[AsyncJob[R]]:
+        """The results of `function` on each item, in order, by `async for`; arguments as for `Grid.map`.
+
+        With `detach`, to be awaited: the job, which outlives this program.
+        """
+        calls = Zipped(iterables)
+        # No overload takes a `detach` of which only the value tells which result there is.
+        return self.starmap(function, calls, name=name, detach=detach, delegates=delegates, **how)  # type: ignore[call-overload,no-any-return]
+
+    @overload
+    def starmap(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[Iterable[Any]],
+        *,
+        name: str = "",
+        detach: Literal[False] = False,
+        **how: Unpack[How],
+    ) -> AsyncMapResult[R]: ...
+
+    @overload
+    def starmap(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[Iterable[Any]],
+        *,
+        name: str = "",
+        detach: Literal[True],
+        delegates: int | Sequence[str] | None = None,
+        **how: Unpack[How],
+    ) -> Awaitable[AsyncJob[R]]: ...
+
+    def starmap(
+        self,
+        function: Callable[..., R],
+        calls: Iterable[Iterable[Any]],
+        *,
+        name: str = "",
+        detach: bool = False,
+        delegates: int | Sequence[str] | None = None,
+        **how: Unpack[How],
+    ) -> AsyncMapResult[R] | Awaitable[AsyncJob[R]]:
         """Like `map`, for arguments that come in tuples already; see `Grid.starmap`."""
         wants = Wants.of(function, how)
-        label = getattr(function, "__qualname__", type(function).__name__)
-        session = await self._open_session(await self._options(name or label, wants))
-        ahead: deque[asyncio.Future[R]] = deque()
-        inner = plain(function)
-        try:
-            for call in calls:
-                ahead.append(asyncio.wrap_future(session.submit(inner, tuple(call), {})))
-                if len(ahead) >= MAP_AHEAD_TASKS:
-                    yield await ahead.popleft()
-            while ahead:
-                yield await ahead.popleft()
-        finally:
-            for future in ahead:
-                future.cancel()
-            self._sessions.discard(session)
-            await session.close()
+        each = (tuple(call) for call in calls)
+        label = name or name_of(function)
+        if detach:
+            return self._detach(label, wants, plain(function), each, delegates)
+
+        async def opened() -> TaskSession:
+            return await self._open_session(await self._options(label, wants))
+
+        return AsyncMapResult(opened, self._release, plain(function), each)
+
+    async def job(self, name: str) -> AsyncJob[Any]:
+        """A detached job by its id, the beginning of its id, or its name. Raises NotFound."""
+        status = await asyncio.to_thread(self._api.job, name)
+        return AsyncJob(self._api, self._home.work_socket, status.job)
+
+    async def _detach(
+        self,
+        label: str,
+        wants: Wants,
+        function: Callable[..., R],
+        calls: Iterator[tuple[Any, ...]],
+        delegates: int | Sequence[str] | None,
+    ) -> AsyncJob[R]:
+        check_detached(wants)
+        options = await self._options(label, wants)
+        chosen = (
+            delegates if delegates is None or isinstance(delegates, int) else await self._peer_ids(names_of(delegates))
+        )
+        loop = asyncio.get_running_loop()
+
+        def run(work: Coroutine[Any, Any, Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+        # The input may block, and so may pickling a million items: neither is to hold up the loop.
+        job = await asyncio.to_thread(submit_durable, self._home.work_socket, run, options, function, calls, chosen)
+        return AsyncJob(self._api, self._home.work_socket, job)
+
+    async def _release(self, session: TaskSession) -> None:
+        self._sessions.discard(session)
+        await session.close()
 
     async def capability(
         self, name: str, *, of: str = "", timeout_s: float = 0.0, consent_s: float = CONSENT_S

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from croft.client.dependencies import AnyFuture, DependencyFailed, Unfinished
 from croft.client.local_api import LocalApi, not_running
 from croft.client.serialise import argument_bytes, function_bytes, outcome_value
+from croft.client.task import Wants
 from croft.client.task_session import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Options
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -30,7 +31,7 @@ from croft.control.work_messages import (
     TaskOutcomes,
     TaskResultPart,
 )
-from croft.errors import Cancelled, ConnectionLost, TimedOut, Unreachable, by_code
+from croft.errors import Cancelled, ConnectionLost, TimedOut, Unreachable, Usage, by_code
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
@@ -92,7 +93,7 @@ class Job(Generic[R]):
                 value = error
             yield value
         if task + 1 < self.status().tasks:
-            raise Cancelled(f"job {self.id} was cancelled after {task + 1} results")
+            raise too_few(self.id, task + 1)
 
     def as_completed(self) -> Iterator[tuple[int, R]]:
         """Pairs of (index of the item, result) in the order in which they were recorded. Raises what a task raised."""
@@ -111,18 +112,8 @@ class Job(Generic[R]):
     def wait(self, timeout: float | None = None) -> schema.Job:
         """Waits until it is over. Raises TimedOut after `timeout` seconds."""
 
-        async def over() -> None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    # Those that are there already are passed over; the stream ends with the job.
-                    async for _ in read_outcomes(self._work_socket, self.id, is_in_order=True, after=2**62):
-                        pass
-
-        self._run(over())
-        status = self.status()
-        if status.ended_at is None:
-            raise TimedOut(f"job {self.id} is not over after {timeout:g} s", remedy="Wait longer, or look later.")
-        return status
+        self._run(until_over(self._work_socket, self.id, timeout))
+        return ended(self.status(), timeout)
 
     def cancel(self) -> None:
         """Ends it, here and on its peers; what is done can still be read."""
@@ -131,6 +122,27 @@ class Job(Generic[R]):
     def forget(self) -> None:
         """Ends it if it runs, and drops its results from the disk."""
         self._api.forget_job(self.id)
+
+
+async def until_over(work_socket: Path, job: str, timeout: float | None) -> None:
+    """Waits until a job is over, or so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            # Those that are there already are passed over; the stream ends with the job.
+            async for _ in read_outcomes(work_socket, job, is_in_order=True, after=2**62):
+                pass
+
+
+def ended(job: schema.Job, timeout: float | None) -> schema.Job:
+    """A job that was waited for. Raises TimedOut if it is not over."""
+    if job.ended_at is None:
+        raise TimedOut(f"job {job.job} is not over after {timeout:g} s", remedy="Wait longer, or look later.")
+    return job
+
+
+def too_few(job: str, results: int) -> Cancelled:
+    """Why the results of a job end before its tasks do."""
+    return Cancelled(f"job {job} was cancelled after {results} results")
 
 
 async def anext_or_none(batches: AsyncIterator[T]) -> T | None:
@@ -160,6 +172,12 @@ async def read_outcomes(
                     return
                 case other:
                     raise AssertionError(f"{type(other).__name__} among results")
+
+
+def check_detached(wants: Wants) -> None:
+    """Raises Usage for what a detached job cannot have."""
+    if wants.logs:
+        raise Usage("the logs of a detached job come nowhere", remedy="Leave out `logs`, or `detach`.")
 
 
 def submit_durable(

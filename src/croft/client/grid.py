@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import functools
 import operator
 import os
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from croft.client.backups import Backups
 from croft.client.capabilities import Calls, LeftCall, Twin
 from croft.client.capability import CONSENT_S, Known
 from croft.client.environments_asked import environment_of
 from croft.client.local_api import LocalApi
+from croft.client.map_feed import Zipped, name_of
+from croft.client.map_result import MapResult
 from croft.client.messages import Messages
 from croft.client.pipelines import Pipeline, PipelineRun
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
-from croft.client.task_future import TaskFuture
 from croft.client.task_session import Options, TaskSession
 from croft.control.home import Home
 from croft.errors import Usage
@@ -39,13 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAP_AHEAD_TASKS = 10_000
-MAP_AHEAD_FIRST = 256
-"""Tasks that a map keeps unfinished ahead of the value asked for, whatever the length of its input."""
-MAP_AHEAD_BYTES = 64 << 20
-"""What arguments of these take, and results will, as far as can be told. A few tasks are ahead whatever they take."""
-MAP_AHEAD_TASKS_MIN = 8
-REDUCE_FAN_IN = 8
 
 _open_grids: weakref.WeakSet[Grid] = weakref.WeakSet()
 
@@ -147,7 +139,7 @@ class Grid:
             Unreachable: the daemon is not running, or ends before all of a detached job is on its disk.
             Refused: not as many delegates as are wanted hold the job; then there is no job.
         """
-        calls = _Zipped(iterables)
+        calls = Zipped(iterables)
         # No overload takes a `detach` of which only the value tells which result there is.
         return self.starmap(function, calls, name=name, detach=detach, delegates=delegates, **how)  # type: ignore[call-overload,no-any-return]
 
@@ -185,13 +177,13 @@ class Grid:
         **how: Unpack[How],
     ) -> MapResult[R] | Job[R]:
         """Like `map`, for arguments that come in tuples already: `function(*call)` for each of `calls`."""
-        options = self._options(name or _name(function), Wants.of(function, how))
+        wants = Wants.of(function, how)
+        options = self._options(name or name_of(function), wants)
         each = (tuple(call) for call in calls)
         if detach:
-            if options.logs:
-                raise Usage("the logs of a detached job come nowhere", remedy="Leave out `logs`, or `detach`.")
-            from croft.client.durable import submit_durable
+            from croft.client.durable import check_detached, submit_durable
 
+            check_detached(wants)
             chosen = (
                 delegates if delegates is None or isinstance(delegates, int) else self.peer_ids(names_of(delegates))
             )
@@ -347,193 +339,6 @@ class Grid:
     def _options(self, label: str, wants: Wants) -> Options:
         on, avoid = self.peer_ids(wants.on), self.peer_ids(wants.avoid)
         return Options.of(label, on, avoid, wants, self.packages(wants.environment))
-
-
-class MapResult(Generic[R]):
-    """The results of a map, in the order of its input. Iterate once; leaving early cancels the rest."""
-
-    def __init__(
-        self,
-        grid: Grid,
-        session: TaskSession,
-        function: Callable[..., R],
-        calls: Iterator[tuple[Any, ...]],
-        size: int | None,
-    ) -> None:
-        self._grid = grid
-        self._size = size
-        self._session = session
-        self._function = function
-        self._calls = calls
-        self._ahead: deque[TaskFuture] = deque()
-        self._taken = 0
-        self._stays = True
-        """Whether results may stay at their peers, since nobody has asked for them yet."""
-        self._results = self._iterate()
-        self._feed()
-
-    def __iter__(self) -> Iterator[R]:
-        return self
-
-    def __next__(self) -> R:
-        return next(self._results)
-
-    @property
-    def done_by(self) -> dict[str, int]:
-        """How many tasks each peer did so far, by name."""
-        return dict(self._session.done_by)
-
-    @property
-    def liars(self) -> dict[str, list[int]]:
-        """Peers that were found to lie, with the items whose results from them had come before, unchecked."""
-        return dict(self._session.liars)
-
-    def with_progress(self, total: int | None = None) -> Self:
-        """Shows on the terminal how far it is while results are taken: tasks done, how many a second, time left, peers.
-
-        `total`: how many there are, where the input does not tell. Off a terminal nothing is shown.
-        """
-        from croft.client.progress import shown
-
-        total = self._size if total is None else total
-        self._results = shown(self._results, lambda: self._session.done_by, _name(self._function), total)
-        return self
-
-    def cancel(self) -> None:
-        """Cancels what is not done, here and on the peers."""
-        for future in self._ahead:
-            future.cancel()
-        self._ahead.clear()
-        self._grid.release(self._session)
-
-    def as_completed(self) -> Iterator[tuple[int, R]]:
-        """Pairs of (index in the input, result) in the order in which they are done, instead of iterating."""
-        self._want_each()
-        index = 0
-        waiting: dict[concurrent.futures.Future[R], int] = {}
-        try:
-            while True:
-                while self._ahead:
-                    waiting[self._ahead.popleft()] = index
-                    index += 1
-                if not waiting:
-                    return
-                done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in done:
-                    yield waiting.pop(future), future.result()
-                self._taken += len(done)
-                self._feed(len(waiting))
-        finally:
-            for future in waiting:
-                future.cancel()
-            self.cancel()
-
-    def reduce(self, merge: Callable[[R, R], R], *, fan_in: int = REDUCE_FAN_IN) -> R:
-        """All results merged into one, by the peers, as they come; instead of iterating.
-
-        Neighbours are merged, `fan_in` at a time, then what came of that, and so on: a tree. So `merge` must be
-        associative and need not be commutative. What is here at a time grows with the logarithm of their number.
-
-        Raises:
-            Usage: there is nothing to merge, or `fan_in` is below 2. Whatever a task raises.
-        """
-        if fan_in < 2:
-            raise Usage("a merge needs at least two values", remedy="Leave `fan_in` out, or make it 2 or more.")
-        # A partial of the standard library's own: every peer has it.
-        merge_all = functools.partial(functools.reduce, merge)
-        levels: list[deque[TaskFuture]] = []
-
-        def merged(group: list[TaskFuture]) -> TaskFuture:
-            # Small values come here and go there again; large ones are merged where they lie.
-            return self._session.submit(merge_all, (group,), {}, stays=True)
-
-        def add(value: TaskFuture, depth: int) -> None:
-            if depth == len(levels):
-                levels.append(deque())
-            levels[depth].append(value)
-            # Two groups wait before one is merged, so that the peers are busy while this side waits for the first.
-            if len(levels[depth]) >= 2 * fan_in:
-                group = [_done(levels[depth].popleft()) for _ in range(fan_in)]
-                add(merged(group), depth + 1)
-
-        try:
-            while self._ahead:
-                add(_done(self._ahead.popleft()), 0)
-                self._taken += 1
-                self._feed()
-            if not levels:
-                raise Usage("there is nothing to merge", remedy="Map over at least one item.")
-            rest: list[TaskFuture] = []
-            for level in levels:
-                # Deeper levels hold what came before.
-                rest = [*level, *rest]
-            while len(rest) > 1:
-                rest = [merged(rest[at : at + fan_in]) for at in range(0, len(rest), fan_in)]
-            result: R = rest[0].result()
-            return result
-        finally:
-            self.cancel()
-
-    def _want_each(self) -> None:
-        self._stays = False
-        self._session.want_all(self._ahead)
-
-    def _iterate(self) -> Iterator[R]:
-        self._want_each()
-        try:
-            yield from self._take_each()
-        finally:
-            self.cancel()
-
-    def _take_each(self) -> Iterator[R]:
-        while self._ahead:
-            result = self._ahead.popleft().result()
-            self._taken += 1
-            self._feed()
-            yield result
-
-    def _feed(self, elsewhere: int = 0) -> None:
-        # Grows with what was taken, so that an endless input of costly items is not read far ahead at once.
-        ahead = min(MAP_AHEAD_TASKS, MAP_AHEAD_FIRST + 4 * self._taken)
-        if len(self._ahead) + elsewhere > ahead * 3 // 4 and self._taken:
-            return
-        while len(self._ahead) + elsewhere < max(MAP_AHEAD_TASKS_MIN, self._room(ahead, elsewhere)):
-            call = next(self._calls, None)
-            if call is None:
-                return
-            self._ahead.append(self._session.submit(self._function, call, {}, stays=self._stays))
-
-    def _room(self, ahead: int, elsewhere: int) -> int:
-        """How many tasks may be ahead."""
-        session = self._session
-        results_bytes = session.result_bytes * (len(self._ahead) + elsewhere)
-        return ahead if session.open_bytes + results_bytes < MAP_AHEAD_BYTES else 0
-
-
-class _Zipped:
-    """Calls out of several inputs, and how many they are if all inputs tell."""
-
-    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
-        self._iterables = iterables
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return zip(*self._iterables, strict=False)
-
-    def __length_hint__(self) -> int:
-        sizes = [operator.length_hint(one, -1) for one in self._iterables]
-        known = [size for size in sizes if size >= 0]
-        return min(known) if known and len(known) == len(sizes) else NotImplemented
-
-
-def _done(future: TaskFuture) -> TaskFuture:
-    """The future once it is done; its value may be elsewhere. Raises what it has raised."""
-    if (error := future.exception()) is not None:
-        raise error
-    return future
-
-
-def _name(function: object) -> str:
-    return getattr(function, "__qualname__", type(function).__name__)
 
 
 def connect(home: str | Path | None = None, *, environment: str | Sequence[str] = ()) -> Grid:

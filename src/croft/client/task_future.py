@@ -109,7 +109,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
         if self.brought is None:
             super().add_done_callback(fn)
         else:
-            self.brought.add_done_callback(lambda _: fn(self))
+            # Let go once it is told: the value is to go with the last that stands for it.
+            waiting = [self]
+            self.brought.add_done_callback(lambda _: fn(waiting.pop()))
 
     def when_known(self, fn: Callable[[object], None]) -> None:
         """Calls `fn`, once or twice, when it is known where the value is, or that there is none."""

@@ -1,7 +1,7 @@
 """Decides which shares to make again, and which first. Sans-IO.
 
 Repair is lazy (Dalle et al. 2009): peers at home come and go, and a share whose holder is away for a while is not lost.
-But once a stripe has lost half of what it bears, it does not wait.
+But the less a stripe bears yet, the shorter it waits.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Final
 
 from croft.model.ids import PeerId
 
-GRACE_S: Final = 3_600.0
-"""A holder that is away for longer does not come back."""
+GRACE_S: Final = 24 * 3_600.0
+"""A holder that is away for longer does not come back; nights and weekdays are shorter."""
+SHORT_GRACE_S: Final = 12 * 3_600.0
+"""The same, for a stripe that has lost half of what it bears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,22 @@ class Rebuild:
     shares: tuple[int, ...]
 
 
-def plan(states: Sequence[StripeState], grace_s: float = GRACE_S) -> list[Rebuild]:
+def grace_s(state: StripeState) -> float:
+    """For how long holders of this stripe are waited for: not at all once three quarters of what it bears are lost."""
+    losses = state.n - state.k
+    if 4 * state.margin <= losses:
+        return 0.0
+    return SHORT_GRACE_S if 2 * state.margin <= losses else GRACE_S
+
+
+def plan(states: Sequence[StripeState]) -> list[Rebuild]:
     """What to rebuild, the most endangered first."""
     wanted: list[tuple[int, int, tuple[int, ...]]] = []
     for state in states:
-        missing = [index for index in range(state.n) if index not in state.at]
-        if not missing or state.margin < 0:
+        if len(state.at) == state.n or state.margin < 0:
             continue
-        is_urgent = 2 * state.margin <= state.n - state.k
-        shares = tuple(index for index in missing if is_urgent or state.away_s.get(index, grace_s) >= grace_s)
+        missing, grace = (index for index in range(state.n) if index not in state.at), grace_s(state)
+        shares = tuple(index for index in missing if state.away_s.get(index, grace) >= grace)
         if shares:
             wanted.append((state.margin, state.number, shares))
     return [Rebuild(number, shares) for _, number, shares in sorted(wanted)]

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 AUDITS: Final = 8
 """Shares of which a holder is asked for a leaf, in each round."""
+AUDIT_EVERY_S: Final = 6 * 3_600.0
+"""A holder is asked for proof so often in rounds that nobody asked for."""
 ANSWER_S_MAX: Final = 20.0
 AT_ONCE: Final = 4
 TENDING_BYTES: Final = 48 << 20
@@ -108,6 +110,9 @@ class Tending:
         self._offload = offload
         self._buffers = Buffers(TENDING_BYTES)
         self.standing: dict[PeerId, Standing] = {}
+        self._moved: dict[bytes, set[PeerId]] = {}
+        """Where shares were seen that were put somewhere else."""
+        self._audited_at: dict[tuple[bytes, PeerId], float] = {}
 
     async def load(self) -> None:
         """Takes in how peers did in earlier runs. Raises Failed."""
@@ -115,13 +120,21 @@ class Tending:
         rows = await self._database.run(lambda db: db.execute(sql).fetchall())
         self.standing = {PeerId(peer.hex()): Standing(*rest) for peer, *rest in rows}
 
-    async def round(self, ward: Ward, found: Mapping[bytes, Sequence[PeerId]] | None = None) -> Report:
-        """Looks at every stripe once, and mends what can be mended. `found`: where else shares are known to be."""
+    async def round(
+        self, ward: Ward, found: Mapping[bytes, Sequence[PeerId]] | None = None, *, is_thorough: bool = False
+    ) -> Report:
+        """Looks at every stripe once, and mends what can be mended. `found`: where else shares are known to be.
+
+        `is_thorough`: all holders prove what they have, and everybody is asked for what is missing; else those that
+        have not proved anything for some time, and for what would be made again.
+        """
         caught: list[str] = []
         claims = await self._claims(ward, found or {})
-        liars = await self._audit(ward, claims, caught)
-        await self._ask_around(ward, claims, liars)
+        liars = await self._audit(ward, claims, caught, is_thorough)
         states = self._states(ward, claims)
+        if missing := _doubtful(states, is_thorough):
+            await self._ask_around(ward, missing, claims, liars)
+            states = self._states(ward, claims)
         plans = plan(states)
         gate, rebuilt = asyncio.Semaphore(AT_ONCE), 0
         by_number = {state.number: state for state in states}
@@ -135,6 +148,7 @@ class Tending:
                     return 0
 
         rebuilt = sum(await asyncio.gather(*map(rebuild, plans)))
+        self._remember(ward, claims)
         after = self._states(ward, claims)
         short = {ward.stripes[one.number].id: len(one.at) for one in after if len(one.at) < one.n}
         unreadable = sum(one.margin < 0 for one in after)
@@ -148,23 +162,32 @@ class Tending:
         asked: dict[PeerId, list[Key]] = {}
         for number, stripe in enumerate(ward.stripes):
             for index, share in enumerate(stripe.shares):
-                for peer in {PeerId(stripe.holders[index].hex()), *found.get(share, ())} & alive:
+                known = {PeerId(stripe.holders[index].hex()), *found.get(share, ()), *self._moved.get(share, ())}
+                for peer in known & alive:
                     asked.setdefault(peer, []).append((number, index))
         return dict(zip(asked, await asyncio.gather(*(self._ask(ward, *one) for one in asked.items())), strict=True))
 
-    async def _ask_around(self, ward: Ward, claims: dict[PeerId, set[Key]], liars: Collection[PeerId]) -> None:
+    async def _ask_around(
+        self, ward: Ward, missing: Sequence[Key], claims: dict[PeerId, set[Key]], liars: Collection[PeerId]
+    ) -> None:
         """Asks everybody who is believed for what nobody has that should."""
-        held = {key for keys in claims.values() for key in keys}
-        missing = [
-            (number, index)
-            for number, stripe in enumerate(ward.stripes)
-            for index in range(stripe.n)
-            if (number, index) not in held
-        ]
-        others = sorted(self._alive(ward) - set(liars)) if missing else []
+        others = sorted(self._alive(ward) - set(liars))
         more = await asyncio.gather(*(self._ask(ward, peer, missing) for peer in others))
         for peer, keys in zip(others, more, strict=True):
             claims.setdefault(peer, set()).update(keys)
+
+    def _remember(self, ward: Ward, claims: Mapping[PeerId, Collection[Key]]) -> None:
+        """Where shares are that are not where they were put."""
+        for peer, keys in claims.items():
+            for number, index in keys:
+                stripe = ward.stripes[number]
+                if stripe.holders[index].hex() != peer:
+                    self._moved.setdefault(stripe.shares[index], set()).add(peer)
+
+    def _away_s(self, stripe: Stripe, index: int) -> float:
+        """For how long nobody has been up who had a share; 0: who is up of them has it no more."""
+        known = {PeerId(stripe.holders[index].hex()), *self._moved.get(stripe.shares[index], ())}
+        return min(filter(None, map(self._network.away_s, known)), default=0.0)
 
     def _alive(self, ward: Ward) -> set[PeerId]:
         return set(self._network.alive()) | {place.peer for place in self.places(ward.owner) if place.is_alive}
@@ -198,19 +221,18 @@ class Tending:
                 rest = iter(peer for peer in peers if peer not in holders)
                 free = (index for index in range(stripe.n) if index not in own)
                 where = {**own, **{index: [peer] for index, peer in zip(free, rest, strict=False)}}
-            away = {
-                index: self._network.away_s(holder)
-                for index, holder in enumerate(holders)
-                if index not in where and self._network.away_s(holder)
-            }
+            missing = (index for index in range(stripe.n) if index not in where)
+            away = {index: away_s for index in missing if (away_s := self._away_s(stripe, index))}
             states.append(StripeState(number, stripe.k, stripe.n, where, away))
         return states
 
     # --- proof -------------------------------------------------------------------------------------------------------
 
-    async def _audit(self, ward: Ward, claims: dict[PeerId, set[Key]], caught: list[str]) -> set[PeerId]:
+    async def _audit(
+        self, ward: Ward, claims: dict[PeerId, set[Key]], caught: list[str], is_thorough: bool
+    ) -> set[PeerId]:
         """Who could not prove what it said: nothing that it says is among the claims any more."""
-        chance, liars = self._entropy.random(), set[PeerId]()
+        chance, liars, now = self._entropy.random(), set[PeerId](), asyncio.get_running_loop().time()
 
         async def audit(peer: PeerId) -> tuple[int, list[str]]:
             keys = sorted(claims[peer])
@@ -235,7 +257,13 @@ class Tending:
                     break
             return passed, problems
 
-        peers = [peer for peer in claims if claims[peer]]
+        due = now - AUDIT_EVERY_S
+        peers = [
+            peer
+            for peer in claims
+            if claims[peer] and (is_thorough or self._audited_at.get((ward.owner, peer), due) <= due)
+        ]
+        self._audited_at |= {(ward.owner, peer): now for peer in peers}
         for peer, (passed, problems) in zip(peers, await asyncio.gather(*map(audit, peers)), strict=True):
             caught += [f"{self._network.name(peer)}: {problem}" for problem in problems]
             standing = self.standing.setdefault(peer, Standing())
@@ -316,6 +344,17 @@ class Tending:
             targets[:] = [other for other in targets if other.domain != place.domain]
             return place.peer
         return None
+
+
+def _doubtful(states: Sequence[StripeState], is_thorough: bool) -> list[Key]:
+    """Shares that nobody has who should, and by which something is to be done."""
+    if is_thorough:
+        wanted = [(state.number, tuple(range(state.n))) for state in states]
+    else:
+        wanted = [(state.number, tuple(range(state.n))) for state in states if state.margin < 0]
+        wanted += [(one.number, one.shares) for one in plan(states)]
+    by_number = {state.number: state for state in states}
+    return [(number, index) for number, indices in wanted for index in indices if index not in by_number[number].at]
 
 
 def _make(buffer: bytearray, stripe: Stripe, shares: Sequence[int]) -> None:

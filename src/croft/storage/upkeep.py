@@ -27,7 +27,7 @@ from croft.storage.messages import (
     Watch,
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
-from croft.storage.placement import BoundedStripe, Rule, allowed, bounds_of
+from croft.storage.placement import BoundedStripe, Rule, allowed, bounds_of, ranked
 from croft.storage.service import UNSEEN_S, Storage
 from croft.storage.share_client import Holders
 from croft.storage.tending import Report, Tending, Ward, together
@@ -45,6 +45,8 @@ SETTLE_S: Final = 2.0
 """Changes in so short a time are told to delegates at once."""
 TELLING_SHARE_MAX: Final = 1 / 20
 """Of the time: where much is stored the list of it is long, and a backup changes it for hours."""
+TELL_AGAIN_S: Final = 86_400.0
+"""Delegates are chosen anew: those of before may be gone, and what lets them act expires."""
 TELLING_S_MAX: Final = 3.0
 """A telling that took longer, as where a peer does not answer, counts as this."""
 
@@ -190,10 +192,11 @@ class Upkeep:
 
     # --- looking after it --------------------------------------------------------------------------------------------
 
-    async def tend(self) -> Report:
-        """Looks at every stripe now, and mends what can be mended. Raises CroftError."""
+    async def tend(self, *, is_thorough: bool = True) -> Report:
+        """Looks at every stripe now, and mends what can be mended; see `Tending.round`. Raises CroftError."""
         async with self._mending:
-            rounds = [await self._tending.round(ward, self._storage.found) for ward in await self._wards()]
+            found, wards = self._storage.found, await self._wards()
+            rounds = [await self._tending.round(ward, found, is_thorough=is_thorough) for ward in wards]
             report = together(rounds)
             self._storage.blame(report.caught)
             self.report = report
@@ -221,7 +224,7 @@ class Upkeep:
         while True:
             await watch.something_to_do()
             try:
-                report = await self.tend()
+                report = await self.tend(is_thorough=False)
                 if report.stripes and not report.unreadable:
                     await self.empty_trash()
                     await self.collect()
@@ -243,10 +246,12 @@ class Upkeep:
         is_told, next_at = True, 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(None if is_told else next_at):
+                async with asyncio.timeout_at(loop.time() + TELL_AGAIN_S if is_told else next_at):
                     await changed.wait()
             await asyncio.sleep(SETTLE_S)
             try:
+                if is_told and not changed.is_set() and not await self._storage.head_record():
+                    continue  # there is nothing to look after
                 if changed.is_set():
                     changed.clear()
                     is_told = False
@@ -273,7 +278,9 @@ class Upkeep:
             self._kept_list = kept
         fit = [place for place in allowed(self._storage.places(), rule) if place.is_alive]
         named, twin = self.named_delegates(), self._owner.twin
-        fit.sort(key=lambda place: (place.peer not in named, place.domain != twin, -place.weight, place.peer))
+        # Not the same ones for everybody.
+        turn = {place.peer: number for number, place in enumerate(ranked(self._id, fit))}
+        fit.sort(key=lambda place: (place.peer not in named, place.domain != twin, turn[place.peer]))
         delegates = [place.peer for place in fit[: self._delegates]]
         now, owner = self._clock.now(), self._owner
         device, peers = bytes.fromhex(owner.peer), [bytes.fromhex(peer) for peer in delegates]

@@ -27,8 +27,11 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S: Final = 2.0
 SETTLE_S: Final = 6.0
 """Once peers have come or gone and no other did for so long, it is time for a round."""
+UNSETTLED_S_MAX: Final = 60.0
 START_S: Final = 20.0
 ROUND_EVERY_S: Final = 1_800.0
+ROUND_S_PER_PEER: Final = 1.0
+"""Among many somebody always comes or goes: rounds on that account are so far apart."""
 LIST_BYTES: Final = 32 << 20
 STEP: Final = "watch"
 
@@ -40,6 +43,7 @@ class Watchman:
         self._network = network
         self._seen: tuple[PeerId, ...] = ()
         self._changed_at = self._due_at = asyncio.get_running_loop().time() + START_S
+        self._went_at = 0.0
 
     def now(self) -> None:
         """There is something to do."""
@@ -53,8 +57,11 @@ class Watchman:
             if alive != self._seen:
                 self._seen = alive
                 self._changed_at = max(self._changed_at, loop.time())
-                self._due_at = min(self._due_at, self._changed_at + SETTLE_S)
-            if self._due_at <= loop.time() and self._changed_at + SETTLE_S <= loop.time():
+                again_at = self._went_at + ROUND_S_PER_PEER * len(alive)
+                self._due_at = min(self._due_at, max(self._changed_at + SETTLE_S, again_at))
+            is_settled = self._changed_at + SETTLE_S <= loop.time() or self._due_at + UNSETTLED_S_MAX <= loop.time()
+            if self._due_at <= loop.time() and is_settled:
+                self._went_at = loop.time()
                 self._due_at = loop.time() + ROUND_EVERY_S
                 return
             await asyncio.sleep(LOOK_EVERY_S)
