@@ -253,23 +253,6 @@ class Tending:
         what was read, and is whole, is among them."""
         chance, liars, now = self._entropy.random(), set[PeerId](), asyncio.get_running_loop().time()
 
-        async def read_all(peer: PeerId) -> tuple[int, list[str]]:
-            whole, problems = set[Key](), list[str]()
-            for number, index in sorted(claims[peer]):
-                stripe = ward.stripes[number]
-                try:
-                    await self._prove(ward, peer, stripe, index, 0, stripe.share_bytes)
-                    whole.add((number, index))
-                except (NotFound, PeerMisbehaved):
-                    problems.append("does not have what it says that it holds")
-                    liars.add(peer)
-                except Failed as error:
-                    problems.append(error.message)
-                except (CroftError, TimeoutError):
-                    break
-            claims[peer] = whole
-            return len(whole), list(dict.fromkeys(problems))
-
         async def audit(peer: PeerId) -> tuple[int, list[str]]:
             keys = sorted(claims[peer])
             passed, problems = 0, list[str]()
@@ -302,6 +285,10 @@ class Tending:
             if claims[peer] and (is_thorough or self._audited_at.get((ward.owner, peer), due) <= due)
         ]
         self._audited_at |= {(ward.owner, peer): now for peer in peers}
+
+        async def read_all(peer: PeerId) -> tuple[int, list[str]]:
+            return await self._read_all(ward, peer, claims, liars)
+
         look = read_all if is_deep else audit
         for peer, (passed, problems) in zip(peers, await asyncio.gather(*map(look, peers)), strict=True):
             caught += [f"{self._network.name(peer)}: {problem}" for problem in problems]
@@ -320,6 +307,26 @@ class Tending:
 
         await self._database.run(write)
         return liars
+
+    async def _read_all(
+        self, ward: Ward, peer: PeerId, claims: dict[PeerId, set[Key]], liars: set[PeerId]
+    ) -> tuple[int, list[str]]:
+        """Reads every share that a peer says it holds; only those that are whole are among its claims then."""
+        whole, problems = set[Key](), list[str]()
+        for number, index in sorted(claims[peer]):
+            stripe = ward.stripes[number]
+            try:
+                await self._prove(ward, peer, stripe, index, 0, stripe.share_bytes)
+                whole.add((number, index))
+            except (NotFound, PeerMisbehaved):
+                problems.append("does not have what it says that it holds")
+                liars.add(peer)
+            except Failed as error:
+                problems.append(error.message)
+            except (CroftError, TimeoutError):
+                break
+        claims[peer] = whole
+        return len(whole), list(dict.fromkeys(problems))
 
     async def _prove(self, ward: Ward, peer: PeerId, stripe: Stripe, index: int, leaf: int, size: int) -> None:
         data, share = bytearray(size), stripe.shares[index]
