@@ -389,6 +389,10 @@ class StorageDesk:
         """Has a link lead to nothing any more. Raises NotFound, Unreachable."""
         return await self._links.revoke(wanted)
 
+    async def verify_link(self, wanted: schema.VerificationWanted) -> schema.LinkVerified:
+        """Has holders prove that all behind a link is there. Raises Refused, NotFound, Unreachable."""
+        return await self._links.verify(wanted)
+
     async def _matching(self, name: bytes, snapshot: str = "") -> AsyncIterator[Entry]:
         """The file of this name, and all below it; one after the other, as there may be very many."""
         below = name if not name or name.endswith(b"/") else name + b"/"

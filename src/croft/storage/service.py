@@ -136,6 +136,11 @@ class Storage:
         """Where the bytes of a content lie. Raises CroftError."""
         return await self._reading.parts(content)
 
+    async def stripes_of(self, content: Content) -> list[Stripe]:
+        """Those in which a content lies, and the list of its parts. Raises CroftError."""
+        deep = await self._reading.parts(content) if content.depth else []
+        return [part.stripe for part in [*content.parts, *deep]]
+
     async def last_rule(self) -> Rule:
         """The rule of the last change of the list: where the list goes if nothing else is said."""
         sql = "SELECT value FROM setting WHERE name = ?"
@@ -506,8 +511,7 @@ class Storage:
         stripes: dict[bytes, BoundedStripe] = {}
 
         async def add(content: Content, rule: Rule, to: dict[bytes, BoundedStripe]) -> None:
-            deep = await self._reading.parts(content) if content.depth else []
-            to.update((part.stripe.id, (part.stripe, rule)) for part in [*content.parts, *deep])
+            to.update((stripe.id, (stripe, rule)) for stripe in await self.stripes_of(content))
 
         for node in files.nodes:
             await add(node.content, rule, stripes)
