@@ -102,7 +102,7 @@ class StorageDesk:
             if opening.piped:
                 source = PiecesSource(piped)
                 now = self._parts.ports.clock.now()
-                made[opening.piped] = await putting.add(source), Attributes(PIPED_MODE, int(now * 1e9))
+                made[opening.piped] = await putting.add(source, has_head=True), Attributes(PIPED_MODE, int(now * 1e9))
             else:
                 await self._add_all(putting, files, made)
             await putting.finish()
@@ -144,7 +144,7 @@ class StorageDesk:
                 continue
             source = await FileSource.open(file.path, self._offload)
             try:
-                made[file.name] = await putting.add(source), source.attributes
+                made[file.name] = await putting.add(source, has_head=True), source.attributes
             finally:
                 source.close()
         await add_small()
