@@ -99,6 +99,9 @@ def test_however_shares_lie_they_end_where_they_may_and_stay_there(seed: int, pe
     planned = plan(spreads, places)
     ended = after(planned, spreads)
 
+    for move in planned.moves:
+        others = {domains[peer] for index, peer in spreads[move.number].held if index != move.index}
+        assert domains[move.target] not in others, "whatever other moves fail, one owner has one share"
     for before, now in zip(spreads, ended, strict=True):
         assert len(now.held) == len(before.held), "no share is lost or made"
         fit = {one.peer for one in allowed(places, now.rule) if one.is_alive}

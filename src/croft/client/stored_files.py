@@ -169,7 +169,7 @@ class StoredFiles:
             left -= moved
             done = part if done is None else _both(done, part)
             progress(done)
-            if not moved or not part.left or left <= 0:
+            if not moved or left <= 0:  # what one share left, another one may take: until there is nothing more to move
                 return done
 
     # --- links -------------------------------------------------------------------------------------------------------

@@ -135,7 +135,8 @@ class _Planner:
     def _move_to_best(self, spread: Spread, index: int, why: Why) -> bool:
         held, size = self._held[spread.number], spread.share_bytes
         source = held[index]
-        others = {self._domain(peer) for other, peer in held.items() if other != index}
+        # Moves of one stripe do not wait for one another, and each may fail: no share goes to where another one was.
+        others = {self._domain(peer) for other, peer in (*held.items(), *spread.held) if other != index}
         best: tuple[float, PeerId] | None = None
         for peer, place in self._fitting(spread.rule).items():
             if peer == source or place.domain in others:
