@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from croft.compute.commands import StoredInput
+from croft.compute.job_sessions import StoredInput
 from croft.control import schema
 from croft.control.storage_work import Progress
 from croft.control.work_messages import GetDone, OpenGet, OpenPut, PutDone
@@ -177,10 +177,10 @@ class StorageDesk:
             async for piece in pieces:
                 yield piece
 
-    async def inputs(self, name: bytes, path: str) -> list[StoredInput]:
+    async def inputs(self, name: bytes, path: str, number: int = 0) -> list[StoredInput]:
         """See `croft.control.storage_work.StorageDesk`."""
         inputs: list[StoredInput] = []
-        for place, version in await self._wanted(OpenGet(name, os.fsencode(path))):
+        for place, version in await self._wanted(OpenGet(name, os.fsencode(path), number)):
             content = _content(version, place)
             at = await self._storage.whole_at(content)
             read = partial(self._storage.read, content)
