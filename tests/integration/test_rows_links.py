@@ -5,6 +5,7 @@ A test's docstring names its row.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,24 @@ def test_whom_a_link_lets_write_writes_while_its_owner_is_off_and_nobody_else_do
     assert ada.ok("get", "site/page", "-") == "by bob"
 
 
+def test_whoever_verifies_finds_what_is_lost_and_reads_nothing(four: list[RealPeer], tmp_path: Path) -> None:
+    """E7: a link to verify: all shares are proved, without a key; lost ones are made again by whom the owner lets."""
+    ada, bob, _, dan = four
+    film = tmp_path / "film"
+    film.write_bytes(secrets.token_bytes(3_000_000))
+    ada.ok("put", str(film), "--keep", "copies=2", "--on", "cyd,dan,bob")
+    line = ada.json("link", "make", "film", "--to", "bob", "--verify", "--repair")["link"]["line"]
+
+    assert "1 of 1 pieces have all their shares" in bob.croft("link", "verify", line, "--deep").stderr
+    assert "lets you verify, and read nothing" in two_lines(bob.croft("get", line, "-"))[0]
+    assert "does not let you" in two_lines(dan.croft("link", "verify", line))[0]
+    with bob.grid() as grid:
+        verified = grid.storage.verify_link(line, deep=True)
+        assert (verified.stripes, verified.short, verified.faults) == (1, 0, [])
+    assert "repairs" in ada.ok("link", "list")
+    assert "neither reads nor writes" in two_lines(ada.croft("link", "make", "film", "--write", "bob", "--verify"))[0]
+
+
 def test_links_are_made_written_and_revoked_from_python(four: list[RealPeer]) -> None:
     """E7, from Python: the line is a name for whom it is for."""
     ada, bob, cyd, _ = four
@@ -83,7 +102,7 @@ def test_links_are_made_written_and_revoked_from_python(four: list[RealPeer]) ->
         until(lambda: at_ada.storage.get("letter") == b"written", "ada takes it in")
         with pytest.raises(Refused, match="not write"):
             at_cyd.storage.put(b"stolen", link.line)
-        assert [one.link for one in at_ada.storage.links() if not one.is_revoked] == [link.link]
+        assert [one.link for one in at_ada.storage.links() if one.name == "letter"] == [link.link]
         assert at_ada.storage.revoke_link(link.link).is_revoked
         with pytest.raises(Refused, match="revoked"):
             at_bob.storage.put(b"late", link.line)

@@ -77,6 +77,9 @@ SIGNED: dict[str, Message] = {
     "made link that is written": MadeLink(
         1, b"i" * 16, b"k" * 32, b"film", [b"t" * 32], [b"c" * 32], 1.5, 2.5, [b"t" * 32], [b"c" * 32], False
     ),
+    "made link that verifies": MadeLink(
+        1, b"i" * 16, b"k" * 32, b"film", [b"t" * 32], [], 1.5, 2.5, verifies=True, repairers=[b"p" * 32]
+    ),
     "proposal": Proposal(b"w" * 32, b"v" * 32, OWNER, b"i" * 16, 7, b"permit", b"sealed"),
     "signed proposal": SignedByDevice(b"certificate", b"record"),
     "stripe list": StripeList(1, [Stripe(1, 100, [SHARE], [b"h" * 32])]),

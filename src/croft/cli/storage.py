@@ -13,7 +13,7 @@ from croft.cli.group import Group
 from croft.cli.output import ago, counted, done, print_json, print_table, say, style
 from croft.control.home import Home
 from croft.control.quantities import duration_s, show_duration, show_size
-from croft.errors import Usage
+from croft.errors import Failed, Usage
 from croft.model.ids import SHORT_LENGTH
 
 if TYPE_CHECKING:
@@ -227,9 +227,13 @@ def link() -> None:
 @click.argument("name")
 @click.option("--to", multiple=True, metavar="WHO", help="A person or a community that reads; may be given again.")
 @click.option("--write", multiple=True, metavar="WHO", help="One that reads, and writes; may be given again.")
+@click.option("--verify", is_flag=True, help="WHO reads nothing, but can check that all of it is there.")
+@click.option("--repair", is_flag=True, help="With --verify: and make lost shares again.")
 @click.option("--for", "lasts", default="30d", show_default=True, metavar="TIME", help="How long it is good.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def make_link(name: str, to: tuple[str, ...], write: tuple[str, ...], lasts: str, as_json: bool) -> None:
+def make_link(
+    name: str, to: tuple[str, ...], write: tuple[str, ...], verify: bool, repair: bool, lasts: str, as_json: bool
+) -> None:
     """A line by which WHO reads NAME, or all below it, as it changes. It is of use to nobody else.
 
     The line is a name: others say `croft get LINE`, `croft ls LINE`; whoever may write says `croft put page --as
@@ -240,7 +244,13 @@ def make_link(name: str, to: tuple[str, ...], write: tuple[str, ...], lasts: str
     from croft.control import schema
 
     wanted = schema.LinkWanted(
-        name=name, name_hex=name_bytes(name).hex(), to=list(to), writers=list(write), for_s=duration_s(lasts)
+        name=name,
+        name_hex=name_bytes(name).hex(),
+        to=list(to),
+        writers=list(write),
+        for_s=duration_s(lasts),
+        verifies=verify,
+        repairs=repair,
     )
     made = LocalApi(Home.find().control_socket).make_link(wanted)
     if as_json:
@@ -264,12 +274,40 @@ def list_links(as_json: bool) -> None:
         [
             one.link[:SHORT_LENGTH],
             "revoked" if one.is_revoked else "expired" if one.expires_at < now else show_duration(one.expires_at - now),
-            ", ".join(f"{who} (writes)" if who in one.writers else who for who in one.to),
+            ", ".join(f"{who}{_may(one, who)}" for who in one.to),
             one.name,
         ]
         for one in found
     ]
     print_table(["LINK", "GOOD FOR", "TO", "NAME"], rows, none="None yet. Make one: `croft link make NAME --to WHO`.")
+
+
+@link.command("verify")
+@click.argument("line")
+@click.option("--deep", is_flag=True, help="Have every share read, and compare it; by default some of each holder's.")
+@click.option("--repair", is_flag=True, help="Make lost shares again, if the line lets you.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify_link(line: str, deep: bool, repair: bool, as_json: bool) -> None:
+    """Check that all that LINE leads to is there, without being able to read any of it. Fails if something is lost."""
+    from croft.client.local_api import LocalApi
+    from croft.control import schema
+
+    wanted = schema.VerificationWanted(line=line, is_deep=deep, repairs=repair)
+    answer = LocalApi(Home.find().control_socket).verify_link(wanted)
+    if as_json:
+        print_json("verified", answer)
+    else:
+        whole = answer.stripes - answer.short
+        done(f"Verified {answer.name}", f"{whole} of {answer.stripes} pieces have all their shares")
+        if answer.rebuilt:
+            say(f"  {answer.rebuilt} shares were made again.")
+        for fault in answer.faults:
+            say(f"! {fault}")
+    if answer.unreadable:
+        raise Failed(
+            f"{answer.unreadable} of {answer.stripes} pieces cannot be read now",
+            remedy="Tell the owner; peers that hold the rest may be off: `croft peers`.",
+        )
 
 
 @link.command("revoke")
@@ -440,6 +478,13 @@ def _margin(file: schema.StoredFile) -> str:
     if file.margin is None or file.margin >= 0:
         return str(file.margin)
     return f"unreadable now: {-file.margin} too few"
+
+
+def _may(link: schema.FileLink, who: str) -> str:
+    """What somebody may do by a link besides reading."""
+    if link.verifies:
+        return " (repairs)" if link.repairs else " (verifies)"
+    return " (writes)" if who in link.writers else ""
 
 
 def _split_version(name: str) -> tuple[str, int]:

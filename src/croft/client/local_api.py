@@ -433,6 +433,10 @@ class LocalApi:
         """Lets others read stored files. Raises NotFound, Usage."""
         return self._ask("POST", "/v1/storage/links", schema.FileLink, wanted, timeout_s=STORAGE_TIMEOUT_S)
 
+    def verify_link(self, wanted: schema.VerificationWanted) -> schema.LinkVerified:
+        """What holders prove of all behind a link. Raises Refused, NotFound, Unreachable."""
+        return self._ask("POST", "/v1/storage/links/verified", schema.LinkVerified, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
     def revoke_link(self, link: str) -> schema.FileLink:
         """Has a link lead to nothing any more. Raises NotFound, Unreachable."""
         wanted = schema.LinkNamed(link=link)

@@ -173,17 +173,35 @@ class StoredFiles:
         *,
         write: Iterable[str] = (),
         lifetime: str | float = LINK_LIFETIME,
+        verify: bool = False,
+        repair: bool = False,
     ) -> schema.FileLink:
         """Lets people and communities, by their names, read a file, or all below a name, as it changes; those of
         `write` put and remove files there, too.
 
         Its `line` is a name for them: `get(line)`, `ls(line)`, `put(data, f"{line}/page")`, `rm(f"{line}/page")`.
-        `lifetime`: how long it is good, in seconds or like "90d". Raises NotFound, Usage, Unreachable.
+        `lifetime`: how long it is good, in seconds or like "90d". `verify`: they read nothing, and `verify_link` tells
+        them whether all of it is there; with `repair` they make lost shares again. Raises NotFound, Usage, Unreachable.
         """
         shown = name if isinstance(name, str) else name.decode(errors="replace")
         at, for_s = name_bytes(name).hex(), duration_s(lifetime)
-        wanted = schema.LinkWanted(name=shown, name_hex=at, to=list(to), writers=list(write), for_s=for_s)
+        wanted = schema.LinkWanted(
+            name=shown,
+            name_hex=at,
+            to=list(to),
+            writers=list(write),
+            for_s=for_s,
+            verifies=verify,
+            repairs=repair,
+        )
         return self._api.make_link(wanted)
+
+    def verify_link(self, line: str, *, deep: bool = False, repair: bool = False) -> schema.LinkVerified:
+        """Has holders prove that all behind a line is there; `deep`: every share is read, and compared with its id.
+
+        `repair`: lost shares are made again elsewhere, as far as the line lets one. Raises Refused, NotFound, Usage.
+        """
+        return self._api.verify_link(schema.VerificationWanted(line=line, is_deep=deep, repairs=repair))
 
     def links(self) -> list[schema.FileLink]:
         """Links that this peer's owner made, on whatever device."""
@@ -310,9 +328,17 @@ class AsyncStoredFiles:
         *,
         write: Iterable[str] = (),
         lifetime: str | float = LINK_LIFETIME,
+        verify: bool = False,
+        repair: bool = False,
     ) -> schema.FileLink:
         """See `StoredFiles.link`."""
-        return await asyncio.to_thread(self._files.link, name, to, write=write, lifetime=lifetime)
+        return await asyncio.to_thread(
+            self._files.link, name, to, write=write, lifetime=lifetime, verify=verify, repair=repair
+        )
+
+    async def verify_link(self, line: str, *, deep: bool = False, repair: bool = False) -> schema.LinkVerified:
+        """See `StoredFiles.verify_link`."""
+        return await asyncio.to_thread(self._files.verify_link, line, deep=deep, repair=repair)
 
     async def links(self) -> list[schema.FileLink]:
         """See `StoredFiles.links`."""

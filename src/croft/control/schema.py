@@ -33,6 +33,7 @@ from croft.control.storage_schema import FilesRemoved as FilesRemoved
 from croft.control.storage_schema import FilesWanted as FilesWanted
 from croft.control.storage_schema import HolderState as HolderState
 from croft.control.storage_schema import LinkNamed as LinkNamed
+from croft.control.storage_schema import LinkVerified as LinkVerified
 from croft.control.storage_schema import LinkWanted as LinkWanted
 from croft.control.storage_schema import Recovered as Recovered
 from croft.control.storage_schema import RemovalWanted as RemovalWanted
@@ -42,6 +43,7 @@ from croft.control.storage_schema import SnapshotWanted as SnapshotWanted
 from croft.control.storage_schema import StorageState as StorageState
 from croft.control.storage_schema import StoredFile as StoredFile
 from croft.control.storage_schema import StoredVersion as StoredVersion
+from croft.control.storage_schema import VerificationWanted as VerificationWanted
 from croft.control.storage_schema import WatchedData as WatchedData
 from croft.control.twin_schema import LeftCall as LeftCall
 from croft.control.twin_schema import LeftCallWanted as LeftCallWanted

@@ -34,6 +34,8 @@ class Files(Protocol):
 
     async def revoke_link(self, wanted: schema.LinkNamed) -> schema.FileLink: ...
 
+    async def verify_link(self, wanted: schema.VerificationWanted) -> schema.LinkVerified: ...
+
     async def check(self) -> schema.StorageState: ...
 
     async def state(self) -> schema.StorageState: ...
@@ -74,6 +76,9 @@ def storage_routes(files: Files) -> list[Route]:
     async def revoke_link(request: Request) -> object:
         return await files.revoke_link(await body(request, schema.LinkNamed))
 
+    async def verify_link(request: Request) -> object:
+        return await files.verify_link(await body(request, schema.VerificationWanted))
+
     async def check(_: Request) -> object:
         return await files.check()
 
@@ -92,6 +97,7 @@ def storage_routes(files: Files) -> list[Route]:
         Route("/v1/storage/links", answer(links), methods=["GET"]),
         Route("/v1/storage/links", answer(make_link), methods=["POST"]),
         Route("/v1/storage/links/revoked", answer(revoke_link), methods=["POST"]),
+        Route("/v1/storage/links/verified", answer(verify_link), methods=["POST"]),
         Route("/v1/storage/checks", answer(check), methods=["POST"]),
         Route("/v1/storage/files", answer(listed), methods=["POST"]),
         Route("/v1/storage/removals", answer(remove), methods=["POST"]),

@@ -28,7 +28,7 @@ class FilesRead(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[str]
 
 
-class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
+class StoredVersion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One version of a stored file. `device` put it `at`; `is_removed`: the file was removed then.
 
     `layout`: how its shares are kept, as `4of8` or `copies=3`. `until`: when it goes by itself; None: never.
@@ -45,7 +45,7 @@ class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
     until: float | None = None
 
 
-class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A stored file, and its versions, oldest first. The fields besides are those of the newest one.
 
     `name_hex` is the name's bytes in hex if they are no UTF-8. `margin`: how many more holders may be lost, as the last
@@ -169,7 +169,8 @@ class StorageState(msgspec.Struct, frozen=True, kw_only=True):
 class LinkWanted(msgspec.Struct, frozen=True, kw_only=True):
     """Lets people or communities, by their names, read a file, or all below a name, for some time.
 
-    `writers`: those who may put and remove files there, too.
+    `writers`: those who may put and remove files there, too. `verifies`: they may not even read, but check that all of
+    it is there; and make lost shares again if it `repairs`.
     """
 
     name: str
@@ -177,6 +178,8 @@ class LinkWanted(msgspec.Struct, frozen=True, kw_only=True):
     for_s: float
     name_hex: str = ""
     writers: list[str] = []
+    verifies: bool = False
+    repairs: bool = False
 
 
 class FileLink(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +193,28 @@ class FileLink(msgspec.Struct, frozen=True, kw_only=True):
     is_revoked: bool
     line: str
     writers: list[str] = []
+    verifies: bool = False
+    repairs: bool = False
+
+
+class VerificationWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Verifies what a line leads to. `is_deep`: every share is read; `repairs`: lost shares are made again."""
+
+    line: str
+    is_deep: bool = False
+    repairs: bool = False
+
+
+class LinkVerified(msgspec.Struct, frozen=True, kw_only=True):
+    """What holders proved of all behind a link: pieces that are coded by themselves, of which `short` lack shares and
+    `unreadable` have too few; `rebuilt`: shares made again; `faults`: what holders were caught at."""
+
+    name: str
+    stripes: int
+    short: int
+    unreadable: int
+    rebuilt: int
+    faults: list[str]
 
 
 class LinkNamed(msgspec.Struct, frozen=True, kw_only=True):

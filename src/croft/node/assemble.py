@@ -80,6 +80,7 @@ from croft.storage.kept_records import KeptRecords
 from croft.storage.link_book import LinkBook
 from croft.storage.link_rounds import LinkRounds
 from croft.storage.link_taking import LinkTaking
+from croft.storage.link_verifying import LinkVerifier
 from croft.storage.link_writing import LinkWriter
 from croft.storage.linked_files import LinkReader
 from croft.storage.messages import SHARES_PURPOSE
@@ -178,6 +179,7 @@ class FileLinks:
     reader: LinkReader
     writer: LinkWriter
     taking: LinkTaking
+    verifier: LinkVerifier
     rounds: LinkRounds
 
 
@@ -434,7 +436,7 @@ def _storage(
         ports.offload,
     )
     upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock, plan.storage_delegates)
-    links = _links(owner, storage, network, holders, held, members, ports)
+    links = _links(owner, storage, network, holders, tending, held, members, ports)
     upkeep.refresh_links = links.sharing.refresh
     wards = Wards(own.peer, network, holders, tending, ports.database, ports.offload)
     backups = Backups(
@@ -451,6 +453,7 @@ def _links(
     storage: Storage,
     network: StorageNetwork,
     holders: Holders,
+    tending: Tending,
     held: HeldLinks,
     members: Members,
     ports: Ports,
@@ -464,7 +467,7 @@ def _links(
     writer = LinkWriter(owner, storage, records, reader, holders, network, members, ports.clock, ports.entropy)
     rounds = LinkRounds(network, sharing, taking, writer)
     held.on_proposal = lambda of: rounds.now() if of.hex() == owner.twin else None
-    return FileLinks(sharing, reader, writer, taking, rounds)
+    return FileLinks(sharing, reader, writer, taking, LinkVerifier(owner.peer, reader, tending), rounds)
 
 
 def _communities(plan: Plan, ports: Ports, overlay: Overlay, health: Health) -> tuple[Communities, CommunityKeeper]:

@@ -12,19 +12,21 @@ from croft.model.ids import CommunityId, TwinId
 from croft.storage.contents import Putting
 from croft.storage.formats import Entry, Version
 from croft.storage.linked_files import OpenedLink
-from croft.storage.links import LINK_PREFIX, Link, OwnLink, read_link
+from croft.storage.links import LINK_PREFIX, VERIFY_PREFIX, Link, OwnLink, read_link
 from croft.storage.placement import Rule, rule_of
 from croft.storage.sharing import Named
 
 if TYPE_CHECKING:
     from croft.node.assemble import Parts
+    from croft.overlay.membership import Member
 
 NAMED_MAX: Final = 256
+REPAIRERS_MAX: Final = 64
 
 
 def split_link(name: bytes) -> tuple[Link, bytes] | None:
     """The link that a name begins with, and what follows it; None for a name without one. Raises Usage."""
-    if not name.startswith(LINK_PREFIX.encode()):
+    if not name.startswith((LINK_PREFIX.encode(), VERIFY_PREFIX.encode())):
         return None
     line, _, below = name.partition(b"/")
     return read_link(line.decode(errors="replace")), below
@@ -55,11 +57,39 @@ class LinkDesk:
             raise Usage("a link is for somebody", remedy="Say it like --to bob, or --write bob.")
         if len(wanted.to) + len(wanted.writers) > NAMED_MAX or not wanted.for_s > 0:
             raise Usage("a link is for some people, and for some time", remedy="Say it like --to bob --for 30d.")
-        expires_at = self._parts.ports.clock.now() + wanted.for_s
+        if (wanted.writers and wanted.verifies) or (wanted.repairs and not wanted.verifies):
+            raise Usage("who verifies neither reads nor writes", remedy="Make one link for each: --verify, --write.")
+        readers, writers = self._named(wanted.to), self._named(wanted.writers)
+        repairers = [bytes.fromhex(one.peer) for one in self._parts.overlay.members() if self._is_of(one, readers)]
         link = await self._parts.links.sharing.make(
-            name, self._named(wanted.to), self._named(wanted.writers), expires_at
+            *(name, readers, writers, self._parts.ports.clock.now() + wanted.for_s),
+            verifies=wanted.verifies,
+            repairers=repairers[:REPAIRERS_MAX] if wanted.repairs else [],
         )
         return self._shown(link)
+
+    def _is_of(self, member: Member, named: Named) -> bool:
+        """Whether a device belongs to somebody who is named, or to a member of a community that is."""
+        communities = (CommunityId(one.hex()) for one in named.communities)
+        known = self._parts.communities
+        return bytes.fromhex(member.twin) in named.twins or any(
+            member.peer in {one.peer for one in self._parts.overlay.community_members(community)}
+            and community in known.serves(member.twin, frozenset([community]))
+            for community in communities
+        )
+
+    async def verify(self, wanted: schema.VerificationWanted) -> schema.LinkVerified:
+        """Has holders prove that all behind a link is there. Raises Refused, NotFound, Usage, Unreachable."""
+        link = read_link(wanted.line, VERIFY_PREFIX)
+        report = await self._parts.links.verifier.verify(link, is_deep=wanted.is_deep, mends=wanted.repairs)
+        return schema.LinkVerified(
+            name=link.name.decode(errors="replace"),
+            stripes=report.stripes,
+            short=len(report.short),
+            unreadable=report.unreadable,
+            rebuilt=report.rebuilt,
+            faults=list(report.caught),
+        )
 
     async def revoke(self, wanted: schema.LinkNamed) -> schema.FileLink:
         """Has a link lead to nothing any more. Raises NotFound, Usage, Unreachable."""
@@ -83,6 +113,8 @@ class LinkDesk:
             made_at=made.made_at,
             expires_at=made.expires_at,
             is_revoked=link.is_revoked,
+            verifies=made.verifies,
+            repairs=bool(made.repairers),
             line=link.line(bytes.fromhex(self._parts.overlay.own.twin)),
         )
 

@@ -55,6 +55,7 @@ class LinkRounds:
         try:
             if come:
                 await self._sharing.retell(come)
+                await self._sharing.refresh()
             await self._taking.round()
             await self._writer.round()
         except CroftError as problem:

@@ -25,6 +25,8 @@ from croft.wire.codec import Message, decode, encode
 
 LINK_KIND: Final = "storage.link"
 LINK_PREFIX: Final = "croft:file:"
+VERIFY_PREFIX: Final = "croft:verify:"
+VERIFY: Final = "verify"
 LINK_BYTES_MAX: Final = 48 << 10
 ID_BYTES: Final = 16
 KEY_BYTES: Final = 32
@@ -80,7 +82,8 @@ class LinkState(Message, frozen=True):
 class MadeLink(Message, frozen=True):
     """A link as its owner keeps it beside the files: who may read by it, and who of them write; times in Unix seconds.
 
-    `is_folder`: see `LinkedFiles`.
+    `is_folder`: see `LinkedFiles`. `verifies`: it leads to what belongs together, without a key of it; `repairers`:
+    devices that may make lost shares again.
     """
 
     format: int
@@ -94,6 +97,8 @@ class MadeLink(Message, frozen=True):
     writers: list[bytes] = msgspec.field(default_factory=list)
     writing_communities: list[bytes] = msgspec.field(default_factory=list)
     is_folder: bool = True
+    verifies: bool = False
+    repairers: list[bytes] = msgspec.field(default_factory=list)
 
     @property
     def is_written(self) -> bool:
@@ -128,7 +133,8 @@ class OwnLink:
     def line(self, owner: bytes) -> str:
         """What is passed on."""
         made = self.made
-        return write_link(Link(FORMAT, owner, made.id, made.key, made.name, self.peers[:PEERS_MAX]))
+        link = Link(FORMAT, owner, made.id, made.key, made.name, self.peers[:PEERS_MAX])
+        return write_link(link, VERIFY_PREFIX if made.verifies else LINK_PREFIX)
 
 
 def sign_link(device: SecretKey, certificate: bytes, state: LinkState) -> bytes:
@@ -149,11 +155,11 @@ def seal_target(key: bytes, content: Content, nonce: bytes, purpose: str = "link
     return nonce + AESGCM(derive(key, purpose)).encrypt(nonce, encode(content), None)
 
 
-def open_target(key: bytes, state: LinkState) -> Content:
+def open_target(key: bytes, state: LinkState, purpose: str = "link") -> Content:
     """What a link leads to. Raises Refused once it was revoked, Usage for what does not open."""
     if not state.sealed:
         raise Refused("this link was revoked by its owner", remedy="Ask its owner for a new one.")
-    return unseal_target(key, state.sealed)
+    return unseal_target(key, state.sealed, purpose)
 
 
 def unseal_target(key: bytes, sealed: bytes, purpose: str = "link") -> Content:
@@ -165,14 +171,16 @@ def unseal_target(key: bytes, sealed: bytes, purpose: str = "link") -> Content:
     return decode_stored(plain, Content)
 
 
-def write_link(link: Link) -> str:
+def write_link(link: Link, prefix: str = LINK_PREFIX) -> str:
     """The line that is passed on."""
-    return LINK_PREFIX + base64.urlsafe_b64encode(encode(link)).decode().rstrip("=")
+    return prefix + base64.urlsafe_b64encode(encode(link)).decode().rstrip("=")
 
 
-def read_link(line: str) -> Link:
-    """What a line says. Raises Usage for one that was mangled."""
-    text = line.strip().removeprefix(LINK_PREFIX)
+def read_link(line: str, prefix: str = LINK_PREFIX) -> Link:
+    """What a line says. Raises Usage for one that was mangled, or is for something else."""
+    if prefix == LINK_PREFIX and line.strip().startswith(VERIFY_PREFIX):
+        raise Usage("this line lets you verify, and read nothing", remedy="Say it so: `croft link verify LINE`.")
+    text = line.strip().removeprefix(prefix)
     try:
         link = decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), Link, step=STEP)
     except (PeerMisbehaved, binascii.Error, ValueError):

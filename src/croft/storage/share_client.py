@@ -12,7 +12,7 @@ from croft.errors import ConnectionLost, CroftError, PeerMisbehaved, Unreachable
 from croft.model.ids import PeerId
 from croft.ports import Stream
 from croft.storage.messages import ANSWER_BYTES_MAX, SHARES_PURPOSE, Answer, Declined, Request, ShareFollows
-from croft.storage.share_stream import STEP
+from croft.storage.share_stream import STEP, raw_parts
 from croft.wire.codec import Message, decode_union
 from croft.wire.message_stream import receive_alone, send_alone
 
@@ -111,10 +111,7 @@ class _Lane:
     async def _receive(self, asked: _Asked, size: int) -> None:
         """Piece by piece: whoever asked may go away meanwhile, and use its buffer for something else."""
         at = 0
-        while at < size:
-            part = await self._stream.read(size - at)
-            if not part:
-                raise ConnectionLost(f"{STEP}: the stream ended inside a share")
+        async for part in raw_parts(self._stream, size):
             if asked.into is not None:
                 asked.into[at : at + len(part)] = part
             at += len(part)

@@ -14,7 +14,7 @@ from croft.errors import CroftError, NotFound, Unreachable
 from croft.model.ids import PeerId
 from croft.ports import Clock, Entropy
 from croft.storage.contents import BytesSource
-from croft.storage.formats import FORMAT, Version
+from croft.storage.formats import FORMAT, StripeList, Version
 from croft.storage.head_book import Owner
 from croft.storage.held_links import HeldLinks
 from croft.storage.link_book import FILES, MADE, REVOKED, TOLD, LinkBook
@@ -22,6 +22,7 @@ from croft.storage.linked_files import LinkAnswer, LinkReader
 from croft.storage.links import (
     ID_BYTES,
     KEY_BYTES,
+    VERIFY,
     LinkedFile,
     LinkedFiles,
     LinkState,
@@ -33,11 +34,13 @@ from croft.storage.links import (
 )
 from croft.storage.messages import Done, PutLink
 from croft.storage.permits import Permit, sign_permit
+from croft.storage.placement import BoundedStripe, rule_of
 from croft.storage.proposing import led_to
 from croft.storage.sealing import NONCE_BYTES
 from croft.storage.service import Storage
 from croft.storage.share_client import Holders
 from croft.storage.transfer import Network
+from croft.storage.wards import list_of
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
@@ -83,8 +86,20 @@ class Sharing:
 
     # --- own links ---------------------------------------------------------------------------------------------------
 
-    async def make(self, name: bytes, readers: Named, writers: Named, expires_at: float) -> OwnLink:
-        """A link to a file, or all below a name. It leads there once this returns. Raises NotFound, Unreachable."""
+    async def make(
+        self,
+        name: bytes,
+        readers: Named,
+        writers: Named,
+        expires_at: float,
+        *,
+        verifies: bool = False,
+        repairers: Sequence[bytes] = (),
+    ) -> OwnLink:
+        """A link to a file, or all below a name. It leads there once this returns. Raises NotFound, Unreachable.
+
+        `verifies`: only to whether all of it is there; `repairers`: devices that may make lost shares again.
+        """
         files = await self._files(name, is_written=False)
         if not files:
             shown = name.decode(errors="replace")
@@ -95,6 +110,8 @@ class Sharing:
             *(twins, communities, self._clock.now(), expires_at),
             *(list(writers.twins), list(writers.communities)),
             is_folder=all(file.name for file in files),
+            verifies=verifies,
+            repairers=list(repairers),
         )
         async with self._telling:
             return await self._tell(OwnLink(made))
@@ -132,8 +149,7 @@ class Sharing:
     async def _tell(self, link: OwnLink) -> OwnLink:
         """Has holders know where a link leads now, if they do not."""
         made, told = link.made, link.told
-        files = [] if link.is_revoked else await self._files(made.name, is_written=made.is_written)
-        plain = encode(LinkedFiles(FORMAT, files, made.is_folder))
+        plain = b"" if link.is_revoked else encode(await self._target(made))
         taken = [] if told is None else told.taken
         digest = b"" if link.is_revoked else blake3(plain + encode(taken)).digest()
         if told is not None and told.digest == digest:
@@ -145,7 +161,8 @@ class Sharing:
                 pending = await putting.add(BytesSource(plain))
                 await putting.finish()
                 listed = Version(0, b"", 0.0, len(plain), pending.content)
-                sealed = seal_target(made.key, pending.content, self._entropy.token(NONCE_BYTES))
+                nonce, purpose = self._entropy.token(NONCE_BYTES), VERIFY if made.verifies else "link"
+                sealed = seal_target(made.key, pending.content, nonce, purpose)
                 peers = self._keepers(peers, [place.peer for place in putting.chosen])
             known = 0 if told is None else told.sequence
             if link.is_revoked:
@@ -165,7 +182,11 @@ class Sharing:
 
     def _sign(self, made: MadeLink, sequence: int, sealed: bytes, taken: Taken) -> tuple[LinkState, bytes]:
         owner, device = self._owner, bytes.fromhex(self._owner.peer)
-        permit = Permit(self._id, device, [], made.twins, made.communities, False, made.expires_at)
+        permit = Permit(
+            *(self._id, device, made.repairers, made.twins, made.communities),
+            may_put=bool(made.repairers),
+            expires_at=made.expires_at,
+        )
         state = LinkState(
             *(self._id, device, made.id, sequence, sign_permit(owner.device, owner.certificate, permit), sealed),
             *(made.writers, made.writing_communities, taken),
@@ -205,6 +226,18 @@ class Sharing:
                 return False
 
         return sum(await asyncio.gather(*map(put, peers)))
+
+    async def _target(self, made: MadeLink) -> LinkedFiles | StripeList:
+        """What a link leads to, as the files are now."""
+        files = await self._files(made.name, is_written=made.is_written)
+        if not made.verifies:
+            return LinkedFiles(FORMAT, files, made.is_folder)
+        stripes: dict[bytes, BoundedStripe] = {}
+        for file in files:
+            if file.version.content is not None:
+                rule = rule_of(file.version.bounds)
+                stripes |= {one.id: (one, rule) for one in await self._storage.stripes_of(file.version.content)}
+        return list_of(list(stripes.values()))
 
     async def _files(self, name: bytes, *, is_written: bool) -> list[LinkedFile]:
         entries = [entry async for entry in self._storage.entries(name, with_dropped=is_written)]

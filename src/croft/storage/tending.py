@@ -121,21 +121,33 @@ class Tending:
         self.standing = {PeerId(peer.hex()): Standing(*rest) for peer, *rest in rows}
 
     async def round(
-        self, ward: Ward, found: Mapping[bytes, Sequence[PeerId]] | None = None, *, is_thorough: bool = False
+        self,
+        ward: Ward,
+        found: Mapping[bytes, Sequence[PeerId]] | None = None,
+        *,
+        is_thorough: bool = False,
+        is_deep: bool = False,
+        mends: bool = True,
     ) -> Report:
-        """Looks at every stripe once, and mends what can be mended. `found`: where else shares are known to be.
+        """Looks at every stripe once, and mends what can be mended, if it `mends`. `found`: where else shares are known
+        to be.
 
         `is_thorough`: all holders prove what they have, and everybody is asked for what is missing; else those that
-        have not proved anything for some time, and for what would be made again.
+        have not proved anything for some time, and for what would be made again. `is_deep`: every share is read.
         """
         caught: list[str] = []
         claims = await self._claims(ward, found or {})
-        liars = await self._audit(ward, claims, caught, is_thorough)
+        if is_deep:
+            missing = _doubtful(self._states(ward, claims), is_thorough=True)
+            await self._ask_around(ward, missing, claims, ())
+            liars = await self._audit(ward, claims, caught, is_thorough=True, is_deep=True)
+        else:
+            liars = await self._audit(ward, claims, caught, is_thorough=is_thorough)
         states = self._states(ward, claims)
-        if missing := _doubtful(states, is_thorough):
+        if not is_deep and (missing := _doubtful(states, is_thorough)):
             await self._ask_around(ward, missing, claims, liars)
             states = self._states(ward, claims)
-        plans = plan(states)
+        plans = plan(states) if mends else []
         gate, rebuilt = asyncio.Semaphore(AT_ONCE), 0
         by_number = {state.number: state for state in states}
 
@@ -229,9 +241,16 @@ class Tending:
     # --- proof -------------------------------------------------------------------------------------------------------
 
     async def _audit(
-        self, ward: Ward, claims: dict[PeerId, set[Key]], caught: list[str], is_thorough: bool
+        self,
+        ward: Ward,
+        claims: dict[PeerId, set[Key]],
+        caught: list[str],
+        *,
+        is_thorough: bool,
+        is_deep: bool = False,
     ) -> set[PeerId]:
-        """Who could not prove what it said: nothing that it says is among the claims any more."""
+        """Who could not prove what it said: nothing that it says is among the claims any more; if it `is_deep`, only
+        what was read, and is whole, is among them."""
         chance, liars, now = self._entropy.random(), set[PeerId](), asyncio.get_running_loop().time()
 
         async def audit(peer: PeerId) -> tuple[int, list[str]]:
@@ -241,7 +260,9 @@ class Tending:
                 stripe = ward.stripes[number]
                 leaf = chance.randrange(-(-stripe.share_bytes // merkle.LEAF_BYTES)) * merkle.LEAF_BYTES
                 try:
-                    await self._prove(ward, peer, stripe, index, leaf)
+                    await self._prove(
+                        ward, peer, stripe, index, leaf, min(merkle.LEAF_BYTES, stripe.share_bytes - leaf)
+                    )
                     passed += 1
                 except (NotFound, PeerMisbehaved):
                     problems.append("does not have what it says that it holds")
@@ -264,7 +285,12 @@ class Tending:
             if claims[peer] and (is_thorough or self._audited_at.get((ward.owner, peer), due) <= due)
         ]
         self._audited_at |= {(ward.owner, peer): now for peer in peers}
-        for peer, (passed, problems) in zip(peers, await asyncio.gather(*map(audit, peers)), strict=True):
+
+        async def read_all(peer: PeerId) -> tuple[int, list[str]]:
+            return await self._read_all(ward, peer, claims, liars)
+
+        look = read_all if is_deep else audit
+        for peer, (passed, problems) in zip(peers, await asyncio.gather(*map(look, peers)), strict=True):
             caught += [f"{self._network.name(peer)}: {problem}" for problem in problems]
             standing = self.standing.setdefault(peer, Standing())
             standing.passed += passed
@@ -282,8 +308,27 @@ class Tending:
         await self._database.run(write)
         return liars
 
-    async def _prove(self, ward: Ward, peer: PeerId, stripe: Stripe, index: int, leaf: int) -> None:
-        size = min(merkle.LEAF_BYTES, stripe.share_bytes - leaf)
+    async def _read_all(
+        self, ward: Ward, peer: PeerId, claims: dict[PeerId, set[Key]], liars: set[PeerId]
+    ) -> tuple[int, list[str]]:
+        """Reads every share that a peer says it holds; only those that are whole are among its claims then."""
+        whole, problems = set[Key](), list[str]()
+        for number, index in sorted(claims[peer]):
+            stripe = ward.stripes[number]
+            try:
+                await self._prove(ward, peer, stripe, index, 0, stripe.share_bytes)
+                whole.add((number, index))
+            except (NotFound, PeerMisbehaved):
+                problems.append("does not have what it says that it holds")
+                liars.add(peer)
+            except Failed as error:
+                problems.append(error.message)
+            except (CroftError, TimeoutError):
+                break
+        claims[peer] = whole
+        return len(whole), list(dict.fromkeys(problems))
+
+    async def _prove(self, ward: Ward, peer: PeerId, stripe: Stripe, index: int, leaf: int, size: int) -> None:
         data, share = bytearray(size), stripe.shares[index]
         request = ReadShare(ward.owner, share, leaf, size, ward.permit)
         async with asyncio.timeout(ANSWER_S_MAX):

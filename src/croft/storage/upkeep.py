@@ -14,7 +14,7 @@ from croft.errors import CroftError, Refused
 from croft.model.ids import PeerId
 from croft.ports import Clock, Database
 from croft.storage.contents import BytesSource
-from croft.storage.formats import FORMAT, Bounds, Content, Stripe, StripeList, decode_stored
+from croft.storage.formats import Content, Stripe, decode_stored
 from croft.storage.head_book import Owner, spread_heads
 from croft.storage.messages import (
     SHARES_ASKED_MAX,
@@ -27,12 +27,12 @@ from croft.storage.messages import (
     Watch,
 )
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
-from croft.storage.placement import BoundedStripe, Rule, allowed, bounds_of, ranked
+from croft.storage.placement import BoundedStripe, Rule, allowed, ranked
 from croft.storage.service import UNSEEN_S, Storage
 from croft.storage.share_client import Holders
 from croft.storage.tending import Report, Tending, Ward, together
 from croft.storage.transfer import Network
-from croft.storage.wards import Watchman
+from croft.storage.wards import Watchman, list_of
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
@@ -306,17 +306,6 @@ class Upkeep:
             row = await self._database.run(lambda db: db.execute(sql, (LIST_SETTING,)).fetchone())
             self._kept_list = decode_stored(row[0], Content) if row is not None else None
         return self._kept_list
-
-
-def list_of(stripes: Sequence[BoundedStripe]) -> StripeList:
-    """What delegates are told of these."""
-    rules = {rule: number for number, rule in enumerate(dict.fromkeys(rule for _, rule in stripes))}
-    return StripeList(
-        FORMAT,
-        [stripe for stripe, _ in stripes],
-        [bounds_of(rule) or Bounds([], [], []) for rule in rules],
-        [rules[rule] for _, rule in stripes],
-    )
 
 
 async def _nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,11 +12,11 @@ from croft.errors import CroftError, PeerMisbehaved
 from croft.model.ids import PeerId, TwinId
 from croft.ports import Database, Offload
 from croft.storage.contents import Reading
-from croft.storage.formats import Bounds, Stripe, StripeList, decode_stored
+from croft.storage.formats import FORMAT, Bounds, Stripe, StripeList, decode_stored
 from croft.storage.head_book import spread_heads
 from croft.storage.messages import Watch
 from croft.storage.permits import bearers
-from croft.storage.placement import Place, Rule, rule_of
+from croft.storage.placement import BoundedStripe, Place, Rule, bounds_of, rule_of
 from croft.storage.share_client import Holders
 from croft.storage.stripes import Buffers
 from croft.storage.tending import Report, Tending, Ward, together
@@ -152,6 +153,17 @@ def bounded(told: StripeList, otherwise: Bounds) -> list[tuple[Stripe, Rule]]:
         raise PeerMisbehaved("a list of stripes whose bounds do not fit", step=STEP)
     rules = [rule_of(one) for one in told.bounds]
     return [(stripe, rules[at]) for stripe, at in zip(told.stripes, told.bounds_of, strict=True)]
+
+
+def list_of(stripes: Sequence[BoundedStripe]) -> StripeList:
+    """What delegates are told of these."""
+    rules = {rule: number for number, rule in enumerate(dict.fromkeys(rule for _, rule in stripes))}
+    return StripeList(
+        FORMAT,
+        [stripe for stripe, _ in stripes],
+        [bounds_of(rule) or Bounds([], [], []) for rule in rules],
+        [rules[rule] for _, rule in stripes],
+    )
 
 
 def places_for(owner: bytes, own: TwinId, network: Network) -> list[Place]:
