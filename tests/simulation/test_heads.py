@@ -28,6 +28,18 @@ def forget_heads(machine: Machine) -> None:
     machine.disk.connection.execute("DELETE FROM held_head")
 
 
+async def come_back(world: World, name: str) -> None:
+    """Starts a machine, and waits until it knows again who lends disk."""
+    await world.start(name)
+    others = len(world.up()) - 1
+
+    def missing() -> str:
+        lending = sum(place.is_alive for place in world[name].parts.storage.places())
+        return "" if lending == others else f"{lending} of {others} lend"
+
+    await world.until(lambda: world.missing_link() or missing(), within_s=60)
+
+
 async def burn(world: World, name: str) -> Machine:
     """The owner's machine is gone for good; another one knows the words."""
     root = world[name].root
@@ -53,8 +65,7 @@ def test_a_death_after_peers_were_told_of_a_list_takes_nothing_from_later_ones(p
         await world.crash("peer1")
         await asyncio.wait({putting})
         assert putting.cancelled() or putting.exception() is not None, "it was not acknowledged"
-        await world.start("peer1")
-        await world.until(lambda: world.missing_link(), within_s=60)
+        await come_back(world, "peer1")
 
         await put(world["peer1"], "third", b"third", rule(world, keep="copies=3"))
         await world["peer1"].parts.upkeep.collect()
@@ -131,14 +142,12 @@ def test_a_device_whose_disk_is_an_old_copy_takes_in_what_it_once_knew_before_an
         await world.crash("peer1")
         copy = SimulatedDisk()
         owner.disk.connection.backup(copy.connection)
-        await world.start("peer1")
-        await world.until(lambda: world.missing_link(), within_s=60)
+        await come_back(world, "peer1")
         for number in range(3):
             await put(owner, f"later{number}", b"later", where)
         await world.crash("peer1")
         owner.disk = copy
-        await world.start("peer1")
-        await world.until(lambda: world.missing_link(), within_s=60)
+        await come_back(world, "peer1")
 
         with pytest.raises(CroftError, match="newer list of files of this device"):
             await put(owner, "after", b"after", where)

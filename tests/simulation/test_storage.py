@@ -10,11 +10,12 @@ import pytest
 
 from croft.errors import CroftError, Refused, Unreachable
 from croft.sim.world import Machine, World
-from croft.storage.contents import BytesSource
+from croft.storage.contents import HEAD_BYTES, BytesSource
 from croft.storage.formats import Version
 from croft.storage.holder import LUMP_BYTES
 from croft.storage.merging import conflicting
 from croft.storage.merkle import LEAF_BYTES
+from croft.storage.sealing import SEGMENT_BYTES
 from croft.storage.service import HIDDEN
 from support.stored import get, held, names, put, rule
 from support.worlds import Play, add_device
@@ -39,6 +40,29 @@ def test_files_of_every_size_come_back_as_they_were(play: Play) -> None:
         assert await names(owner) == sorted(files)
         for name, data in files.items():
             assert await get(owner, name) == data
+
+    play(story)
+
+
+def test_the_first_bytes_of_a_long_file_are_a_small_segment_of_their_own(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(3)
+        owner, data = world["peer1"], content(7, 2 * SEGMENT_BYTES + 100_000)
+        for name, size in (("long", len(data)), ("short", SEGMENT_BYTES - 1)):
+            await put(owner, name, data[:size])
+        parts = {name: await parts_of(owner, name) for name in ("long", "short")}
+        assert parts["long"] == [HEAD_BYTES, SEGMENT_BYTES - HEAD_BYTES, SEGMENT_BYTES, 100_000]
+        assert parts["short"] == [SEGMENT_BYTES - 1]
+        content_of = (await owner.parts.storage.entry(b"long")).versions[-1].content
+        assert content_of is not None and await get(owner, "long") == data
+        for at in (0, HEAD_BYTES - 1, HEAD_BYTES, SEGMENT_BYTES - 1, SEGMENT_BYTES):
+            read = [bytes(piece) async for piece in owner.parts.storage.read(content_of, at, 1_000)]
+            assert b"".join(read) == data[at : at + 1_000]
+
+    async def parts_of(owner: Machine, name: str) -> list[int]:
+        stored = (await owner.parts.storage.entry(name.encode())).versions[-1].content
+        assert stored is not None
+        return [part.size for part in stored.parts or await owner.parts.storage.parts(stored)]
 
     play(story)
 

@@ -28,7 +28,7 @@ async def put(
     """Puts a file; how many shares each peer took."""
     storage = machine.parts.storage
     async with storage.putting(wanted or Rule()) as putting:
-        pending = await putting.add(BytesSource(data))
+        pending = await putting.add(BytesSource(data), has_head=True)
         await putting.finish()
         bounds = bounds_of(wanted or Rule())
         version = Version(0, b"", 0.0, len(data), pending.content, until=until, bounds=bounds)

@@ -57,8 +57,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, none: s
     click.echo(
         style("  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip(), bold=True)
     )
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if rows:
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        click.echo("\n".join(lines))
     if not rows and none:
         say(none)
 

@@ -28,7 +28,7 @@ class FilesRead(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[str]
 
 
-class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
+class StoredVersion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One version of a stored file. `device` put it `at`; `is_removed`: the file was removed then.
 
     `layout`: how its shares are kept, as `4of8` or `copies=3`. `until`: when it goes by itself; None: never.
@@ -45,7 +45,7 @@ class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
     until: float | None = None
 
 
-class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A stored file, and its versions, oldest first. The fields besides are those of the newest one.
 
     `name_hex` is the name's bytes in hex if they are no UTF-8. `margin`: how many more holders may be lost, as the last

@@ -8,11 +8,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from croft.compute.commands import StoredInput
+from croft.compute.job_sessions import StoredInput
 from croft.control import schema
 from croft.control.storage_work import Progress
 from croft.control.work_messages import GetDone, OpenGet, OpenPut, PutDone
@@ -105,7 +105,7 @@ class StorageDesk:
             if opening.piped:
                 source = PiecesSource(piped)
                 now = self._parts.ports.clock.now()
-                made[opening.piped] = await putting.add(source), Attributes(PIPED_MODE, int(now * 1e9))
+                made[opening.piped] = await putting.add(source, has_head=True), Attributes(PIPED_MODE, int(now * 1e9))
             else:
                 await self._add_all(putting, files, made)
             await putting.finish()
@@ -147,7 +147,7 @@ class StorageDesk:
                 continue
             source = await FileSource.open(file.path, self._offload)
             try:
-                made[file.name] = await putting.add(source), source.attributes
+                made[file.name] = await putting.add(source, has_head=True), source.attributes
             finally:
                 source.close()
         await add_small()
@@ -180,10 +180,10 @@ class StorageDesk:
             async for piece in pieces:
                 yield piece
 
-    async def inputs(self, name: bytes, path: str) -> list[StoredInput]:
+    async def inputs(self, name: bytes, path: str, number: int = 0) -> list[StoredInput]:
         """See `croft.control.storage_work.StorageDesk`."""
         inputs: list[StoredInput] = []
-        for place, version in await self._wanted(OpenGet(name, os.fsencode(path))):
+        for place, version in await self._wanted(OpenGet(name, os.fsencode(path), number)):
             content = _content(version, place)
             at = await self._storage.whole_at(content)
             read = partial(self._storage.read, content)
@@ -258,10 +258,10 @@ class StorageDesk:
         short = self._upkeep.report.short if self._upkeep.report is not None else {}
         shown: list[schema.StoredFile] = []
         if (named := split_link(name)) is not None:
-            entries = await self._links.matching(*named)
+            entries = _each(await self._links.matching(*named))
         else:
-            entries = await self._matching(name, wanted.snapshot)
-        for entry in entries:
+            entries = self._matching(name, wanted.snapshot)
+        async for entry in entries:
             if not wanted.with_removed and entry.versions[-1].content is None:
                 continue
             margin = await self._margin(entry.versions[-1].content, short) if short else None
@@ -285,7 +285,7 @@ class StorageDesk:
         name = _name(wanted.name, wanted.name_hex)
         if (named := split_link(name)) is not None:
             return await self._links.remove(*named, wanted)
-        entries = [one for one in await self._matching(name) if wanted.is_final or one.versions[-1].content is not None]
+        entries = [one async for one in self._matching(name) if wanted.is_final or one.versions[-1].content is not None]
         if not entries:
             raise NotFound(f"there is no file `{wanted.name}`", remedy="See which there are: `croft ls`.")
         if not wanted.is_folder and [entry.name for entry in entries] != [name]:
@@ -421,10 +421,12 @@ class StorageDesk:
         """Has holders prove that all behind a link is there. Raises Refused, NotFound, Unreachable."""
         return await self._links.verify(wanted)
 
-    async def _matching(self, name: bytes, snapshot: str = "") -> list[Entry]:
+    async def _matching(self, name: bytes, snapshot: str = "") -> AsyncIterator[Entry]:
+        """The file of this name, and all below it; one after the other, as there may be very many."""
         below = name if not name or name.endswith(b"/") else name + b"/"
-        found = [entry async for entry in self._storage.entries(name, snapshot=snapshot)]
-        return [entry for entry in found if entry.name == name or entry.name.startswith(below)]
+        async for entry in self._storage.entries(name, snapshot=snapshot):
+            if entry.name == name or entry.name.startswith(below):
+                yield entry
 
 
 def _linked(opened: OpenedLink, below: bytes) -> Entry:
@@ -448,6 +450,11 @@ def _wanted_of_link(opened: OpenedLink, below: bytes, opening: OpenGet) -> list[
         _linked(opened, below)
     start = len(below) + 1 if below else 0
     return [(place_below(opening.place, name[start:]), opened.files()[name]) for name in found]
+
+
+async def _each(entries: Iterable[Entry]) -> AsyncIterator[Entry]:
+    for entry in entries:
+        yield entry
 
 
 def _found(files: Iterable[tuple[bytes, bytes]]) -> list[LocalFile]:
@@ -496,7 +503,12 @@ def _layout(content: Content | None) -> str:
     if content is None or not content.parts:
         return ""
     stripe = content.parts[0].stripe
-    return str(Layout(stripe.k, stripe.n))
+    return _layout_name(stripe.k, stripe.n)
+
+
+@cache
+def _layout_name(k: int, n: int) -> str:
+    return str(Layout(k, n))
 
 
 def _shown(entry: Entry, name_of: Callable[[PeerId], str], margin: int | None) -> schema.StoredFile:

@@ -84,7 +84,9 @@ def measure(
     report.room_per_gb = tended.days[-1].kept / stripes * layout.n / layout.k
     report.room_per_gb_of_layout = layout.n / layout.k
     if with_table:
-        report.chances = [_chance(one, uptime, seed) for one in TABLE_LAYOUTS for uptime in TABLE_UPTIMES]
+        report.chances = [
+            _chance(one, uptime, seed, min(days, TABLE_DAYS)) for one in TABLE_LAYOUTS for uptime in TABLE_UPTIMES
+        ]
     report.took_s = time.monotonic() - started
     return report, tended
 
@@ -94,10 +96,10 @@ def unavailable(layout: Layout, uptime: float) -> float:
     return math.fsum(math.comb(layout.n, up) * uptime**up * (1 - uptime) ** (layout.n - up) for up in range(layout.k))
 
 
-def _chance(layout: Layout, uptime: float, seed: int) -> Chance:
+def _chance(layout: Layout, uptime: float, seed: int, days_max: int) -> Chance:
     year = Year(TABLE_STRIPES, TABLE_STRIPES, layout, (uptime, uptime), seed, repairs=False, leave=False, nights=False)
     # Who takes a share is up at first: the first days say too much good.
-    days = year.run(2 * TABLE_DAYS)[TABLE_DAYS:]
+    days = year.run(2 * days_max)[days_max:]
     return Chance(str(layout), uptime, unavailable(layout, uptime), _share(days))
 
 

@@ -32,6 +32,7 @@ from croft.storage.transfer import Sending
 from croft.wire.codec import encode
 
 INLINE_BYTES: Final = 64 << 10
+HEAD_BYTES: Final = 512 << 10
 """What is smaller is sealed where it is: a thread would cost more."""
 AHEAD: Final = 6
 """Segments that are fetched before they are asked for."""
@@ -200,15 +201,22 @@ class Putting:
         """How many shares nobody took; repair makes up for them."""
         return sum(len(shipped.sending.missing) for shipped in self._shipped if shipped.sending is not None)
 
-    async def add(self, source: Source) -> Pending:
-        """Reads a content to its end. Raises CroftError if it cannot be read, or holders refuse."""
+    async def add(self, source: Source, *, has_head: bool = False) -> Pending:
+        """Reads a content to its end. Raises CroftError if it cannot be read, or holders refuse.
+
+        `has_head`: of a long one the first bytes are a small segment of their own, so that they are soon there.
+        """
         pending = Pending(self._entropy.token(KEY_BYTES))
         self._plain = self._plain or bytearray(SEGMENT_BYTES)
         plain, self._plain = self._plain, bytearray()
         try:
             view = memoryview(plain)
             while count := await source.fill(view):
-                await self._seal(pending, view[:count])
+                is_long = has_head and not pending._parts and count == SEGMENT_BYTES
+                head = HEAD_BYTES if is_long else count
+                await self._seal(pending, view[:head])
+                if is_long:
+                    await self._seal(pending, view[head:count])
                 pending.size += count
                 self.on_progress(count)
                 if count < SEGMENT_BYTES:

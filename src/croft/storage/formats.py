@@ -31,8 +31,10 @@ STEP = "stored format"
 
 M = TypeVar("M", bound=Message)
 
+# `gc=False`: there are very many of some, and no cycles among them; the garbage collector need not look at each.
 
-class Stripe(Message, frozen=True):
+
+class Stripe(Message, frozen=True, gc=False):
     """`size` bytes in n shares, of which any k are enough. `shares`: their ids; `holders`: where each was first put."""
 
     k: int
@@ -56,7 +58,7 @@ class Stripe(Message, frozen=True):
         return blake3(encode((self.k, self.size, self.shares)), derive_key_context="croft storage v1 stripe").digest()
 
 
-class Part(Message, frozen=True):
+class Part(Message, frozen=True, gc=False):
     """Sealed bytes of a content: `length` of them at `offset` of a stripe; `size` once they are opened."""
 
     stripe: Stripe
@@ -66,7 +68,7 @@ class Part(Message, frozen=True):
     method: int
 
 
-class Content(Message, frozen=True):
+class Content(Message, frozen=True, gc=False):
     """What one key seals. With `depth`, what the parts hold is the list of parts, and so on."""
 
     format: int
@@ -83,7 +85,7 @@ class PartList(Message, frozen=True):
     parts: list[Part]
 
 
-class Bounds(Message, frozen=True):
+class Bounds(Message, frozen=True, gc=False):
     """Who may hold something, as its owner wants it: `on`: just these peers, if any; not `never`, nor `never_twins`."""
 
     on: list[bytes]
@@ -103,7 +105,7 @@ class StripeList(Message, frozen=True):
     bounds_of: list[int] = msgspec.field(default_factory=list)
 
 
-class Version(Message, frozen=True):
+class Version(Message, frozen=True, gc=False):
     """One version of a file. Two with one `number` by different devices are a conflict.
 
     `content` None: the file was removed. `mode` and `mtime_ns` as the file had them; `at`: when it was put, Unix
@@ -122,7 +124,7 @@ class Version(Message, frozen=True):
     bounds: Bounds | None = None
 
 
-class Entry(Message, frozen=True):
+class Entry(Message, frozen=True, gc=False):
     """A name, parts divided by /, and its versions, oldest first.
 
     Versions up to number `dropped` were given up; with `given_up`, of each device those up to its number alone: what
@@ -142,7 +144,7 @@ class Leaf(Message, frozen=True, tag=1):
     entries: list[Entry]
 
 
-class Child(Message, frozen=True):
+class Child(Message, frozen=True, gc=False):
     """A node below: from which name on, how many entries, and where it is. `digest` is of its plain bytes."""
 
     first: bytes

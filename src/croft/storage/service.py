@@ -27,19 +27,18 @@ from croft.storage.formats import (
     Content,
     Entry,
     Head,
-    Node,
     Part,
     Root,
     Stripe,
     Version,
     check_name,
-    decode_node,
     decode_stored,
 )
 from croft.storage.head_book import HeadBook, Owner
 from croft.storage.heads import open_head, open_root
 from croft.storage.held import whole_at
 from croft.storage.merging import merged, with_bounds, with_version, without_versions
+from croft.storage.node_store import NodeStore
 from croft.storage.placement import BoundedStripe, Place, Rule, allowed, bounds_of, choose_layout, rule_of
 from croft.storage.proposing import with_taken
 from croft.storage.sealing import derive
@@ -61,7 +60,6 @@ SNAPSHOT_CHARS_MAX: Final = 100
 HIDDEN: Final = b"\0"
 """What is kept beside the files is called so; no file can be."""
 NOTES_EVERY_S: Final = 30.0
-NODES_KEPT: Final = 16
 SNAPSHOTS: Final = HIDDEN + b"snapshots/"
 NOTHING: Final[Mapping[bytes, Sequence[Version]]] = {}
 
@@ -100,7 +98,8 @@ class Storage:
         self._synced_at = -SYNC_EVERY_S
         self._key = owner.secret
         self.heads = HeadBook(owner, network, holders, database, clock, entropy)
-        self._nodes: dict[bytes, Node] = {}
+        self._nodes = NodeStore(database, self._reading)
+        self._load = self._nodes.load
         self._noted: dict[bytes, bytes] = {}
         self.notes: Callable[[], Mapping[bytes, bytes]] = dict
         """Small things that are kept beside the files, by name: what is to be there at each change."""
@@ -192,7 +191,7 @@ class Storage:
         `with_dropped`: also what is left of those that were given up.
         """
         files = await self._as_of(snapshot)
-        async for entry in files.entries(self._load, prefix):
+        async for entry in files.entries(self._nodes.loading(files.leaves), prefix):
             if (entry.versions or with_dropped) and not entry.name.startswith(HIDDEN):
                 yield entry
 
@@ -567,22 +566,6 @@ class Storage:
                 self._head = head, record
         self._files = await FileList.open(secret, list(top), self._load)
         return self._files
-
-    async def _load(self, child: Child) -> Node:
-        """A node, from this disk if it is here, else from its holders; the last ones are remembered."""
-        key = child.content.key
-        if (known := self._nodes.get(key)) is not None:
-            return known
-        sql = "SELECT plain FROM storage_node WHERE content = ?"
-        row = await self._database.run(lambda db: db.execute(sql, (key,)).fetchone())
-        plain = await self._reading.whole(child.content) if row is None else row[0]
-        node = self._nodes[key] = decode_node(plain)
-        if len(self._nodes) > NODES_KEPT:
-            del self._nodes[next(iter(self._nodes))]
-        if row is None:
-            pair, sql = (key, plain), "INSERT OR REPLACE INTO storage_node VALUES (?, ?)"
-            await self._database.run(lambda db: db.execute(sql, pair).rowcount)
-        return node
 
 
 def _snapshot(name: str) -> bytes:
