@@ -101,6 +101,7 @@ class _Planner:
         for _ in range(PASSES_MAX):
             if not self._even_out():
                 break
+        self._plan.stuck = sum(len(self._amiss(spread)) for spread in self._spreads)
         order = list(Why)
         moves = [move for move in self._moves.values() if move.source != move.target]
         self._plan.moves = sorted(moves, key=lambda move: order.index(move.why))
@@ -109,14 +110,21 @@ class _Planner:
 
     def _obey(self, spread: Spread) -> None:
         """Moves what lies where it may not, or with another share at one owner."""
-        seen: set[str] = set()
+        for index, why in self._amiss(spread):
+            if (index, why) in self._amiss(spread):  # still, though another one has moved
+                self._move_to_best(spread, index, why)
+
+    def _amiss(self, spread: Spread) -> list[tuple[int, Why]]:
+        """Shares that are not where they belong."""
+        seen, found = set[str](), list[tuple[int, Why]]()
         fit = self._fitting(spread.rule)
         for index, peer in sorted(self._held[spread.number].items()):
-            domain = self._domain(peer)
-            why = Why.RULE if peer not in fit else Why.OWNER if domain in seen else None
-            if why is not None and not self._move_to_best(spread, index, why):
-                self._plan.stuck += 1
-            seen.add(self._domain(self._held[spread.number][index]))
+            if peer not in fit:
+                found.append((index, Why.RULE))
+            elif self._domain(peer) in seen:
+                found.append((index, Why.OWNER))
+            seen.add(self._domain(peer))
+        return found
 
     def _even_out(self) -> bool:
         """One pass over all shares, those of the fullest peers first; whether any was moved."""
