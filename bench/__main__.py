@@ -59,6 +59,8 @@ TO_REACH = {
     "opened, MB more": "≤ 60 MB",
     "1,000,000 shares: start s": "≤ 3 s",
     "1,000,000 shares: resident MB": "≤ 120 MB",
+    "a peer that holds them: start s": "≤ 3 s",
+    "a peer that holds them: resident MB": "≤ 120 MB",
     "put, of bulk · k/n": "≥ 0.7",
     "put, owner's CPU s/GiB": "≤ 10 s",
     "get, of bulk": "≥ 0.8",
@@ -314,7 +316,7 @@ that meet now and then, judged, and opened from disk as the daemon does it.
 
 `python -m bench.chunks FOLDER`: the store in which a holder keeps shares, on the disk of FOLDER, beside
 `dd conv=fdatasync` there. All that is put is synced before it is acknowledged. Start and memory
-are those of a process that does nothing else.
+are those of a process that does nothing else, and of a whole peer until its first answer.
 
 {daemon_text(chunks)}
 ## Stored files

@@ -3,7 +3,8 @@
     python -m bench.chunks [--json FILE] [--rounds N] [--shares N] [FOLDER]
 
 Large chunks are put by four callers at once, as peers do it. The many small ones are there to see what a holder of as
-many shares needs; start and memory are those of a new process that opens the store and reads ten thousand of them.
+many shares needs: a new process that opens the store and reads ten thousand of them, and a whole peer that starts with
+them on its disk.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.daemon import resident_mb
 from croft.adapters.chunk_store import DiskChunkStore
 from croft.adapters.system import SystemEntropy
+from croft.client.local_api import LocalApi
+from croft.control.home import Home
+from croft.node.launch import running_process, start_in_background, stop
 from croft.ports import Chunk
 
 OWNER = b"o" * 32
@@ -34,6 +39,7 @@ SHARE_BYTES = 200
 BATCH = 500
 CALLERS = 4
 READS = 10_000
+FLAGS = {"bind": "127.0.0.1", "lend.cpus": "1", "lend.disk": "16G", "lan": "off"}
 
 
 def key(number: int) -> bytes:
@@ -106,6 +112,19 @@ async def hold(folder: Path, shares: int) -> None:
     await store.close()
 
 
+def peer(home: Home) -> tuple[float, float]:
+    """Seconds that a daemon takes from its start to its first answer, and the bytes that it takes then."""
+    begin = time.perf_counter()
+    start_in_background(home, FLAGS)
+    try:
+        LocalApi(home.control_socket).status()
+        started, process = time.perf_counter() - begin, running_process(home)
+        assert process is not None, "it answers"
+        return started, resident_mb(process)
+    finally:
+        stop(home)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", default=tempfile.gettempdir(), type=Path)
@@ -127,11 +146,18 @@ def main() -> None:
     ratios = [one["put, 1 MiB each, MB/s"] / one["dd conv=fdatasync, MB/s"] for one in rounds]
     figures["put, of dd"] = statistics.median(ratios)
     with tempfile.TemporaryDirectory(dir=given.folder) as base:
-        asyncio.run(fill(Path(base), given.shares))
-        command = [sys.executable, "-m", "bench.chunks", "--hold", base, "--shares", str(given.shares)]
+        home = Home.find(Path(base) / "home")
+        empty_s, empty_mb = peer(home)
+        asyncio.run(fill(home.chunks, given.shares))
+        command = [sys.executable, "-m", "bench.chunks", "--hold", str(home.chunks), "--shares", str(given.shares)]
         started, resident = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        full_s, full_mb = peer(home)
     figures[f"{given.shares:,} shares: start s"] = started
     figures[f"{given.shares:,} shares: resident MB"] = resident / 1e6
+    figures["a peer that holds nothing: start s"] = empty_s
+    figures["a peer that holds nothing: resident MB"] = empty_mb
+    figures["a peer that holds them: start s"] = full_s
+    figures["a peer that holds them: resident MB"] = full_mb
     for name, value in figures.items():
         print(f"{name:36} {value:,.3g}" if value < 100 else f"{name:36} {value:,.0f}")
     if given.json is not None:
