@@ -64,7 +64,7 @@ def settled_bytes(peer: RealPeer) -> int:
 
 def disk_bytes(peer: RealPeer) -> int:
     """What a peer's chunks take on its disk."""
-    return sum(path.stat().st_blocks * 512 for path in (peer.home / "chunks").iterdir())
+    return sum(path.stat().st_blocks * 512 for path in (peer.home / "chunks").glob("*.seg"))
 
 
 def make(seed: int) -> Any:

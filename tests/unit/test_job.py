@@ -317,7 +317,19 @@ def test_a_task_goes_where_its_arguments_lie_and_elsewhere_if_there_is_no_slot()
 
     dealt = chunks(bag.handle(TasksAdded(FUNCTION, range(4), [1] * 4, near=[frozenset({BO})] * 4)))
 
-    assert [(chunk.peer, chunk.tasks) for chunk in dealt][:2] == [(BO, (0,)), (ANNA, (1,))]
+    assert [(chunk.peer, chunk.tasks) for chunk in dealt] == [(BO, (0,)), (BO, (1,)), (ANNA, (2,)), (ANNA, (3,))]
+
+
+def test_what_takes_longer_to_move_than_to_wait_for_is_not_moved() -> None:
+    for size, moves in ((1_000, 1), (100_000_000, 0)):
+        bag = Bag()
+        bag.handle(LenderReady(ANNA, 1))
+        bag.handle(TimePassed(1.0))
+        first = chunks(bag.handle(TasksAdded(FUNCTION, range(3), [size] * 3, near=[frozenset({ANNA})] * 3)))
+        bag.handle(OutcomesReceived(ANNA, first[0].chunk, [(0, 0, b"")]))
+        bag.handle(ChunkEnded(ANNA, first[0].chunk, 0.5))
+
+        assert len(chunks(bag.handle(LenderReady(BO, 1)))) == moves
 
 
 def test_what_lies_at_a_lender_comes_before_what_lies_nowhere() -> None:

@@ -23,7 +23,8 @@ from croft.client.messages import AsyncMessages, Messages
 from croft.client.pipelines import AsyncPipeline, AsyncPipelineRun, Pipeline, PipelineRun
 from croft.client.stored_files import AsyncStoredFiles, StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
-from croft.client.task_session import Options, TaskSession
+from croft.client.task_options import Options
+from croft.client.task_session import TaskSession
 from croft.control.home import Home
 
 if TYPE_CHECKING:

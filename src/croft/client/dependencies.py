@@ -13,8 +13,9 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+from croft.client.stored_argument import StoredArgument
 from croft.client.task_future import TaskFuture
-from croft.compute.worker_values import value_of
+from croft.compute.worker_values import file_of, value_of
 from croft.errors import Cancelled
 
 AnyFuture = concurrent.futures.Future[Any] | asyncio.Future[Any]
@@ -23,9 +24,9 @@ Refer = Callable[[TaskFuture], bool]
 
 
 class Reference(bytearray):
-    """Stands in a pickle's list of buffers for the value of a task."""
+    """Stands in a pickle's list of buffers for the value of a task, or for a stored file."""
 
-    future: TaskFuture
+    to: TaskFuture | StoredArgument
 
 
 class Unfinished(Exception):
@@ -55,7 +56,7 @@ def reduced(future: Any, refer: Refer) -> tuple[Any, tuple[Any, ...]]:
     if isinstance(task, TaskFuture):
         if refer(task):
             reference = Reference(1)
-            reference.future = task
+            reference.to = task
             return value_of, (pickle.PickleBuffer(reference),)
         if task.lineage is not None and task.lineage.error is not None:
             raise DependencyFailed(task.lineage.error)
@@ -72,6 +73,15 @@ def reduced(future: Any, refer: Refer) -> tuple[Any, tuple[Any, ...]]:
         raise DependencyFailed(error)
     # What loads to the value itself, by a function that every Python has.
     return operator.getitem, ([future.result()], 0)
+
+
+def reduced_file(file: StoredArgument) -> tuple[Any, tuple[Any, ...]]:
+    """How a stored file is pickled: it is read where the call runs."""
+    if not file.size:
+        return file_of, (b"", file.name)
+    reference = Reference(1)
+    reference.to = file
+    return file_of, (pickle.PickleBuffer(reference), file.name)
 
 
 def await_known(future: AnyFuture, fn: Callable[[object], None]) -> None:

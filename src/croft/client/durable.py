@@ -16,7 +16,8 @@ from croft.client.dependencies import AnyFuture, DependencyFailed, Unfinished
 from croft.client.local_api import LocalApi, not_running
 from croft.client.serialise import argument_bytes, function_bytes, outcome_value
 from croft.client.task import Wants
-from croft.client.task_session import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Options
+from croft.client.task_options import Options
+from croft.client.task_session import BATCH_BYTES_MAX, BATCH_TASKS_MAX
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
     DefineFunction,
@@ -178,6 +179,8 @@ def check_detached(wants: Wants) -> None:
     """Raises Usage for what a detached job cannot have."""
     if wants.logs:
         raise Usage("the logs of a detached job come nowhere", remedy="Leave out `logs`, or `detach`.")
+    if wants.near:
+        raise Usage("a detached job goes where there is room", remedy="Name peers with `on`, or leave out `near`.")
 
 
 def submit_durable(

@@ -25,7 +25,8 @@ from croft.client.messages import Messages
 from croft.client.pipelines import Pipeline, PipelineRun
 from croft.client.stored_files import StoredFiles
 from croft.client.task import How, Wants, names_of, plain, wants_of
-from croft.client.task_session import Options, TaskSession
+from croft.client.task_options import Options
+from croft.client.task_session import TaskSession
 from croft.control.home import Home
 from croft.errors import Usage
 

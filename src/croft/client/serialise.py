@@ -16,8 +16,17 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
-from croft.client.dependencies import DependencyFailed, Refer, Reference, Unfinished, is_future, reduced
+from croft.client.dependencies import (
+    DependencyFailed,
+    Refer,
+    Reference,
+    Unfinished,
+    is_future,
+    reduced,
+    reduced_file,
+)
 from croft.client.local_modules import is_local, take_along_local_modules
+from croft.client.stored_argument import StoredArgument
 from croft.client.task_future import TaskFuture
 from croft.compute.worker_messages import (
     ARGUMENT_BYTES_MAX,
@@ -79,7 +88,7 @@ def never(_: TaskFuture) -> bool:
 
 def argument_bytes(
     arguments: tuple[Any, ...], named: dict[str, Any], *, is_apart: bool = True, refer: Refer = never
-) -> tuple[bytes, list[memoryview | TaskFuture]]:
+) -> tuple[bytes, list[memoryview | TaskFuture | StoredArgument]]:
     """The pickle of one call's arguments, and the buffers that it refers to (PEP 574), which still are the caller's.
 
     Unless `is_apart`, all is in the pickle. Futures among the arguments are pickled as their values, or as references,
@@ -87,12 +96,14 @@ def argument_bytes(
     DependencyFailed for a future that has no value.
     """
     call = (arguments, named)
-    buffers: list[memoryview | TaskFuture] = []
+    buffers: list[memoryview | TaskFuture | StoredArgument] = []
 
     def is_small(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if isinstance(view.obj, Reference):
-            buffers.append(view.obj.future)
+            if not is_apart:
+                raise TypeError("a stored file goes to tasks of a job that is not detached")
+            buffers.append(view.obj.to)
             return False
         if not is_apart or view.nbytes < BUFFER_BYTES_MIN or len(buffers) >= BUFFERS_MAX:
             return True
@@ -150,6 +161,8 @@ class _ByNameOnly(pickle.Pickler):
     def reducer_override(self, value: object) -> Any:
         if is_future(value):
             return reduced(value, self.refer)
+        if isinstance(value, StoredArgument):
+            return reduced_file(value)
         if isinstance(value, type | _FUNCTION):
             name = getattr(value, "__module__", None)
             module = sys.modules.get(name) if isinstance(name, str) else None
@@ -164,6 +177,8 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     refer: Refer = staticmethod(never)
 
     def reducer_override(self, value: object) -> Any:
+        if isinstance(value, StoredArgument):
+            return reduced_file(value)
         return reduced(value, self.refer) if is_future(value) else super().reducer_override(value)
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, overload
 
 from croft.client.local_api import LocalApi
+from croft.client.stored_argument import StoredArgument
 from croft.client.work_connection import WorkConnection
+from croft.compute.worker_messages import BUFFER_BYTES_MAX
 from croft.control import schema
 from croft.control.home import Home
-from croft.control.quantities import duration_s
+from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import (
     GetDone,
     OpenGet,
@@ -22,7 +24,7 @@ from croft.control.work_messages import (
     PutDone,
     StorageProgress,
 )
-from croft.errors import Unreachable, Usage
+from croft.errors import NotFound, TooLarge, Unreachable, Usage
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 PIECE_BYTES = 1 << 20
 READ_AHEAD_BYTES = 1 << 20
 LINK_LIFETIME = "30d"
+REBALANCED = "10G"
+REBALANCED_AT_ONCE_BYTES = 64 << 20
 ENDED = Unreachable("the daemon ended meanwhile", remedy="Start it with `croft up`, and try again.")
 
 OnProgress = Callable[[StorageProgress], None]
@@ -125,6 +129,28 @@ class StoredFiles:
             raise Usage(f"a stored file cannot be opened as `{mode}`", remedy="Use rb or wb.")
         return io.BufferedReader(_Reading(self, name, number), READ_AHEAD_BYTES)
 
+    def file(self, name: Name, *, number: int = 0) -> StoredArgument:
+        """A stored file as an argument of tasks, which get it as a file that is open for reading.
+
+        They run at peers that hold it, if they can, and read it there; others get it from this machine's peer. It is
+        this version also if a newer one is put meanwhile. Up to 1 GiB, and three quarters of a task's memory.
+
+        Raises NotFound: there is no such file, or no such version.
+        """
+        at = name_bytes(name)
+        shown = name if isinstance(name, str) else name.decode(errors="replace")
+        found = next((one for one in self.ls(name) if one.name == shown or one.name_hex == at.hex()), None)
+        versions = [] if found is None else [one for one in found.versions if number in (0, one.number)]
+        if not versions or versions[-1].is_removed:
+            raise NotFound(f"there is no stored file `{shown}`", remedy="See which there are: `croft ls`.")
+        newest = versions[-1]
+        if newest.size_bytes > BUFFER_BYTES_MAX:
+            raise TooLarge(
+                f"`{shown}` is too large for an argument: {newest.size_bytes:,} bytes",
+                remedy="Give it to a command: `croft run --stored`.",
+            )
+        return StoredArgument(shown, newest.size_bytes, at, newest.number, newest.at)
+
     def ls(
         self, name: Name = "", *, with_removed: bool = False, at_risk: bool = False, snapshot: str = ""
     ) -> list[schema.StoredFile]:
@@ -139,6 +165,36 @@ class StoredFiles:
         at = name_bytes(name).hex()
         wanted = schema.RemovalWanted(name=shown, name_hex=at, is_folder=is_folder, is_final=is_final)
         return self._api.remove_files(wanted)
+
+    def rebalance(
+        self,
+        *,
+        dry_run: bool = False,
+        limit: str | int = REBALANCED,
+        progress: Callable[[schema.Rebalanced], None] = lambda _: None,
+    ) -> schema.Rebalanced:
+        """Moves shares to where they belong now: where each file's rule lets them be, one per owner, by the room that
+        peers offer, those who joined since among them. Each has its new place before it leaves the old one.
+
+        Args:
+            dry_run: only says what would be moved.
+            limit: at most so many bytes, as a number or like "10G".
+            progress: is told of each part that is done.
+
+        Raises Refused, if no other peer lends disk; Unreachable.
+        """
+        left = size_bytes(limit)
+        if dry_run:
+            return self._api.rebalance_storage(schema.RebalanceWanted(bytes_max=left, is_dry=True))
+        done: schema.Rebalanced | None = None
+        while True:
+            part = self._api.rebalance_storage(schema.RebalanceWanted(bytes_max=min(left, REBALANCED_AT_ONCE_BYTES)))
+            moved = sum(one.size_bytes for one in part.moved)
+            left -= moved
+            done = part if done is None else _both(done, part)
+            progress(done)
+            if not moved or left <= 0:  # what one share left, another one may take: until there is nothing more to move
+                return done
 
     # --- links -------------------------------------------------------------------------------------------------------
 
@@ -289,9 +345,17 @@ class AsyncStoredFiles:
         """See `StoredFiles.ls`."""
         return await asyncio.to_thread(self._files.ls, name, with_removed=with_removed)
 
+    async def file(self, name: Name, *, number: int = 0) -> StoredArgument:
+        """See `StoredFiles.file`."""
+        return await asyncio.to_thread(self._files.file, name, number=number)
+
     async def rm(self, name: Name, *, is_folder: bool = False, is_final: bool = False) -> schema.FilesRemoved:
         """See `StoredFiles.rm`."""
         return await asyncio.to_thread(self._files.rm, name, is_folder=is_folder, is_final=is_final)
+
+    async def rebalance(self, *, dry_run: bool = False, limit: str | int = REBALANCED) -> schema.Rebalanced:
+        """See `StoredFiles.rebalance`."""
+        return await asyncio.to_thread(self._files.rebalance, dry_run=dry_run, limit=limit)
 
     async def link(
         self,
@@ -394,6 +458,35 @@ class _Writing(io.RawIOBase):
         finally:
             self._work.close()
             super().close()
+
+
+def _both(first: schema.Rebalanced, then: schema.Rebalanced) -> schema.Rebalanced:
+    """Two parts of one rebalancing."""
+    moved: dict[tuple[str, str, str], schema.SharesMoved] = {}
+    for one in (*first.moved, *then.moved):
+        way = (one.source, one.target, one.why)
+        known = moved.get(way)
+        shares, size = (known.shares, known.size_bytes) if known is not None else (0, 0)
+        moved[way] = schema.SharesMoved(
+            source=one.source,
+            target=one.target,
+            why=one.why,
+            shares=shares + one.shares,
+            size_bytes=size + one.size_bytes,
+        )
+    before = {peer.name: peer.before_bytes for peer in first.peers}
+    return schema.Rebalanced(
+        moved=list(moved.values()),
+        left=then.left,
+        stuck=then.stuck,
+        peers=[
+            schema.PeerFilled(
+                name=peer.name, before_bytes=before.get(peer.name, peer.before_bytes), after_bytes=peer.after_bytes
+            )
+            for peer in then.peers
+        ],
+        problems=list(dict.fromkeys([*first.problems, *then.problems])),
+    )
 
 
 def name_bytes(name: Name) -> bytes:

@@ -37,6 +37,8 @@ class How(TypedDict, total=False):
             by `retries`. False: it does not, or it has effects: results cannot be verified, no copy of a task runs
             elsewhere while it runs, and values come here at once, as they could not be made again. What was lost with
             its peer runs again in any case.
+        near: stored files or folders, such as "photos": peers that hold most of them are asked first. A stored file
+            among the arguments does that by itself.
         logs: whether what each task prints comes home with its value: to this program's standard error, with peer and
             number of the task, and as `log` of its future; of a task that fails it comes in any case.
     """
@@ -54,6 +56,7 @@ class How(TypedDict, total=False):
     environment: str | Sequence[str]
     logs: bool
     deterministic: bool
+    near: str | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Wants:
         on, avoid: names or ids of peers. memory_bytes: of the tasks of one peer together. time_s: of one task.
         needs: devices. labels: words of peers. retries, cpus: of one task. priority: among one's own jobs. environment:
             where what it imports comes from. logs: whether what it prints comes home. deterministic: see `How`; None:
-            nobody has said.
+            nobody has said. near: stored files.
     """
 
     on: tuple[str, ...] = ()
@@ -80,6 +83,7 @@ class Wants:
     environment: tuple[str, ...] = ()
     logs: bool = False
     deterministic: bool | None = None
+    near: tuple[str, ...] = ()
 
     @staticmethod
     def of(function: Callable[..., R] | None, how: How) -> Wants:
@@ -108,6 +112,7 @@ class Wants:
             names_of(how.get("environment", ())) or own.environment,
             logs,
             deterministic,
+            names_of(how.get("near", ())) or own.near,
         )
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from blake3 import blake3
 
@@ -16,10 +16,10 @@ from croft.client.dependencies import DependencyFailed, Unfinished, await_known
 from croft.client.lineages import LINEAGE_BYTES_MAX, Lineages
 from croft.client.local_api import not_running
 from croft.client.printed import Logged, WithLog, show
-from croft.client.serialise import PYTHON, argument_bytes, function_bytes, outcome_value
-from croft.client.task import Wants
+from croft.client.serialise import argument_bytes, function_bytes, outcome_value
+from croft.client.stored_argument import StoredArgument
 from croft.client.task_future import Lineage, TaskFuture
-from croft.compute.environment import Environment
+from croft.client.task_options import Options
 from croft.compute.worker_messages import PART_BYTES, BufferPart, DropBuffer, Status
 from croft.control.socket_stream import SocketStream
 from croft.control.work_messages import (
@@ -28,14 +28,14 @@ from croft.control.work_messages import (
     FromDaemon,
     JobFailed,
     JobOpened,
-    OpenTaskJob,
     PeerCaught,
+    StoredBuffer,
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
     WantValues,
 )
-from croft.errors import Cancelled, ConnectionLost, CroftError, Unreachable, by_code
+from croft.errors import Cancelled, ConnectionLost, CroftError, Unreachable, Usage, by_code
 from croft.wire.codec import Message, decode_union, encode
 from croft.wire.message_stream import ByteStream, MessageStream
 
@@ -43,77 +43,6 @@ BATCH_BYTES_MAX = 1 << 20
 BATCH_TASKS_MAX = 2_000
 _ELSEWHERE = frozenset({Status.KEPT, Status.LOST, Status.UNREADABLE})
 """Outcomes that are no future's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a job's tasks are to run. `on` and `avoid` hold peer ids; `time_s` 0: no limit."""
-
-    label: str = ""
-    on: tuple[str, ...] = ()
-    avoid: tuple[str, ...] = ()
-    memory_bytes: int = 0
-    time_s: float = 0.0
-    needs: tuple[str, ...] = ()
-    verify: str = ""
-    labels: tuple[str, ...] = ()
-    retries: int = 0
-    cpus: int = 1
-    priority: int = 0
-    environment: Environment | None = None
-    logs: bool = False
-    deterministic: bool | None = None
-
-    @classmethod
-    def of(
-        cls,
-        label: str,
-        on: tuple[str, ...],
-        avoid: tuple[str, ...],
-        wants: Wants,
-        environment: Environment | None = None,
-    ) -> Self:
-        """What is wanted of a function, with the peers that it names looked up."""
-        return cls(
-            label,
-            on,
-            avoid,
-            wants.memory_bytes,
-            wants.time_s,
-            wants.needs,
-            wants.verify,
-            wants.labels,
-            wants.retries,
-            wants.cpus,
-            wants.priority,
-            environment,
-            wants.logs,
-            wants.deterministic,
-        )
-
-    @property
-    def may_stay(self) -> bool:
-        """Whether values may stay elsewhere: none that is verified, comes with a log, or could not be made again."""
-        return not self.verify and not self.logs and self.deterministic is not False
-
-    def opening(self) -> OpenTaskJob:
-        """The message that opens such a job."""
-        return OpenTaskJob(
-            self.label,
-            PYTHON,
-            list(self.on),
-            list(self.avoid),
-            self.memory_bytes,
-            self.time_s,
-            needs=self.needs,
-            verify=self.verify,
-            labels=self.labels,
-            retries=self.retries,
-            cpus=self.cpus,
-            priority=self.priority,
-            environment=self.environment,
-            deterministic=self.deterministic,
-        )
 
 
 @dataclass(slots=True)
@@ -255,11 +184,16 @@ class TaskSession:
         future: TaskFuture,
         digest: bytes,
         pickled: bytes,
-        buffers: Sequence[memoryview | TaskFuture],
+        buffers: Sequence[memoryview | TaskFuture | StoredArgument],
         stays: bool,
     ) -> TaskFuture:
-        named = [_digest_or_lineage(one) for one in buffers]
         views = [one for one in buffers if isinstance(one, memoryview)]
+        of_views = [blake3(view, max_threads=blake3.AUTO).digest() for view in views]
+        left = iter(of_views)
+        named = [next(left) if isinstance(one, memoryview) else _digest_or_lineage(one) for one in buffers]
+        files = [one for one in buffers if isinstance(one, StoredArgument)]
+        if files and self._options.verify:
+            raise Usage("results of tasks that read stored files cannot be verified", remedy="Pass the bytes.")
         own = [one for one in named if isinstance(one, bytes)]
         with self._lock:
             number = future.number = self._next
@@ -274,7 +208,8 @@ class TaskSession:
                 digests, before = self.lineages.begin(number, named)
                 self._pending += map(encode, before)
             if digests:
-                self._bring(own, views)
+                self._bring(of_views, views)
+                self._name_files(files)
                 self._use(number, digests)
             batch = self._pending[-1] if self._pending else None
             if (
@@ -292,6 +227,13 @@ class TaskSession:
             batch.size += len(pickled)
         self._flush_soon()
         return future
+
+    def _name_files(self, files: Iterable[StoredArgument]) -> None:
+        """Says which stored files are meant; under the lock."""
+        for file in files:
+            if not self._buffer_users.get(file.digest):
+                named = StoredBuffer(file.digest, file.name_bytes, file.size, file.number)
+                self._pending.append(encode(named))
 
     def want(self, future: TaskFuture) -> None:
         """Somebody waits for a future's value: if it stays elsewhere, it is to come. From any thread."""
@@ -588,9 +530,9 @@ class TaskSession:
         self.lineages.fail_all(error)
 
 
-def _digest_or_lineage(buffer: memoryview | TaskFuture) -> bytes | Lineage:
-    if isinstance(buffer, memoryview):
-        return blake3(buffer, max_threads=blake3.AUTO).digest()
+def _digest_or_lineage(buffer: TaskFuture | StoredArgument) -> bytes | Lineage:
+    if isinstance(buffer, StoredArgument):
+        return buffer.digest
     assert buffer.lineage is not None, "only what is kept somewhere is referred to"
     return buffer.lineage
 

@@ -109,10 +109,10 @@ class TaskBox:
             self.messages.post(RunChunk(number, chunk.function, chunk.arguments, chunk.task_s_max, chunk.buffers))
         return number
 
-    async def put(self, session: int, part: BufferPart, payload: bytes) -> bool:
+    async def put(self, session: int, part: BufferPart, payload: bytes, *, is_named: bool = False) -> bool:
         """Takes the next part of a buffer to the box, as it came in `payload`; False if there is no room for it.
 
-        Raises PeerMisbehaved.
+        With `is_named`, the digest is a name, and others have checked the bytes. Raises PeerMisbehaved.
         """
         buffer = self.buffers.get(part.digest)
         if buffer is None:
@@ -128,7 +128,7 @@ class TaskBox:
             raise PeerMisbehaved("a part of a buffer that does not continue it", step="tasks")
         buffer.hasher.update(part.data)
         buffer.filled += len(part.data)
-        if buffer.is_whole and buffer.hasher.digest() != part.digest:
+        if buffer.is_whole and not is_named and buffer.hasher.digest() != part.digest:
             raise PeerMisbehaved("a buffer that is not what its digest says", step="tasks")
         with contextlib.suppress(ConnectionLost):
             await self.messages.send_encoded(payload)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from croft.compute.circles import Tell
 from croft.compute.environment import Environment
-from croft.compute.job_sessions import check_prepared
+from croft.compute.job_sessions import StoredInput, check_prepared
 from croft.compute.jobs import Peers
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import COMMAND_PURPOSE, Declined, OpenCommand, Opened, Preparing, PutStored
@@ -62,20 +62,6 @@ STEP = "command"
 
 FromLender = Opened | Declined | Preparing | FromWorker
 OnOutput = Callable[[int, bytes], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredInput:
-    """A stored file that a command wants at `path` in its folder.
-
-    `content` names it to the peers in `at`, which hold all of it; `read` gives its bytes for others.
-    """
-
-    path: str
-    size: int
-    content: bytes
-    at: frozenset[PeerId]
-    read: Callable[[], AsyncIterator[bytes | memoryview]]
 
 
 @dataclass(frozen=True, slots=True)

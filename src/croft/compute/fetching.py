@@ -9,7 +9,7 @@ from typing import Final
 from croft.compute.boxes import TaskBox
 from croft.compute.keeping import Keeping
 from croft.compute.lender_streams import stopped
-from croft.compute.messages import FetchBuffer
+from croft.compute.messages import FetchBuffer, FetchStored
 from croft.compute.worker_messages import BUFFER_BYTES_MAX, RunChunk
 from croft.errors import PeerMisbehaved
 
@@ -32,26 +32,43 @@ class Fetches:
         self._box = box
         self._fetches: dict[bytes, asyncio.Task[bool]] = {}
         self._waiting: dict[int, asyncio.Task[None]] = {}
+        self._lost: set[bytes] = set()
+        """What could not be had. Chunks that need it may be on their way, since who sent them knows it not yet."""
 
-    def begin(self, wanted: FetchBuffer) -> None:
+    def begin(self, wanted: FetchBuffer | FetchStored) -> None:
         """Begins to fetch a buffer. Raises PeerMisbehaved for what nobody keeps."""
-        is_possible = 0 < wanted.size <= BUFFER_BYTES_MAX and 0 < len(wanted.token) <= TOKEN_BYTES_MAX
-        if not is_possible or len(wanted.digest) != DIGEST_BYTES or not 0 < len(wanted.peer) <= PEER_LENGTH_MAX:
+        is_possible = 0 < wanted.size <= BUFFER_BYTES_MAX and len(wanted.digest) == DIGEST_BYTES
+        is_kept = 0 < len(wanted.token) <= TOKEN_BYTES_MAX and 0 < len(wanted.peer) <= PEER_LENGTH_MAX
+        if not is_possible or not (is_kept or (isinstance(wanted, FetchStored) and not wanted.token)):
             raise PeerMisbehaved("an impossible buffer to fetch", step="tasks")
         if wanted.digest in self._fetches or len(self._fetches) >= FETCHES_MAX:
             raise PeerMisbehaved("too many buffers to fetch, or one twice", step="tasks")
+        self._lost.discard(wanted.digest)
         fetching = self._keeping.fetch(self._number, self._box, wanted)
         self._fetches[wanted.digest] = asyncio.create_task(fetching, name="tasks.fetch")
 
     def drop(self, digest: bytes) -> None:
         """A buffer is not needed any more, or could not be had."""
+        self._lost.discard(digest)
         if fetching := self._fetches.pop(digest, None):
             fetching.cancel()
         self._box.drop(self._number, [digest])
 
+    @property
+    def lost(self) -> frozenset[bytes]:
+        """What could not be had, since it was asked for last."""
+        return frozenset(self._lost)
+
+    def found(self, digest: bytes) -> None:
+        """A buffer has come from its consumer after all."""
+        self._lost.discard(digest)
+
     def hold(self, chunk: RunChunk, ready: Ready) -> None:
         """Calls `ready` once all that a chunk needs has come or cannot come: at once if nothing is on its way."""
-        wanted = {digest for digests in chunk.buffers for digest in digests} if self._fetches else set()
+        wanted = {digest for digests in chunk.buffers for digest in digests}
+        if gone := sorted(wanted & self._lost):
+            ready(chunk, gone)
+            return
         fetches = {digest: self._fetches[digest] for digest in sorted(wanted) if digest in self._fetches}
         if all(fetch.done() for fetch in fetches.values()):
             self._end(chunk, fetches, ready)
@@ -79,4 +96,5 @@ class Fetches:
         for digest in lost:
             if self._fetches.get(digest) is fetches[digest]:
                 self.drop(digest)
+                self._lost.add(digest)
         ready(chunk, lost)

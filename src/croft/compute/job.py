@@ -24,6 +24,8 @@ LENDERS_LOST_MAX = 5
 CHUNKS_PER_SLOT = 2
 """Chunks a lender holds: one that runs and one that waits, so that no slot waits for the network."""
 
+MOVED_BYTES_PER_S = 50e6
+"""How fast arguments that lie elsewhere come, as long as nobody knows better."""
 GROUP_SCAN_MAX = 512
 """How far into the queue to look for a task that a lender may do, of those in groups."""
 UNKNOWN = 0.0
@@ -46,7 +48,7 @@ class TasksAdded:
     """New tasks; `sizes` are the bytes of their arguments.
 
     `groups`, if any, is of each task the group whose tasks must be done by peers of different people. `near`, if any,
-    is of each task who has most of its arguments already: it waits for a slot there while one is free.
+    is of each task who has most of its arguments already: it goes there while that one has room for it.
     """
 
     function: bytes
@@ -276,10 +278,10 @@ class Bag:
     def _deal(self) -> list[Effect]:
         effects: list[Effect] = []
         slots_total = sum(lender.slots for lender in self._lenders.values())
-        # Round by round, so that few tasks go to many lenders rather than all to the first.
-        for depth in range(
-            1, max((lender.slots for lender in self._lenders.values()), default=0) * CHUNKS_PER_SLOT + 1
-        ):
+        # Round by round, so that few tasks go to many lenders rather than all to the first. What is left to lenders at
+        # which it lies may be for others once these are full.
+        rounds = max((lender.slots for lender in self._lenders.values()), default=0) * CHUNKS_PER_SLOT
+        for depth in range(1, rounds * (2 if self._placed else 1) + 1):
             for peer, lender in self._lenders.items():
                 if not self._queue:
                     return [*effects, *self._share_tail()]
@@ -312,10 +314,12 @@ class Bag:
         return found is not None
 
     def _is_for_another(self, task: int, near: frozenset[PeerId]) -> bool:
-        """Whether a lender at which a task's arguments lie could begin it now."""
+        """Whether a lender at which a task's arguments lie has a slot for it, or soon will."""
         there = [lender for peer, lender in self._lenders.items() if peer in near] if near else []
         return any(
-            len(lender.chunks) < lender.slots and self._may_do(lender, task) and self._has_room(lender, task)
+            len(lender.chunks) < lender.slots * CHUNKS_PER_SLOT
+            and self._may_do(lender, task)
+            and self._has_room(lender, task)
             for lender in there
         )
 
@@ -404,7 +408,7 @@ class Bag:
         is_waiting = list(holder.chunks).index(number) >= holder.slots
         left = [task for task in chunk.tasks if task in chunk.open]
         if is_waiting and all(len(self._tasks[task].chunks) == 1 and self._may_do(lender, task) for task in left):
-            if not is_worth_it(due_s, task_s * len(left)):
+            if not is_worth_it(due_s, task_s * len(left) + self._moving_s(left, peer)):
                 return []
             self._forget_chunk(number)
             for task in left:
@@ -414,11 +418,16 @@ class Bag:
             return [RevokeChunk(chunk.peer, number), self._give(peer, lender, chunk.function, tuple(left))]
         # Its lender works from the front: half of the rest, from the back, is what it comes to last.
         copied = [task for task in left[len(left) // 2 :] if self._may_copy(task, peer, task_s)]
-        if not copied or not is_worth_it(due_s, task_s * len(copied)):
+        if not copied or not is_worth_it(due_s, task_s * len(copied) + self._moving_s(copied, peer)):
             return []
         for task in copied:
             self._tasks[task].copied_at = self._now
         return [self._give(peer, lender, chunk.function, tuple(copied))]
+
+    def _moving_s(self, tasks: Sequence[int], peer: PeerId) -> float:
+        """How long it takes to bring what these tasks need to a lender where it does not lie."""
+        far = [self._tasks[task] for task in tasks]
+        return sum(task.size for task in far if task.near and peer not in task.near) / MOVED_BYTES_PER_S
 
     def _may_copy(self, number: int, peer: PeerId, task_s: float) -> bool:
         task = self._tasks[number]

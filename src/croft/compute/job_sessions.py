@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from croft.compute.environment import Environment
-from croft.compute.messages import Declined, FetchBuffer, Opened, OpenTasks, Preparing, Reply
+from croft.compute.messages import Declined, FetchBuffer, FetchStored, Opened, OpenTasks, Preparing, Reply
 from croft.compute.worker_messages import DropBuffer
 from croft.errors import ConnectionLost, Refused, by_code
+from croft.model.ids import PeerId
 from croft.model.kept import Held
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
@@ -24,6 +26,20 @@ LEAVE_S_MAX = 0.5
 LEAVE_READ_BYTES = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class StoredInput:
+    """A stored file that work wants, at `path` in the folder of a command.
+
+    `content` names it to the peers in `at`, which hold all of it; `read` gives its bytes for others.
+    """
+
+    path: str
+    size: int
+    content: bytes
+    at: frozenset[PeerId]
+    read: Callable[[], AsyncIterator[bytes | memoryview]]
+
+
 @dataclass(slots=True)
 class Buffer:
     """A buffer of arguments as the messages that bring it to a lender."""
@@ -34,6 +50,22 @@ class Buffer:
     is_used: bool = False
     kept: Held | None = None
     """Who keeps it, of a value that a task has made; then there may be no parts of it here."""
+    stored: StoredInput | None = None
+    """Of a stored file; `kept` then is a copy that this peer keeps for those who do not hold the file."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether lenders fetch it by themselves."""
+        return self.kept is not None or self.stored is not None
+
+    def fetching(self, digest: bytes) -> FetchBuffer | FetchStored:
+        """How a lender is told to fetch it."""
+        held = self.kept
+        if self.stored is not None:
+            where = ("", b"") if held is None else (held.peer, held.token)
+            return FetchStored(digest, self.size, self.stored.content, *where)
+        assert held is not None, "only what is elsewhere is fetched"
+        return FetchBuffer(digest, self.size, held.peer, held.token)
 
     def first_use(self) -> int:
         """Its size at the first call, 0 later."""
@@ -45,7 +77,7 @@ class Session:
     """A lender's open stream. `end` breaks it off."""
 
     __slots__ = (
-        *("buffer_bytes_max", "buffers", "chunk_buffers", "end", "fetching", "functions"),
+        *("_brought", "buffer_bytes_max", "buffers", "chunk_buffers", "end", "fetching", "functions"),
         *("keeping", "keeps_results", "messages", "slots"),
     )
 
@@ -57,7 +89,9 @@ class Session:
         self.buffer_bytes_max = opened.buffer_bytes_max
         self.buffers: dict[bytes, int] = {}
         """What the lender has, and how large it is."""
-        self.chunk_buffers: dict[int, set[bytes]] = {}
+        self.chunk_buffers: dict[int, dict[bytes, int]] = {}
+        """What each chunk there needs, and as the how manieth that was brought."""
+        self._brought: Counter[bytes] = Counter()
         self.keeps_results = opened.keeps_results
         self.keeping: set[int] = set()
         """Chunks whose results may stay there."""
@@ -73,8 +107,9 @@ class Session:
         size = sum(buffers[digest].size for digest in wanted)
         if size > self.buffer_bytes_max:
             return f"its arguments take {size:,} bytes, its box has room for {self.buffer_bytes_max:,}"
-        self.chunk_buffers[chunk] = wanted
         missing = [digest for digest in wanted if digest not in self.buffers]
+        self._brought.update(missing)
+        self.chunk_buffers[chunk] = {digest: self._brought[digest] for digest in wanted}
         used = set().union(*self.chunk_buffers.values())
         room = self.buffer_bytes_max - sum(self.buffers.values()) - sum(buffers[digest].size for digest in missing)
         for digest in [digest for digest in self.buffers if digest not in used]:
@@ -87,11 +122,18 @@ class Session:
             self.buffers[digest] = buffer.size
             for payload in buffer.parts:
                 self.messages.post_encoded(payload)
-            if not buffer.parts and buffer.kept is not None:
-                self.messages.post(FetchBuffer(digest, buffer.size, buffer.kept.peer, buffer.kept.token))
+            if not buffer.parts and buffer.is_elsewhere:
+                self.messages.post(buffer.fetching(digest))
         if any(not buffers[digest].parts for digest in wanted):
             self.fetching.add(chunk)
         return ""
+
+    def lost(self, chunk: int, digests: Iterable[bytes]) -> None:
+        """The lender could not get these for a chunk; what was brought anew since is there all the same."""
+        needed = self.chunk_buffers.get(chunk, {})
+        for digest in digests:
+            if digest in needed and needed[digest] == self._brought[digest]:
+                self.buffers.pop(digest, None)
 
     def forget_chunk(self, chunk: int) -> None:
         """A chunk is over."""

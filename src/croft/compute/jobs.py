@@ -17,7 +17,7 @@ from croft.compute import verification
 from croft.compute.answers import Answer, CopiedCall, answer_digest
 from croft.compute.environment import Environment
 from croft.compute.environments import SOURCES_MAX
-from croft.compute.job_sessions import Buffer, Session, await_opened, take_leave
+from croft.compute.job_sessions import Buffer, Session, StoredInput, await_opened, take_leave
 from croft.compute.kept_results import ResultsElsewhere, Values, check_statuses
 from croft.compute.lenders import Candidate, Lenders, Wish, is_decline
 from croft.compute.messages import (
@@ -167,8 +167,13 @@ class TaskJob:
             raise PeerMisbehaved("a buffer of another size than before", step="local work")
         buffer.kept = held
 
+    def add_stored_buffer(self, digest: bytes, stored: StoredInput) -> None:
+        """A buffer that is a stored file: lenders that hold it read it there. Before its first task."""
+        self._buffers.setdefault(digest, Buffer(stored.size)).stored = stored
+
     def drop_buffer(self, digest: bytes) -> None:
         """No task that is still to come uses this buffer."""
+        self.elsewhere.drop_copy(digest)
         self._buffers.pop(digest, None)
         for session in self._sessions.values():
             if session is not None:
@@ -197,7 +202,7 @@ class TaskJob:
             if digests:
                 needs[tasks[index]] = digests
                 # Whoever is first to use a buffer pays for it: a lender gets it once.
-                here = [digest for digest in set(digests) if self._buffers[digest].kept is None]
+                here = [digest for digest in set(digests) if not self._buffers[digest].is_elsewhere]
                 sizes[index] += sum(self._buffers[digest].first_use() for digest in here)
         if self._verification is None:
             self._arguments.update(zip(tasks, arguments, strict=True))

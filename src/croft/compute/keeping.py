@@ -15,7 +15,8 @@ from typing import Final, Protocol
 from blake3 import blake3
 
 from croft.compute.boxes import TaskBox
-from croft.compute.messages import FetchBuffer, KeptResult
+from croft.compute.lending_terms import Held as HeldFiles
+from croft.compute.messages import FetchBuffer, FetchStored, KeptResult
 from croft.compute.worker_messages import (
     KEPT_BYTES_MIN,
     PART_BYTES,
@@ -75,7 +76,8 @@ class Keeping:
 
     values: Values
 
-    def __init__(self) -> None:
+    def __init__(self, held: HeldFiles) -> None:
+        self._held = held
         self._shelves: dict[str, _Shelf] = {}
         self._needless: asyncio.Queue[set[bytes]] = asyncio.Queue()
 
@@ -138,25 +140,37 @@ class Keeping:
             shelf.tokens -= gone
             self._needless.put_nowait(gone)
 
-    async def fetch(self, session: int, box: TaskBox, wanted: FetchBuffer) -> bool:
+    async def fetch(self, session: int, box: TaskBox, wanted: FetchBuffer | FetchStored) -> bool:
         """Brings what another peer keeps, or this one, into a box. False if that cannot be had."""
         if box.share(session, wanted.digest):
             return True
-        offset = 0
+        offset, is_named = 0, isinstance(wanted, FetchStored)
         try:
-            async for piece in self.values.read(Held(PeerId(wanted.peer), wanted.token, wanted.size)):
+            async for piece in await self._pieces(box.twin, wanted):
                 for at in range(0, len(piece), PART_BYTES):
-                    part = BufferPart(wanted.digest, wanted.size, offset, piece[at : at + PART_BYTES])
-                    if not await box.put(session, part, encode(part)):
+                    part = BufferPart(wanted.digest, wanted.size, offset, bytes(piece[at : at + PART_BYTES]))
+                    if not await box.put(session, part, encode(part), is_named=is_named):
                         return False
                     offset += len(part.data)
         except (CroftError, ConnectionLost) as lost:
-            log.info("what %s keeps for a task cannot be had: %s", wanted.peer[:10], lost)
+            log.info("what a task of twin %s needs cannot be had: %s", box.twin[:10], lost)
             return False
         except PeerMisbehaved as fault:
             log.warning("what %s keeps for a task is not what it should be: %s", wanted.peer[:10], fault)
             return False
         return box.has_whole([wanted.digest])
+
+    async def _pieces(self, twin: TwinId, wanted: FetchBuffer | FetchStored) -> AsyncIterator[bytes | memoryview]:
+        """Where the bytes come from. Raises NotFound, Failed."""
+        if isinstance(wanted, FetchStored):
+            try:
+                await self._held.check(twin, wanted.content)
+            except CroftError:
+                if not wanted.token:
+                    raise
+            else:
+                return self._held.read(twin, wanted.content)
+        return self.values.read(Held(PeerId(wanted.peer), wanted.token, wanted.size))
 
 
 class _Writing:

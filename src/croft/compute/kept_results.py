@@ -6,6 +6,7 @@ the arguments of such tasks are kept, here, as long as the program may ask for t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
-from croft.compute.job_sessions import Buffer, Session
+from croft.compute.job_sessions import Buffer, Session, StoredInput
 from croft.compute.messages import DropResults, KeptResult, SendResults
 from croft.compute.worker_messages import PART_BYTES, RESULT_BYTES_MAX, BufferPart, Outcome, RemoteException, Status
 from croft.compute.worker_values import ClassesMissing
@@ -38,6 +39,14 @@ class Values(Protocol):
 
     def read(self, value: Held) -> AsyncIterator[bytes]:
         """The bytes of a value, here or at the peer that keeps it. Raises NotFound, Unreachable, Failed."""
+        ...
+
+    async def keep_own(self, parts: AsyncIterator[bytes | memoryview]) -> Held:
+        """Keeps a value of the owner's own, as long as this peer runs. Raises Busy, Failed."""
+        ...
+
+    async def release(self, tokens: Sequence[bytes]) -> None:
+        """Drops what is kept here. Raises Failed."""
         ...
 
 
@@ -94,6 +103,9 @@ class ResultsElsewhere:
         self._counted: set[int] = set()
         """Tasks whose value has been kept before: when they have run again, they do not count again."""
         self._bringing: set[int] = set()
+        self._fetching = asyncio.Lock()
+        self._copies: dict[bytes, Held] = {}
+        """Of stored files, for lenders that do not hold them."""
 
     # --- tasks on their way ------------------------------------------------------------------------------------------
 
@@ -113,19 +125,23 @@ class ResultsElsewhere:
         has: Counter[PeerId] = Counter()
         for digest in set(self._needs.get(task, ())):
             buffer = self._buffers[digest]
-            if buffer.kept is None:
+            if not buffer.is_elsewhere:
                 continue
             # It may be lost: then the task runs again.
             self._functions[task] = function
             there = {peer for peer, session in self._sessions.items() if session and digest in session.buffers}
-            has.update(dict.fromkeys(there | {buffer.kept.peer}, buffer.size))
+            if buffer.stored is not None:
+                there |= buffer.stored.at
+            elif buffer.kept is not None:
+                there.add(buffer.kept.peer)
+            has.update(dict.fromkeys(there, buffer.size))
         most = max(has.values(), default=0)
         return frozenset(peer for peer, size in has.items() if size == most)
 
     def size(self, task: int) -> int:
         """How many bytes a task needs of values that others keep."""
         digests = set(self._needs.get(task, ()))
-        return sum(self._buffers[digest].size for digest in digests if self._buffers[digest].kept is not None)
+        return sum(self._buffers[digest].size for digest in digests if self._buffers[digest].is_elsewhere)
 
     def begins(self, peer: PeerId, session: Session, chunk: int, tasks: Sequence[int]) -> bool:
         """A chunk goes to a lender. Whether its results are to stay there."""
@@ -188,18 +204,52 @@ class ResultsElsewhere:
             self._stays.discard(task)  # it was its own value that could not be kept
         gone: list[bytes] = []
         for digest in sorted(lost.intersection(self._needs.get(task, ()))):
-            if (session := self._sessions.get(peer)) is not None:
-                session.buffers.pop(digest, None)
-            buffer = self._buffers.get(digest)
-            if buffer is None or buffer.parts or buffer.kept is None:
-                continue
-            if not await self._bring_here(digest, buffer):
-                self._distrusted.add(buffer.kept.peer)
-                gone.append(digest)
+            # Others that need it come here too: it is fetched once.
+            async with self._fetching:
+                buffer = self._buffers.get(digest)
+                if buffer is None or buffer.parts or not buffer.is_elsewhere:
+                    continue
+                if buffer.stored is not None:
+                    if why := await self._copy(digest, buffer, buffer.stored):
+                        self._job.settle(PeerId(""), [(task, Status.DIED, why.encode())])
+                        return
+                elif not await self._bring_here(digest, buffer):
+                    assert buffer.kept is not None, "what is elsewhere is stored or kept"
+                    self._distrusted.add(buffer.kept.peer)
+                    gone.append(digest)
         if gone:
             self._job.tell(peer, (task, Status.LOST, b"".join(gone)))
         else:
             self._again(task)
+
+    async def _copy(self, digest: bytes, buffer: Buffer, stored: StoredInput) -> str:
+        """Keeps a copy of a stored file here, for lenders that do not hold it; why not, if that cannot be."""
+        assert self._values is not None, "without it nothing is elsewhere"
+        if digest in self._copies:
+            return ""
+        try:
+            buffer.kept = self._copies[digest] = await self._values.keep_own(stored.read())
+        except CroftError as error:
+            return f"a stored file that it needs cannot be read: {error.message}"
+        return ""
+
+    def drop_copy(self, digest: bytes) -> None:
+        """No task needs a stored file any more."""
+        if held := self._copies.pop(digest, None):
+            self._job.start(self._release([held]))
+
+    async def close(self) -> None:
+        """The job is over."""
+        copies, self._copies = list(self._copies.values()), {}
+        if copies:
+            await self._release(copies)
+
+    async def _release(self, copies: Sequence[Held]) -> None:
+        assert self._values is not None, "without it nothing is kept"
+        try:
+            await self._values.release([held.token for held in copies])
+        except CroftError as error:
+            log.warning("copies of stored files are not dropped: %s", error.message)
 
     async def _bring_here(self, digest: bytes, buffer: Buffer) -> bool:
         """Fetches what a buffer is made of, so that it travels from here from now on. Whether that could be done."""
@@ -294,7 +344,10 @@ class ResultsElsewhere:
 
 
 def check_statuses(session: Session | None, chunk: int, outcomes: Sequence[Outcome]) -> None:
-    """Raises PeerMisbehaved if a lender says of a chunk what only stands for what it was not asked to do."""
+    """Takes in what a lender could not get for a chunk.
+
+    Raises PeerMisbehaved if it says of the chunk what only stands for what it was not asked to do.
+    """
     for _, status, payload in outcomes:
         if status <= Status.TOO_LARGE:
             continue
@@ -304,6 +357,8 @@ def check_statuses(session: Session | None, chunk: int, outcomes: Sequence[Outco
         )
         if not is_asked or (status == Status.LOST and len(payload) % DIGEST_BYTES):
             raise PeerMisbehaved(f"an outcome of status {status}", step="task results")
+        if session is not None and status == Status.LOST:
+            session.lost(chunk, _digests(payload))
 
 
 def _located(peer: PeerId, payload: bytes) -> Located:

@@ -37,6 +37,7 @@ from croft.compute.messages import (
     Declined,
     DropResults,
     FetchBuffer,
+    FetchStored,
     ForKeeping,
     OpenCommand,
     Opened,
@@ -108,7 +109,7 @@ class Lender:
         self._circles = circles
         self._held = held
         self._environments = environments
-        self.keeping = Keeping()
+        self.keeping = Keeping(held)
         self._admission = admission.Admission(0)
         self._lent: Mapping[str, int] = {}
         self._pool = BoxPool(live)
@@ -245,6 +246,7 @@ class Lender:
             message: FromConsumer = decode_union(payload, FromConsumer, step="tasks")
             if isinstance(message, BufferPart):
                 session.buffers.add(message.digest)
+                session.fetches.found(message.digest)
                 if not await session.box.put(number, message, payload):
                     log.info("no room in the box of %s for what its tasks need: the session ends", consumer.name)
                     session.is_over.set()
@@ -310,7 +312,7 @@ class Lender:
             case DropBuffer(digest):
                 session.buffers.discard(digest)
                 session.fetches.drop(digest)
-            case FetchBuffer(digest):
+            case FetchBuffer(digest) | FetchStored(digest):
                 session.buffers.add(digest)
                 session.fetches.begin(message)
             case SendResults(chunk):

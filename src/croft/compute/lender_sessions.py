@@ -51,5 +51,5 @@ def check_buffers(chunk: RunChunk, session: LentSession) -> None:
     if chunk.buffers and len(chunk.buffers) != len(chunk.arguments):
         raise PeerMisbehaved(f"chunk {chunk.chunk} does not say what each of its tasks refers to", step="tasks")
     for digests in chunk.buffers:
-        if len(digests) > BUFFERS_MAX or not session.buffers.issuperset(digests):
+        if len(digests) > BUFFERS_MAX or not (session.buffers | session.fetches.lost).issuperset(digests):
             raise PeerMisbehaved(f"chunk {chunk.chunk} refers to what was not sent", step="tasks")

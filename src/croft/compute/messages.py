@@ -98,6 +98,21 @@ class DropResults(Message, frozen=True, tag=45):
     tokens: list[bytes]
 
 
+class FetchStored(Message, frozen=True, tag=46):
+    """A buffer of arguments that is a stored file, which `digest` only names.
+
+    The lender makes it of the shares on its own disk; `content` says how, as for `PutStored`. Where they are not, it
+    gets the file from `peer`, which keeps it under `token`; if that is empty, chunks that need it end with
+    `Status.LOST`.
+    """
+
+    digest: bytes
+    size: int
+    content: bytes
+    peer: str = ""
+    token: bytes = b""
+
+
 class KeptResult(Message, frozen=True):
     """A value that stays at its lender: the BLAKE3 digest of its bytes in the safe codec, and its name there."""
 
@@ -112,7 +127,7 @@ class Opened(Message, frozen=True, tag=32):
     `buffer_bytes_max`: how much of large arguments may be there at once; 0 of a peer that takes none. `has_streams`:
     the command gets the streams that were asked for. `reads_stored`: it understands `PutStored`. `environment`: the
     digest of the one that was asked for; empty of a peer that knows nothing of environments. `is_wasm`: it will run a
-    WebAssembly program. `keeps_results`: it understands `FetchBuffer`, and chunks that are `keeps`.
+    WebAssembly program. `keeps_results`: it understands `FetchBuffer`, `FetchStored`, and chunks that are `keeps`.
     """
 
     slots: int
@@ -137,7 +152,7 @@ class Preparing(Message, frozen=True, tag=190):
     """Not yet: the environment is being fetched and built. Said again while that lasts."""
 
 
-ForKeeping = FetchBuffer | SendResults | DropResults
+ForKeeping = FetchBuffer | FetchStored | SendResults | DropResults
 """What a lender is told of results that stay where they were made, on a stream of tasks."""
 
 Reply = Opened | Declined | Preparing

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from croft.compute.commands import StoredInput
+from croft.compute.job_sessions import StoredInput
 from croft.control.work_messages import (
     GetDone,
     OpenGet,
@@ -38,8 +38,11 @@ class StorageDesk(Protocol):
         """Reads files into a place. Raises CroftError."""
         ...
 
-    async def inputs(self, name: bytes, path: str) -> list[StoredInput]:
-        """A stored file, or all of a stored folder, to be at `path` where a command runs. Raises CroftError."""
+    async def inputs(self, name: bytes, path: str, number: int = 0) -> list[StoredInput]:
+        """A stored file, or all of a stored folder, to be at `path` where work runs. Raises CroftError.
+
+        `number`: which version of a file; 0: the newest.
+        """
         ...
 
     def read(self, opening: OpenGet) -> AsyncIterator[bytes | memoryview]:

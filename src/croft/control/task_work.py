@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
+from croft.compute.job_sessions import StoredInput
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.worker_messages import BufferPart, DropBuffer, LoadFunction
 from croft.control.work_messages import (
@@ -19,18 +20,22 @@ from croft.control.work_messages import (
     PeerCaught,
     ReleaseValues,
     RunTaskAgain,
+    StoredBuffer,
     SubmitTasks,
     TaskOutcomes,
     TaskResultPart,
     WantValues,
 )
-from croft.errors import ConnectionLost, CroftError, PeerMisbehaved
+from croft.errors import ConnectionLost, CroftError, NotFound, PeerMisbehaved
 from croft.model.ids import PeerId
 from croft.model.kept import Held
 from croft.wire.codec import decode_union
 from croft.wire.message_stream import MessageStream
 
 T = TypeVar("T")
+
+ANYWHERE = "file"
+"""Where a stored file is to be: tasks find it among their arguments."""
 
 OPEN_BYTES_MAX = 512 << 20
 """Arguments of unfinished tasks kept for one program; more is taken in as tasks finish."""
@@ -39,7 +44,9 @@ OPEN_BYTES_MAX = 512 << 20
 class TaskJobs(Protocol):
     """Makes bags of tasks, and keeps account of them."""
 
-    def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob: ...
+    def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes, stored: Sequence[StoredInput] = ()) -> TaskJob:
+        """A new bag of tasks; peers that hold most of what is `stored` are asked first. Raises Failed."""
+        ...
 
     def peer_name(self, peer: PeerId) -> str: ...
 
@@ -48,7 +55,15 @@ class TaskJobs(Protocol):
         ...
 
 
-async def serve_tasks(jobs: TaskJobs, opening: OpenTaskJob, messages: MessageStream) -> None:
+class Stored(Protocol):
+    """Finds stored files; see `croft.control.storage_work.StorageDesk`."""
+
+    async def inputs(self, name: bytes, path: str, number: int = 0) -> list[StoredInput]:
+        """A stored file, or all of a stored folder. Raises CroftError."""
+        ...
+
+
+async def serve_tasks(jobs: TaskJobs, storage: Stored, opening: OpenTaskJob, messages: MessageStream) -> None:
     """Serves one job until its program closes it. Raises CroftError, PeerMisbehaved."""
     open_bytes = 0
     has_room = asyncio.Event()
@@ -73,7 +88,8 @@ async def serve_tasks(jobs: TaskJobs, opening: OpenTaskJob, messages: MessageStr
         with contextlib.suppress(ConnectionLost):
             await messages.send(TaskResultPart(task, data))
 
-    job = jobs.task_job(opening, on_outcomes)
+    stored = [one for name in opening.near for one in await storage.inputs(name, ANYWHERE)]
+    job = jobs.task_job(opening, on_outcomes, stored)
     job.on_caught, job.elsewhere.on_part = on_caught, on_part
     error: CroftError | None = None
     try:
@@ -90,6 +106,8 @@ async def serve_tasks(jobs: TaskJobs, opening: OpenTaskJob, messages: MessageStr
                         job.drop_buffer(digest)
                     case KeptBuffer(digest, size, peer, token):
                         job.add_kept_buffer(digest, Held(PeerId(peer), token, size))
+                    case StoredBuffer(digest):
+                        job.add_stored_buffer(digest, await _found(storage, message))
                     case WantValues(tasks):
                         job.elsewhere.want(tasks)
                     case ReleaseValues(tasks):
@@ -113,7 +131,25 @@ async def serve_tasks(jobs: TaskJobs, opening: OpenTaskJob, messages: MessageStr
         error = caught
         raise
     finally:
+        await job.elsewhere.close()
         await jobs.ended(job.id, error)
+
+
+async def _found(storage: Stored, wanted: StoredBuffer) -> StoredInput:
+    """A stored file; of one that is not there any more, one that cannot be read: that is for whoever needs it."""
+    try:
+        found = await storage.inputs(wanted.name, ANYWHERE, wanted.number)
+        if [one.size for one in found] == [wanted.size]:
+            return found[0]
+        why = NotFound("it is not the file that it was")
+    except CroftError as error:
+        why = NotFound(error.message)
+
+    async def read() -> AsyncIterator[bytes | memoryview]:
+        raise why
+        yield b""
+
+    return StoredInput(ANYWHERE, wanted.size, b"", frozenset(), read)
 
 
 @contextlib.asynccontextmanager

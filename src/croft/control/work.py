@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from croft.compute.circles import Circles
-from croft.compute.commands import CommandJob, CommandSpec, StoredInput
+from croft.compute.commands import CommandJob, CommandSpec
+from croft.compute.job_sessions import StoredInput
 from croft.compute.lenders import Wish
 from croft.control import backup_work, durable_work, storage_work, tunnels
 from croft.control.calls import Calls, serve_calls
@@ -115,7 +116,7 @@ class WorkServer:
                     case OpenResults():
                         await durable_work.serve_results(self._jobs, opening, messages)
                     case OpenTaskJob():
-                        await serve_tasks(self._jobs, opening, messages)
+                        await serve_tasks(self._jobs, self._storage, opening, messages)
                     case OpenCommandJob():
                         await self._serve_command(opening, messages)
                     case OpenForward() | OpenProxy():

@@ -47,6 +47,8 @@ class OpenTaskJob(Message, frozen=True, tag=50):
     """Its wheels are in this peer's cache already."""
     deterministic: bool | None = None
     """Whether the same call gives the same result, and does no harm twice; None: nobody knows."""
+    near: Sequence[bytes] = ()
+    """Stored files and folders: peers that hold most of them are asked first."""
 
 
 class DefineFunction(Message, frozen=True, tag=51):
@@ -157,6 +159,18 @@ class KeptBuffer(Message, frozen=True, tag=153):
     size: int
     peer: str
     token: bytes
+
+
+class StoredBuffer(Message, frozen=True, tag=157):
+    """A buffer that is a stored file, which `digest` only names; before the first task that uses it.
+
+    `number`: which version; 0: the newest.
+    """
+
+    digest: bytes
+    name: bytes
+    size: int
+    number: int = 0
 
 
 class WantValues(Message, frozen=True, tag=154):
@@ -310,6 +324,7 @@ FromProgram = (
     | BufferPart
     | DropBuffer
     | KeptBuffer
+    | StoredBuffer
     | WantValues
     | ReleaseValues
     | RunTaskAgain

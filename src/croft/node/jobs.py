@@ -11,10 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from croft.compute.circles import Circles, is_member_name
-from croft.compute.commands import CommandJob, Placed, StoredInput
+from croft.compute.commands import CommandJob, Placed
 from croft.compute.delegates import Delegations
 from croft.compute.durable import DurableJobs
 from croft.compute.environments import Environments
+from croft.compute.job_sessions import StoredInput
 from croft.compute.jobs import OnOutcomes, TaskJob
 from croft.compute.journal import Entry, Journal
 from croft.compute.journal_exchange import by_peer
@@ -160,13 +161,13 @@ class JobBook:
         if environment is not None:
             self._environments.check_here(environment)
 
-    def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes) -> TaskJob:
+    def task_job(self, opening: OpenTaskJob, on_outcomes: OnOutcomes, stored: Sequence[StoredInput] = ()) -> TaskJob:
         """A new bag of tasks. Raises Failed if its environment is not here."""
         self.check_environment(opening)
         job = TaskJob(
             self._new_id(),
             self._peers,
-            wish(opening),
+            wish(opening, stored),
             on_outcomes,
             memory_bytes=opening.memory_bytes,
             task_s_max=opening.task_s_max,

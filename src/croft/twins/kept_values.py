@@ -134,6 +134,15 @@ class KeptValues:
         self._note(token, keeper, size, row[3])
         return Held(self._own, token, size)
 
+    async def keep_own(self, parts: AsyncIterator[bytes | memoryview]) -> Held:
+        """Keeps a value of the owner's own, as long as this peer runs. Raises Busy, Failed."""
+
+        async def copied() -> AsyncIterator[bytes]:
+            async for part in parts:
+                yield bytes(part)
+
+        return await self.keep(self._owner, copied(), is_lasting=False)
+
     async def release(self, tokens: Sequence[bytes]) -> None:
         """Drops values that are here; what is not is passed over. Raises Failed."""
         gone = [token for token in dict.fromkeys(tokens) if token in self._sizes]
