@@ -106,3 +106,29 @@ def test_links_are_made_written_and_revoked_from_python(four: list[RealPeer]) ->
         assert at_ada.storage.revoke_link(link.link).is_revoked
         with pytest.raises(Refused, match="revoked"):
             at_bob.storage.put(b"late", link.line)
+
+
+def test_shares_move_to_whoever_joined_and_files_come_back_as_they_were(four: list[RealPeer], tmp_path: Path) -> None:
+    """E4, E14: `croft rebalance`: what it would move, what it moves, and that all of it is read afterwards."""
+    ada = four[0]
+    album = tmp_path / "album"
+    album.mkdir()
+    for number in range(8):
+        (album / str(number)).write_bytes(secrets.token_bytes(600_000))
+    ada.ok("put", str(album), "--keep", "copies=2")
+    eve = peers.make(four[0].home.parent, "eve").start("--join", ada.json("invite", "--line-only")["line"])
+    until(lambda: "eve" in {holder.name for holder in ada.api.storage().holders if holder.is_alive}, "eve lends disk")
+
+    dry = ada.json("rebalance", "--dry-run")["rebalanced"]
+    assert "eve" in {one["target"] for one in dry["left"]} and not dry["moved"]
+    assert "Would move" in ada.croft("rebalance", "--dry-run").stderr
+    with ada.grid() as grid:
+        done = grid.storage.rebalance()
+        assert done.moved and not done.left and not done.problems
+        filled = {peer.name: peer for peer in done.peers}
+        assert filled["eve"].before_bytes == 0 < filled["eve"].after_bytes
+    assert "All shares lie where they belong" in ada.croft("rebalance").stderr
+    for number in range(8):
+        ada.ok("get", f"album/{number}", str(tmp_path / f"back{number}"))
+        assert (tmp_path / f"back{number}").read_bytes() == (album / str(number)).read_bytes()
+    eve.stop()

@@ -63,6 +63,7 @@ CORES = [
     "storage/download.py",
     "storage/merging.py",
     "storage/proposing.py",
+    "storage/rebalancing.py",
     "storage/repair.py",
     "storage/retention.py",
     "storage/pruning.py",

@@ -44,6 +44,7 @@ SECTIONS = {
         "rm": "croft.cli.storage:rm",
         "link": "croft.cli.storage:link",
         "rollback": "croft.cli.storage:rollback",
+        "rebalance": "croft.cli.storage:rebalance",
         "snapshot": "croft.cli.storage:snapshot",
         "backup": "croft.cli.backup:backup",
         "storage": "croft.cli.storage:storage",

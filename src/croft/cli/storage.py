@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PIPED = "-"
 SHOW_AFTER_S = 1.0
+WHY = {"rule": "may not hold it", "owner": "one per owner", "room": "is fuller"}
 
 
 @click.command()
@@ -420,6 +421,41 @@ def storage(check: bool, collect: bool, as_json: bool) -> None:
         say(f"! {fault}")
 
 
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
+@click.option("--limit", default="10G", show_default=True, metavar="SIZE", help="Move at most so much.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rebalance(dry_run: bool, limit: str, as_json: bool) -> None:
+    """Move shares to where they belong now: where each file may be, one per owner, by the room that peers offer.
+
+    For when peers joined, offer more or less, or may hold your files no more. Each share has its new place, and was
+    proved there, before it leaves the old one; so at no time may fewer holders be lost.
+    """
+    files = _stored_files()
+    with ProgressLine("moved") as line:
+        answer = files.rebalance(dry_run=dry_run, limit=limit, progress=lambda part: line(_moved_so_far(part)))
+    if as_json:
+        print_json("rebalanced", answer)
+        return
+    shown = answer.left if dry_run else answer.moved
+    count, size = sum(one.shares for one in shown), sum(one.size_bytes for one in shown)
+    if not shown and not answer.stuck:
+        done("All shares lie where they belong")
+        return
+    rows = [[one.source, one.target, str(one.shares), show_size(one.size_bytes), WHY[one.why]] for one in shown]
+    print_table(["FROM", "TO", "SHARES", "SIZE", "WHY"], rows)
+    if dry_run:
+        say(f"Would move {count} shares, {show_size(size)}: `croft rebalance`")
+    else:
+        done(f"Moved {count} shares", show_size(size))
+        if left := sum(one.shares for one in answer.left):
+            say(f"! {left} shares are still to be moved: run it again.")
+    if answer.stuck:
+        say(f"! {answer.stuck} shares ought to move, and nobody else who is up may hold them.")
+    for problem in answer.problems:
+        say(f"! {problem}")
+
+
 class ProgressLine:
     """One line that is rewritten: how much, how fast, how long yet; on a terminal, if it takes a while."""
 
@@ -478,6 +514,13 @@ def _margin(file: schema.StoredFile) -> str:
     if file.margin is None or file.margin >= 0:
         return str(file.margin)
     return f"unreadable now: {-file.margin} too few"
+
+
+def _moved_so_far(part: schema.Rebalanced) -> StorageProgress:
+    from croft.control.work_messages import StorageProgress
+
+    moved, left = (sum(one.size_bytes for one in some) for some in (part.moved, part.left))
+    return StorageProgress(0, moved, moved + left)
 
 
 def _may(link: schema.FileLink, who: str) -> str:

@@ -433,6 +433,10 @@ class LocalApi:
         """Lets others read stored files. Raises NotFound, Usage."""
         return self._ask("POST", "/v1/storage/links", schema.FileLink, wanted, timeout_s=STORAGE_TIMEOUT_S)
 
+    def rebalance_storage(self, wanted: schema.RebalanceWanted) -> schema.Rebalanced:
+        """Moves shares to where they belong now, within bounds. Raises Refused."""
+        return self._ask("POST", "/v1/storage/rebalances", schema.Rebalanced, wanted, timeout_s=STORAGE_TIMEOUT_S)
+
     def verify_link(self, wanted: schema.VerificationWanted) -> schema.LinkVerified:
         """What holders prove of all behind a link. Raises Refused, NotFound, Unreachable."""
         return self._ask("POST", "/v1/storage/links/verified", schema.LinkVerified, wanted, timeout_s=STORAGE_TIMEOUT_S)

@@ -14,7 +14,7 @@ from croft.client.work_connection import WorkConnection
 from croft.compute.worker_messages import BUFFER_BYTES_MAX
 from croft.control import schema
 from croft.control.home import Home
-from croft.control.quantities import duration_s
+from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import (
     GetDone,
     OpenGet,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PIECE_BYTES = 1 << 20
 READ_AHEAD_BYTES = 1 << 20
 LINK_LIFETIME = "30d"
+REBALANCED = "10G"
+REBALANCED_AT_ONCE_BYTES = 64 << 20
 ENDED = Unreachable("the daemon ended meanwhile", remedy="Start it with `croft up`, and try again.")
 
 OnProgress = Callable[[StorageProgress], None]
@@ -163,6 +165,36 @@ class StoredFiles:
         at = name_bytes(name).hex()
         wanted = schema.RemovalWanted(name=shown, name_hex=at, is_folder=is_folder, is_final=is_final)
         return self._api.remove_files(wanted)
+
+    def rebalance(
+        self,
+        *,
+        dry_run: bool = False,
+        limit: str | int = REBALANCED,
+        progress: Callable[[schema.Rebalanced], None] = lambda _: None,
+    ) -> schema.Rebalanced:
+        """Moves shares to where they belong now: where each file's rule lets them be, one per owner, by the room that
+        peers offer, those who joined since among them. Each has its new place before it leaves the old one.
+
+        Args:
+            dry_run: only says what would be moved.
+            limit: at most so many bytes, as a number or like "10G".
+            progress: is told of each part that is done.
+
+        Raises Refused, if no other peer lends disk; Unreachable.
+        """
+        left = size_bytes(limit)
+        if dry_run:
+            return self._api.rebalance_storage(schema.RebalanceWanted(bytes_max=left, is_dry=True))
+        done: schema.Rebalanced | None = None
+        while True:
+            part = self._api.rebalance_storage(schema.RebalanceWanted(bytes_max=min(left, REBALANCED_AT_ONCE_BYTES)))
+            moved = sum(one.size_bytes for one in part.moved)
+            left -= moved
+            done = part if done is None else _both(done, part)
+            progress(done)
+            if not moved or left <= 0:  # what one share left, another one may take: until there is nothing more to move
+                return done
 
     # --- links -------------------------------------------------------------------------------------------------------
 
@@ -321,6 +353,10 @@ class AsyncStoredFiles:
         """See `StoredFiles.rm`."""
         return await asyncio.to_thread(self._files.rm, name, is_folder=is_folder, is_final=is_final)
 
+    async def rebalance(self, *, dry_run: bool = False, limit: str | int = REBALANCED) -> schema.Rebalanced:
+        """See `StoredFiles.rebalance`."""
+        return await asyncio.to_thread(self._files.rebalance, dry_run=dry_run, limit=limit)
+
     async def link(
         self,
         name: Name,
@@ -422,6 +458,35 @@ class _Writing(io.RawIOBase):
         finally:
             self._work.close()
             super().close()
+
+
+def _both(first: schema.Rebalanced, then: schema.Rebalanced) -> schema.Rebalanced:
+    """Two parts of one rebalancing."""
+    moved: dict[tuple[str, str, str], schema.SharesMoved] = {}
+    for one in (*first.moved, *then.moved):
+        way = (one.source, one.target, one.why)
+        known = moved.get(way)
+        shares, size = (known.shares, known.size_bytes) if known is not None else (0, 0)
+        moved[way] = schema.SharesMoved(
+            source=one.source,
+            target=one.target,
+            why=one.why,
+            shares=shares + one.shares,
+            size_bytes=size + one.size_bytes,
+        )
+    before = {peer.name: peer.before_bytes for peer in first.peers}
+    return schema.Rebalanced(
+        moved=list(moved.values()),
+        left=then.left,
+        stuck=then.stuck,
+        peers=[
+            schema.PeerFilled(
+                name=peer.name, before_bytes=before.get(peer.name, peer.before_bytes), after_bytes=peer.after_bytes
+            )
+            for peer in then.peers
+        ],
+        problems=list(dict.fromkeys([*first.problems, *then.problems])),
+    )
 
 
 def name_bytes(name: Name) -> bytes:

@@ -35,9 +35,13 @@ from croft.control.storage_schema import HolderState as HolderState
 from croft.control.storage_schema import LinkNamed as LinkNamed
 from croft.control.storage_schema import LinkVerified as LinkVerified
 from croft.control.storage_schema import LinkWanted as LinkWanted
+from croft.control.storage_schema import PeerFilled as PeerFilled
+from croft.control.storage_schema import Rebalanced as Rebalanced
+from croft.control.storage_schema import RebalanceWanted as RebalanceWanted
 from croft.control.storage_schema import Recovered as Recovered
 from croft.control.storage_schema import RemovalWanted as RemovalWanted
 from croft.control.storage_schema import RollbackWanted as RollbackWanted
+from croft.control.storage_schema import SharesMoved as SharesMoved
 from croft.control.storage_schema import Snapshot as Snapshot
 from croft.control.storage_schema import SnapshotWanted as SnapshotWanted
 from croft.control.storage_schema import StorageState as StorageState

@@ -38,6 +38,8 @@ class Files(Protocol):
 
     async def check(self) -> schema.StorageState: ...
 
+    async def rebalance(self, wanted: schema.RebalanceWanted) -> schema.Rebalanced: ...
+
     async def state(self) -> schema.StorageState: ...
 
     async def recover(self) -> schema.Recovered: ...
@@ -82,6 +84,9 @@ def storage_routes(files: Files) -> list[Route]:
     async def check(_: Request) -> object:
         return await files.check()
 
+    async def rebalance(request: Request) -> object:
+        return await files.rebalance(await body(request, schema.RebalanceWanted))
+
     async def state(_: Request) -> object:
         return await files.state()
 
@@ -99,6 +104,7 @@ def storage_routes(files: Files) -> list[Route]:
         Route("/v1/storage/links/revoked", answer(revoke_link), methods=["POST"]),
         Route("/v1/storage/links/verified", answer(verify_link), methods=["POST"]),
         Route("/v1/storage/checks", answer(check), methods=["POST"]),
+        Route("/v1/storage/rebalances", answer(rebalance), methods=["POST"]),
         Route("/v1/storage/files", answer(listed), methods=["POST"]),
         Route("/v1/storage/removals", answer(remove), methods=["POST"]),
         Route("/v1/storage/recoveries", answer(recover), methods=["POST"]),

@@ -166,6 +166,44 @@ class StorageState(msgspec.Struct, frozen=True, kw_only=True):
     watched: list[WatchedData]
 
 
+class RebalanceWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Moves shares to where they belong now, at most so many bytes of them; `is_dry`: only says which."""
+
+    bytes_max: int
+    is_dry: bool = False
+
+
+class SharesMoved(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares that go from one peer to another, by their names. `why`: `rule`, the old one may not hold them; `owner`,
+    it has other shares of the same data, or its owner does; `room`, it is fuller than the new one."""
+
+    source: str
+    target: str
+    why: str
+    shares: int
+    size_bytes: int
+
+
+class PeerFilled(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of this owner's shares a peer holds: before, and once all that is wanted is moved."""
+
+    name: str
+    before_bytes: int
+    after_bytes: int
+
+
+class Rebalanced(msgspec.Struct, frozen=True, kw_only=True):
+    """What was `moved`, and what is `left` to move; `stuck`: shares that ought to move, and nobody may hold them.
+
+    `problems`: why some could not be moved; they are where they were."""
+
+    moved: list[SharesMoved]
+    left: list[SharesMoved]
+    stuck: int
+    peers: list[PeerFilled]
+    problems: list[str]
+
+
 class LinkWanted(msgspec.Struct, frozen=True, kw_only=True):
     """Lets people or communities, by their names, read a file, or all below a name, for some time.
 

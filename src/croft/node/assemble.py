@@ -84,6 +84,7 @@ from croft.storage.link_verifying import LinkVerifier
 from croft.storage.link_writing import LinkWriter
 from croft.storage.linked_files import LinkReader
 from croft.storage.messages import SHARES_PURPOSE
+from croft.storage.moving import Mover
 from croft.storage.proposals import Members
 from croft.storage.sealing import derive
 from croft.storage.service import Storage
@@ -233,6 +234,7 @@ class Parts:
         await self.leases.load()
         await self.lending.load()
         await self.storage.load()
+        await self.upkeep.mover.load()
         await self.calling.audit.load()
         await self.calling.consent.load()
         await self.calling.book.load()
@@ -435,7 +437,10 @@ def _storage(
         ports.entropy,
         ports.offload,
     )
-    upkeep = Upkeep(owner, storage, network, holders, tending, ports.database, ports.clock, plan.storage_delegates)
+    mover = Mover(tending, holders, ports.database, ports.offload, storage.found)
+    upkeep = Upkeep(
+        *(owner, storage, network, holders, tending, ports.database, ports.clock), mover, plan.storage_delegates
+    )
     links = _links(owner, storage, network, holders, tending, held, members, ports)
     upkeep.refresh_links = links.sharing.refresh
     wards = Wards(own.peer, network, holders, tending, ports.database, ports.offload)
@@ -465,7 +470,7 @@ def _links(
     sharing = Sharing(owner, storage, network, holders, reader, held, book, ports.clock, ports.entropy)
     taking = LinkTaking(owner, storage, book, reader, held, network, ports.clock)
     writer = LinkWriter(owner, storage, records, reader, holders, network, members, ports.clock, ports.entropy)
-    rounds = LinkRounds(network, sharing, taking, writer)
+    rounds = LinkRounds(storage, network, sharing, taking, writer)
     held.on_proposal = lambda of: rounds.now() if of.hex() == owner.twin else None
     return FileLinks(sharing, reader, writer, taking, LinkVerifier(owner.peer, reader, tending), rounds)
 

@@ -57,7 +57,9 @@ class LinkDesk:
             raise Usage("a link is for somebody", remedy="Say it like --to bob, or --write bob.")
         if len(wanted.to) + len(wanted.writers) > NAMED_MAX or not wanted.for_s > 0:
             raise Usage("a link is for some people, and for some time", remedy="Say it like --to bob --for 30d.")
-        if (wanted.writers and wanted.verifies) or (wanted.repairs and not wanted.verifies):
+        if wanted.repairs and not wanted.verifies:
+            raise Usage("who repairs has to verify", remedy="Say it like --to bob --verify --repair.")
+        if wanted.writers and wanted.verifies:
             raise Usage("who verifies neither reads nor writes", remedy="Make one link for each: --verify, --write.")
         readers, writers = self._named(wanted.to), self._named(wanted.writers)
         repairers = [bytes.fromhex(one.peer) for one in self._parts.overlay.members() if self._is_of(one, readers)]

@@ -34,6 +34,7 @@ from croft.storage.formats import Content, Entry, Version, check_name
 from croft.storage.linked_files import OpenedLink
 from croft.storage.merging import conflicting
 from croft.storage.placement import Layout, Rule, bounds_of, parse_layout
+from croft.storage.rebalancing import Move, by_way
 from croft.wire.codec import encode
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ SMALL_AT_ONCE: Final = 64
 GETS_AT_ONCE: Final = 4
 PEERS_MAX: Final = 256
 STATE_S_MAX: Final = 5.0
+MOVES_MAX: Final = 10_000
+"""Shares that are moved at once."""
 INPUTS_MAX: Final = 1_000
 """Stored files that one command may ask for."""
 PIPED_MODE: Final = 0o644
@@ -349,6 +352,31 @@ class StorageDesk:
                 )
                 for twin, one in self._parts.wards.reports.items()
             ],
+        )
+
+    async def rebalance(self, wanted: schema.RebalanceWanted) -> schema.Rebalanced:
+        """Moves shares to where they belong now. Raises Usage, Refused."""
+        if wanted.bytes_max <= 0:
+            raise Usage("nothing can be moved within that limit", remedy="Say it like --limit 10G.")
+        name = self._parts.overlay.name_of
+        done = await self._upkeep.rebalance(MOVES_MAX, wanted.bytes_max, is_dry=wanted.is_dry)
+
+        def shown(moves: Sequence[Move]) -> list[schema.SharesMoved]:
+            return [
+                schema.SharesMoved(source=name(way[0]), target=name(way[1]), why=way[2], shares=count, size_bytes=size)
+                for way, (count, size) in by_way(moves).items()
+            ]
+
+        before, after = done.planned.before, done.planned.after
+        return schema.Rebalanced(
+            moved=shown(done.moved),
+            left=shown(done.left),
+            stuck=done.planned.stuck,
+            peers=[
+                schema.PeerFilled(name=name(peer), before_bytes=before.get(peer, 0), after_bytes=after.get(peer, 0))
+                for peer in sorted(after, key=name)
+            ],
+            problems=list(done.problems),
         )
 
     async def roll_back(self, wanted: schema.RollbackWanted) -> schema.StoredFile:

@@ -166,6 +166,18 @@ class Tending:
         unreadable = sum(one.margin < 0 for one in after)
         return Report(self._clock.now(), len(ward.stripes), short, rebuilt, unreadable, caught)
 
+    async def survey(self, ward: Ward, found: Mapping[bytes, Sequence[PeerId]]) -> dict[PeerId, set[Key]]:
+        """What each peer that is up has, as far as it is believed: all prove some of what they say that they have."""
+        claims = await self._claims(ward, found)
+        liars = await self._audit(ward, claims, [], is_thorough=True)
+        await self._ask_around(ward, _doubtful(self._states(ward, claims), is_thorough=True), claims, liars)
+        return claims
+
+    async def prove(self, ward: Ward, peer: PeerId, stripe: Stripe, index: int) -> None:
+        """Has a peer prove that it has a share. Raises CroftError, PeerMisbehaved, TimeoutError if it does not."""
+        leaf = self._entropy.random().randrange(-(-stripe.share_bytes // merkle.LEAF_BYTES)) * merkle.LEAF_BYTES
+        await self._prove(ward, peer, stripe, index, leaf, min(merkle.LEAF_BYTES, stripe.share_bytes - leaf))
+
     # --- who has what ------------------------------------------------------------------------------------------------
 
     async def _claims(self, ward: Ward, found: Mapping[bytes, Sequence[PeerId]]) -> dict[PeerId, set[Key]]:

@@ -26,6 +26,7 @@ from croft.storage.messages import (
     ListShares,
     Watch,
 )
+from croft.storage.moving import Mover, Rebalanced, relocated
 from croft.storage.permits import LIFETIME_S, Permit, sign_permit
 from croft.storage.placement import BoundedStripe, Rule, allowed, ranked
 from croft.storage.service import UNSEEN_S, Storage
@@ -63,9 +64,11 @@ class Upkeep:
         tending: Tending,
         database: Database,
         clock: Clock,
+        mover: Mover,
         delegates: int = DELEGATES,
     ) -> None:
         self._owner = owner
+        self.mover = mover
         self._delegates = delegates
         self.named_delegates: Callable[[], Sequence[PeerId]] = tuple
         """Whom the owner wants for that before anybody else."""
@@ -206,6 +209,12 @@ class Upkeep:
                 await spread_heads(self._id, self._network, self._holders, places, rule, own=own)
             return report
 
+    async def rebalance(self, moves_max: int, bytes_max: int, *, is_dry: bool) -> Rebalanced:
+        """Moves shares to where the rules, and the room that peers offer, would have them now. Raises CroftError."""
+        async with self._mending:
+            wards, places = await self._wards(), self._storage.places()
+            return await self.mover.rebalance(wards, places, moves_max, bytes_max, is_dry=is_dry)
+
     async def _wards(self) -> list[Ward]:
         """All stripes, by the rule that says where they may be."""
         by_rule: dict[Rule, list[Stripe]] = {Rule(): []}
@@ -269,7 +278,8 @@ class Upkeep:
         async with self._mending, self._storage.putting(rule) as putting:
             async with self._storage.changing:
                 stripes = await self._stripes(elsewhere)
-            pending = await putting.add(BytesSource(encode(list_of(stripes))))
+            moved = [(relocated(stripe, self._storage.found), rule) for stripe, rule in stripes]
+            pending = await putting.add(BytesSource(encode(list_of(moved))))
             await putting.finish()
             kept = pending.content
             row = (LIST_SETTING, encode(kept))
