@@ -123,6 +123,20 @@ def sizes_text(figures: dict[str, dict[str, float]]) -> str:
     return table(["", *engines, "to reach"], rows)
 
 
+def rivals_text(figures: dict[str, dict[str, float]]) -> str:
+    own = figures["Croft"]
+    others = [engine for engine in figures if engine != "Croft"]
+    rows = [
+        [
+            name,
+            *(shown(figures[engine][name]) for engine in figures),
+            *(shown(own[name] / figures[engine][name]) for engine in others),
+        ]
+        for name in own
+    ]
+    return table(["", *figures, *(f"of {engine}" for engine in others)], rows)
+
+
 def makespan() -> list[dict[str, Any]]:
     """What `croft sim jobs` reports."""
     command = [sys.executable, "-m", "croft.cli.main", "sim", "jobs", "--runs", MAKESPAN_RUNS, "--json"]
@@ -213,6 +227,7 @@ def main() -> None:
     communities = run("bench.communities")
     chunks = run("bench.chunks", "--rounds", rounds)
     stored = run("bench.storage")
+    rivals = run("bench.rivals")
     folder = run("bench.folder")
     year = storage_year()
     backups = run("bench.backup")
@@ -326,6 +341,14 @@ share on disk before it is acknowledged. The bulk stream is what goes through be
 run.
 
 {daemon_text(stored)}
+## Beside scp and Tahoe-LAFS
+
+`python -m bench.rivals`: a file of 1 GiB and 5,000 of 20 KiB. Croft and Tahoe-LAFS keep any three of five shares, each
+with five holders on this machine, and Croft's are synced before they count; scp makes one copy, which is not.
+Tahoe-LAFS is given 200 of the small files; "—" where it is not installed. To reach: 3 × Tahoe-LAFS on the large file,
+100 × on the small ones, and twice scp on those.
+
+{rivals_text(rivals)}
 ## A folder of 100,000 files
 
 `python -m bench.folder`: an owner and one holder on this machine. A new file is on the holder's disk, and in the list,

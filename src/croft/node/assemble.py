@@ -470,7 +470,7 @@ def _links(
     sharing = Sharing(owner, storage, network, holders, reader, held, book, ports.clock, ports.entropy)
     taking = LinkTaking(owner, storage, book, reader, held, network, ports.clock)
     writer = LinkWriter(owner, storage, records, reader, holders, network, members, ports.clock, ports.entropy)
-    rounds = LinkRounds(network, sharing, taking, writer)
+    rounds = LinkRounds(storage, network, sharing, taking, writer)
     held.on_proposal = lambda of: rounds.now() if of.hex() == owner.twin else None
     return FileLinks(sharing, reader, writer, taking, LinkVerifier(owner.peer, reader, tending), rounds)
 

@@ -434,6 +434,8 @@ class Overlay:
 
     def _link_up(self, link: Link) -> None:
         self._seen.setdefault(link.peer, Seen()).seen_at = self._clock.now()
+        # It may take the place of another one, on which the other side was told of more: a new link begins anew.
+        self.records.link_down(link.peer)
         self.records.link_up(link.peer, link.greeted.communities)
         for community in sorted(self._core.communities_of(link.peer)):
             # Whoever dialled may not have known that the other side is there too.

@@ -11,6 +11,7 @@ from croft.errors import CroftError
 from croft.model.ids import PeerId
 from croft.storage.link_taking import LinkTaking
 from croft.storage.link_writing import LinkWriter
+from croft.storage.service import Storage
 from croft.storage.sharing import Sharing
 from croft.storage.transfer import Network
 
@@ -24,7 +25,10 @@ SETTLE_S: Final = 1.0
 class LinkRounds:
     """Of one peer."""
 
-    def __init__(self, network: Network, sharing: Sharing, taking: LinkTaking, writer: LinkWriter) -> None:
+    def __init__(
+        self, storage: Storage, network: Network, sharing: Sharing, taking: LinkTaking, writer: LinkWriter
+    ) -> None:
+        self._storage = storage
         self._network = network
         self._sharing = sharing
         self._taking = taking
@@ -53,6 +57,8 @@ class LinkRounds:
 
     async def _round(self, come: set[PeerId]) -> None:
         try:
+            if not await self._storage.knows_list():
+                return  # no links, then; and whoever stores nothing is not to ask everybody now and then
             if come:
                 await self._sharing.retell(come)
                 await self._sharing.refresh()

@@ -361,6 +361,11 @@ class Storage:
 
     # --- other devices of the owner ----------------------------------------------------------------------------------
 
+    async def knows_list(self) -> bool:
+        """Whether this device has heard of a list of the owner's files, without asking anybody. Raises CroftError."""
+        await self._list()
+        return bool(self._vector)
+
     async def sync(self) -> None:
         """Takes in what other devices of the owner changed, as far as peers that are up know it. Raises CroftError."""
         async with self.changing:
