@@ -14,7 +14,7 @@ from croft.storage.links import read_link, write_link
 from croft.storage.service import SYNC_EVERY_S
 from croft.storage.sharing import Named
 from support.linked import line_of, make, read_by_link
-from support.stored import get, put
+from support.stored import get, put, rule
 from support.worlds import Play, add_device
 
 AHEAD_S = 300.0
@@ -138,5 +138,34 @@ def test_links_are_listed_while_no_holder_is_up(play: Play) -> None:
         with pytest.raises(CroftError):
             await owner.parts.links.sharing.revoke(link.made.id.hex())
         assert await owner.parts.links.sharing.links() == [link], "what nobody else keeps is not revoked"
+
+    play(story)
+
+
+def test_a_link_outlives_the_peers_that_kept_it(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("croft.storage.sharing.GONE_S", 120.0)
+
+    async def story(world: World) -> None:
+        await world.unite(8)
+        owner = world["peer1"]
+        await put(owner, "page", b"first", rule(world, on=["peer2", "peer3", "peer4"], keep="copies=3"))
+        reader = world["peer8"]
+        link = await make(owner, "page", reader)
+        keepers = [one.name for one in world.up() if bytes.fromhex(one.peer) in link.peers and one is not reader]
+        assert len(keepers) >= 2
+        await put(owner, "page", b"second", rule(world, keep="copies=5"))
+        await asyncio.sleep(10)
+        for name in keepers:
+            await world.crash(name)
+        await asyncio.sleep(180)
+        await world.restart(keepers[0])
+        await world.until(
+            lambda: "" if owner.parts.overlay.links.get(world[keepers[0]].peer) else "no link", within_s=60
+        )
+        await asyncio.sleep(30)
+        await world.crash("peer1")
+        await world.crash(keepers[0])
+
+        assert await read_by_link(reader, line_of(owner, link)) == {"": b"second"}
 
     play(story)

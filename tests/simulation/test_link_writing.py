@@ -220,3 +220,24 @@ def test_members_of_a_community_write_and_who_was_removed_meanwhile_does_not(pla
             await write_by_link(removed, line, {"fourth": b"too late"})
 
     play(story)
+
+
+def test_what_somebody_wrote_who_is_blocked_meanwhile_is_not_taken_in(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(6)
+        owner, writer, other = world["peer1"], world["peer2"], world["peer3"]
+        await put(owner, "site/page", b"first")
+        line = line_of(owner, await make(owner, "site", write=[writer, other]))
+        await asyncio.sleep(10)
+        world.partition(["peer1", "peer6"], ["peer2", "peer3", "peer4", "peer5"])
+        await asyncio.sleep(40)
+        await write_by_link(writer, line, {"page": b"unwanted"})
+        await write_by_link(other, line, {"other": b"wanted"})
+        await owner.parts.address_book.block(writer.twin)
+        world.heal()
+
+        await until_taken(world, owner, "site/other", "site/page")
+        await asyncio.sleep(120)
+        assert await get(owner, "site/page") == b"first"
+
+    play(story)

@@ -1,7 +1,7 @@
 """Writes files behind links of others: the shares are the writer's own, until the link's owner has taken the files in.
 
-What was written is kept beside the writer's files, so it is looked after as they are. It counts once a peer that knows
-the link has the proposal; the others that know it get it later, if they were away.
+What was written is kept beside the writer's files, so it is looked after as they are. It counts once so many peers that
+know the link have the proposal that it survives the loss of as many as its shares do; others get it when they are back.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from croft.storage.sealing import NONCE_BYTES
 from croft.storage.service import HIDDEN, Storage
 from croft.storage.share_client import Holders
 from croft.storage.transfer import Network
+from croft.storage.upload import margin
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,8 @@ class LinkWriter:
             over = [place.below(prefix) for place in before if place.sequence <= taken]
             content = await self._keep(link, opened.is_folder, waiting | fresh, fresh, over, putting)
             try:
-                await self._propose(link, opened.state, sequence, content, opened.keepers)
+                needed = margin(putting.layout) + 1
+                await self._propose(link, opened.state, sequence, content, opened.keepers, needed)
             except CroftError:
                 await self._take_back(link, opened.is_folder, waiting, fresh)
                 raise
@@ -198,8 +200,15 @@ class LinkWriter:
         return replace(version, number=place.number, device=self._device, at=at, until=0, bounds=None)
 
     async def _propose(
-        self, link: Link, state: LinkState, sequence: int, content: Content, peers: Sequence[PeerId]
+        self,
+        link: Link,
+        state: LinkState,
+        sequence: int,
+        content: Content,
+        peers: Sequence[PeerId],
+        needed: int = 1,
     ) -> None:
+        """Tells peers what waits. Raises CroftError unless so many of them keep it, or all that are up."""
         owner, allowed = self._owner, open_permit(state.permit)
         permit = Permit(
             *(self._id, self._device, [], [state.owner, *allowed.twins], allowed.communities, False),
@@ -222,10 +231,13 @@ class LinkWriter:
                 refusals.append(error)
             return False
 
-        if not any(await in_time([put(peer) for peer in peers], bool)):
+        needed = min(needed, len(peers))
+        if sum(await in_time([put(peer) for peer in peers], bool, needed)) < needed:
             if refusals:
                 raise refusals[0]
-            raise Unreachable("no peer that knows this link answers", remedy="Try again when they do: `croft peers`.")
+            raise Unreachable(
+                "too few peers that know this link answer", remedy="Try again when they do: `croft peers`."
+            )
 
     async def _look_after(self, link: Link) -> None:
         prefix = self._prefix(link)
