@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from croft.errors import CroftError, PeerMisbehaved, Refused, Unreachable
-from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.model.ids import CommunityId, PeerId
 from croft.ports import Clock, Entropy
 from croft.storage.contents import BytesSource, Putting
 from croft.storage.formats import FORMAT, Content, Version, decode_stored
@@ -26,7 +25,7 @@ from croft.storage.linked_files import ASK_S_MAX, LinkReader, OpenedLink, in_tim
 from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState, seal_target
 from croft.storage.messages import Done, PutProposal
 from croft.storage.permits import Permit, open_permit, sign_permit
-from croft.storage.proposals import PURPOSE, Members, Proposal, check_writes, sign_proposal
+from croft.storage.proposals import PURPOSE, Members, Proposal, Writer, check_writes, sign_proposal
 from croft.storage.proposing import check_place, check_proposed, next_number
 from croft.storage.sealing import NONCE_BYTES
 from croft.storage.service import HIDDEN, Storage
@@ -53,15 +52,6 @@ class WrittenPlace(NamedTuple):
     def below(self, prefix: bytes) -> bytes:
         """The name."""
         return prefix + b"%016d/%012d/" % (self.sequence, self.number) + self.name
-
-
-@dataclass(frozen=True, slots=True)
-class _Oneself:
-    """Who writes, as holders see it."""
-
-    peer: PeerId
-    twin: TwinId
-    communities: frozenset[CommunityId]
 
 
 class LinkWriter:
@@ -94,12 +84,9 @@ class LinkWriter:
 
     def check(self, opened: OpenedLink) -> None:
         """Raises Refused unless this peer's owner may write by a link."""
-        named = (CommunityId(community.hex()) for community in opened.state.writing_communities)
+        named = (CommunityId(community.hex()) for community in open_permit(opened.state.permit).communities)
         within = frozenset(one for one in named if self._members.is_member(one, self._owner.twin))
-        permit = open_permit(opened.state.permit)
-        readable = (CommunityId(community.hex()) for community in permit.communities)
-        within |= frozenset(one for one in readable if self._members.is_member(one, self._owner.twin))
-        check_writes(opened.state, _Oneself(self._owner.peer, self._owner.twin, within), self._clock.now())
+        check_writes(opened.state, Writer(self._owner.peer, self._owner.twin, within), self._clock.now())
 
     async def write(self, link: Link, changes: Mapping[bytes, Version], putting: Putting) -> None:
         """Adds a version to each of these files, by their names below the link. All of it counts once this returns.

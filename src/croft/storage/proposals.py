@@ -89,7 +89,7 @@ def names(writers: Sequence[bytes], communities: Sequence[bytes], bearer: Bearer
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Whose device signed a proposal, and in which of the link's communities they are, as far as it is known here."""
+    """Who writes by a link, and in which of its communities they are, as far as it is known here."""
 
     peer: PeerId
     twin: TwinId

@@ -62,7 +62,7 @@ class Named(NamedTuple):
 
 
 class Sharing:
-    """The links of one owner, and reading those of others."""
+    """The links of one owner."""
 
     def __init__(
         self,
