@@ -14,7 +14,7 @@ from croft.storage.links import read_link, write_link
 from croft.storage.service import SYNC_EVERY_S
 from croft.storage.sharing import Named
 from support.linked import line_of, make, read_by_link
-from support.stored import get, put
+from support.stored import get, put, rule
 from support.worlds import Play, add_device
 
 AHEAD_S = 300.0
@@ -138,5 +138,28 @@ def test_links_are_listed_while_no_holder_is_up(play: Play) -> None:
         with pytest.raises(CroftError):
             await owner.parts.links.sharing.revoke(link.made.id.hex())
         assert await owner.parts.links.sharing.links() == [link], "what nobody else keeps is not revoked"
+
+    play(story)
+
+
+def test_a_link_outlives_the_peers_that_kept_it(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("croft.storage.sharing.GONE_S", 120.0)
+
+    async def story(world: World) -> None:
+        await world.unite(7)
+        owner, reader = world["peer1"], world["peer7"]
+        await put(owner, "page", b"first", rule(world, keep="copies=6"))
+        await put(owner, "other", b"other", rule(world, on=["peer2", "peer3"], keep="copies=2"))
+        link = await make(owner, "page", reader)
+        assert set(link.peers) == {bytes.fromhex(world[name].peer) for name in ("peer2", "peer3")}
+        for name in ("peer2", "peer3", "peer4"):
+            await world.crash(name)
+        await asyncio.sleep(180)
+        await world.restart("peer4")  # somebody comes: it is time to look
+        await world.until(world.missing_link, within_s=60)
+        await asyncio.sleep(30)
+        await world.crash("peer1")
+
+        assert await read_by_link(reader, line_of(owner, link)) == {"": b"first"}
 
     play(story)

@@ -220,3 +220,71 @@ def test_members_of_a_community_write_and_who_was_removed_meanwhile_does_not(pla
             await write_by_link(removed, line, {"fourth": b"too late"})
 
     play(story)
+
+
+def test_what_somebody_wrote_who_is_blocked_meanwhile_is_not_taken_in(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(6)
+        owner, writer, other = world["peer1"], world["peer2"], world["peer3"]
+        await put(owner, "site/page", b"first")
+        line = line_of(owner, await make(owner, "site", write=[writer, other]))
+        await asyncio.sleep(10)
+        world.partition(["peer1", "peer6"], ["peer2", "peer3", "peer4", "peer5"])
+        await asyncio.sleep(40)
+        await write_by_link(writer, line, {"page": b"unwanted"})
+        await write_by_link(other, line, {"other": b"wanted"})
+        await owner.parts.address_book.block(writer.twin)
+        world.heal()
+
+        await until_taken(world, owner, "site/other", "site/page")
+        await asyncio.sleep(120)
+        assert await get(owner, "site/page") == b"first"
+
+    play(story)
+
+
+def test_what_was_acknowledged_reaches_the_owner_though_its_writer_and_a_holder_die_at_once(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(7)
+        owner, writer = world["peer1"], world["peer2"]
+        await put(owner, "site/page", b"first")
+        link = await make(owner, "site", write=[writer])
+        line = line_of(owner, link)
+        await world.crash("peer1")
+        await write_by_link(writer, line, {"page": b"second", "film": content(3, 700_000)})
+        await world.crash("peer2")
+        keepers = [one.name for one in world.up() if bytes.fromhex(one.peer) in link.peers]
+        await world.crash(keepers[0])
+        await world.restart("peer1")
+
+        await until_taken(world, owner, "site/film", "site/page")
+        assert await get(owner, "site/page") == b"second" and await get(owner, "site/film") == content(3, 700_000)
+
+    play(story)
+
+
+def test_an_owner_who_dies_again_and_again_while_taking_in_has_everything_once_in_the_end(play: Play) -> None:
+    async def story(world: World) -> None:
+        await world.unite(6)
+        owner, writer = world["peer1"], world["peer2"]
+        await put(owner, "site/page", b"first")
+        line = line_of(owner, await make(owner, "site", write=[writer]))
+        await world.crash("peer1")
+        files: dict[str, bytes | None] = {f"film{number}": content(number, 700_000) for number in range(4)}
+        await write_by_link(writer, line, {"page": b"second", **files})
+        chance = Random(world.seed)
+        for _ in range(5):
+            await world.restart("peer1")
+            await asyncio.sleep(chance.uniform(3.0, 9.0))
+            await world.crash("peer1")
+        await world.restart("peer1")
+
+        await until_taken(world, owner, "site/page", *(f"site/{name}" for name in files))
+        await asyncio.sleep(90)
+        for name, data in files.items():
+            assert await get(owner, f"site/{name}") == data
+            assert len((await owner.parts.storage.entry(f"site/{name}".encode())).versions) == 1
+        assert [one.number for one in (await owner.parts.storage.entry(b"site/page")).versions] == [1, 2]
+        assert await waiting(writer) == []
+
+    play(story)

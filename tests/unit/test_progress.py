@@ -7,7 +7,7 @@ import operator
 
 from rich.console import Console
 
-from croft.client.grid import _Zipped
+from croft.client.map_feed import Zipped
 from croft.client.progress import shown
 
 
@@ -40,5 +40,5 @@ def test_off_a_terminal_nothing_is_shown() -> None:
 
 
 def test_the_number_of_calls_is_known_when_every_input_tells_its_length() -> None:
-    assert operator.length_hint(_Zipped([range(5), [1, 2, 3]]), -1) == 3
-    assert operator.length_hint(_Zipped([range(5), (one for one in "ab")]), -1) == -1
+    assert operator.length_hint(Zipped([range(5), [1, 2, 3]]), -1) == 3
+    assert operator.length_hint(Zipped([range(5), (one for one in "ab")]), -1) == -1

@@ -16,6 +16,7 @@ import msgspec
 
 from croft.cli.output import say, show_error, style
 from croft.client.detached_command import SIGNAL_EXIT_BASE
+from croft.compute.worker_messages import NOT_FOUND_CODE
 from croft.control.home import Home
 from croft.control.quantities import duration_s, size_bytes
 from croft.control.work_messages import CommandEnded, OpenCommandJob
@@ -172,9 +173,10 @@ async def _run(opening: OpenCommandJob, verbose: bool) -> CommandEnded:
 def exit_code(ended: CommandEnded) -> int:
     """What to exit with: the command's own code; and says what else there is to say."""
     if ended.reason:
-        show_error(
-            f"on {ended.peer_name}: {ended.reason}", "See the limits and the command itself: `croft run --help`."
-        )
+        remedy = "See the limits and the command itself: `croft run --help`."
+        if ended.exit_code == NOT_FOUND_CODE:
+            remedy = "Name a peer that has it: `--on PEER`; or send it along: `-i PROGRAM -- ./PROGRAM`."
+        show_error(f"on {ended.peer_name}: {ended.reason}", remedy)
     for problem in ended.missing:
         show_error(f"an output is missing: {problem}", "The command must write it, by this name, into its own folder.")
     if ended.signal:

@@ -205,6 +205,11 @@ class Lineages:
         if lineage is not None:
             self.make_again(lineage)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no task needs the value of another, and no value is elsewhere."""
+        return not self._all and not self._needed and not self._bringing
+
     def is_awaited(self, number: int) -> bool:
         """Whether anybody but a future that is open waits for a task's value."""
         lineage = self._needed.get(number)

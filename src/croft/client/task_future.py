@@ -80,7 +80,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.lineage: Lineage | None = None
         self.brought: concurrent.futures.Future[Any] | None = None
         """Of a value that stays elsewhere: what it will be once it is brought."""
-        self._on_known: list[Callable[[object], None]] = []
+        self._on_known: list[Callable[[object], None]] | None = None
 
     def cancel(self) -> bool:
         """Whether the task is cancelled; False once it is done."""
@@ -95,8 +95,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """The value, brought here if it is elsewhere. Raises as the task did, TimeoutError, CancelledError."""
-        started = time.monotonic()
-        self._session.want(self)
+        started = 0.0 if timeout is None else time.monotonic()
+        if not self.is_wanted:
+            self._session.want(self)
         value = super().result(timeout)
         if self.brought is None:
             return value
@@ -115,13 +116,13 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def when_known(self, fn: Callable[[object], None]) -> None:
         """Calls `fn`, once or twice, when it is known where the value is, or that there is none."""
-        self._on_known.append(fn)
+        self._on_known = [*(self._on_known or ()), fn]
         super().add_done_callback(fn)
         if self.lineage is not None and self.lineage.kept is not None:
             fn(self)
 
     def tell_known(self) -> None:
         """Where the value is, is known now."""
-        told, self._on_known = self._on_known, []
-        for fn in told:
+        told, self._on_known = self._on_known, None
+        for fn in told or ():
             fn(self)

@@ -41,6 +41,8 @@ from croft.wire.message_stream import ByteStream, MessageStream
 
 BATCH_BYTES_MAX = 1 << 20
 BATCH_TASKS_MAX = 2_000
+WANT_AFTER_S = 0.002
+"""After how long the daemon is told that a task's value is waited for, if it is not here by then."""
 _ELSEWHERE = frozenset({Status.KEPT, Status.LOST, Status.UNREADABLE})
 """Outcomes that are no future's."""
 
@@ -87,6 +89,7 @@ class TaskSession:
         self._definitions: list[DefineFunction] = []
         self._is_flush_due = False
         self._wants: list[TaskFuture] = []
+        self._are_wants_due = False
         self._cancelled: list[int] = []
         self.lineages = Lineages(self)
         self._lock = threading.Lock()
@@ -248,9 +251,19 @@ class TaskSession:
                     future.is_wanted = True
                     if future.may_stay and (future.brought is not None or not future.done()):
                         self._wants.append(future)
-            if not self._wants:
+            if not self._wants or self._are_wants_due:
                 return
-        self._flush_soon()
+            self._are_wants_due = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._send_wants)
+
+    def _send_wants(self) -> None:
+        with self._lock:
+            wants, self._wants = self._wants, []
+            self._are_wants_due = False
+        wanted = [future.number for future in wants if not self._bring_value(future) and not future.done()]
+        if wanted:
+            self.post(WantValues(wanted))
 
     def _flush_soon(self) -> None:
         with self._lock:
@@ -378,11 +391,13 @@ class TaskSession:
         with self._lock:
             batches, self._pending = self._pending, []
             definitions, self._definitions = self._definitions, []
-            wants, self._wants = self._wants, []
             self._is_flush_due = False
+            begins = not self._are_wants_due and any(isinstance(one, _Batch) and one.stays for one in batches)
+            self._are_wants_due |= begins
+        if begins and self._loop is not None:
+            # Most results are small and here in a moment: then nobody need be told that they are waited for.
+            self._loop.call_later(WANT_AFTER_S, self._send_wants)
         if self._failure is not None or self._messages is None:
-            for future in wants:
-                self._bring_value(future)
             return
         try:
             for definition in definitions:
@@ -393,8 +408,6 @@ class TaskSession:
                 else:
                     tasks = SubmitTasks(batch.function, batch.first, batch.arguments, batch.buffers, batch.stays)
                     self._messages.post(tasks)
-            if wanted := [future.number for future in wants if not self._bring_value(future)]:
-                self._messages.post(WantValues(wanted))
         except ConnectionLost:
             self._fail(_daemon_ended())
 
@@ -456,19 +469,27 @@ class TaskSession:
                 payload += last
             self._results += 1
             self._results_bytes += len(payload)
-            self._deliver(name, number, status, payload)
-            if not self.lineages.is_kept(number):
+            is_plain = self.lineages.is_empty
+            future = self._futures.pop(number, None)
+            if future is not None and not future.set_running_or_notify_cancel():
+                future = None
+            if future is not None or (not is_plain and self.lineages.is_awaited(number)):
+                self._deliver(name, number, status, payload, future, is_plain)
+            if is_plain or not self.lineages.is_kept(number):
                 done += 1
                 over.append(number)
         self.done_by[name] = self.done_by.get(name, 0) + done
         self._close_tasks(over)
 
-    def _deliver(self, name: str, number: int, status: int, payload: bytes | bytearray) -> None:
-        future = self._futures.pop(number, None)
-        if future is not None and not future.set_running_or_notify_cancel():
-            future = None
-        if future is None and not self.lineages.is_awaited(number):
-            return
+    def _deliver(
+        self,
+        name: str,
+        number: int,
+        status: int,
+        payload: bytes | bytearray,
+        future: TaskFuture | None,
+        is_plain: bool,
+    ) -> None:
         try:
             value = outcome_value(status, payload, name)
         except BaseException as error:
@@ -481,7 +502,8 @@ class TaskSession:
             future.log = value.log
             show(value.log, name, number)
             value = value.value
-        self.lineages.brought(number, value)
+        if not is_plain:
+            self.lineages.brought(number, value)
         if future is not None:
             future.set_result(value)
 

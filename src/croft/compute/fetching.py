@@ -15,6 +15,7 @@ from croft.errors import PeerMisbehaved
 
 FETCHES_MAX: Final = 10_000
 """Buffers that one session has fetched and may yet need."""
+FETCHES_AT_ONCE: Final = 8
 TOKEN_BYTES_MAX: Final = 64
 DIGEST_BYTES: Final = 32
 PEER_LENGTH_MAX: Final = 128
@@ -32,6 +33,7 @@ class Fetches:
         self._box = box
         self._fetches: dict[bytes, asyncio.Task[bool]] = {}
         self._waiting: dict[int, asyncio.Task[None]] = {}
+        self._turn = asyncio.Semaphore(FETCHES_AT_ONCE)
         self._lost: set[bytes] = set()
         """What could not be had. Chunks that need it may be on their way, since who sent them knows it not yet."""
 
@@ -44,8 +46,7 @@ class Fetches:
         if wanted.digest in self._fetches or len(self._fetches) >= FETCHES_MAX:
             raise PeerMisbehaved("too many buffers to fetch, or one twice", step="tasks")
         self._lost.discard(wanted.digest)
-        fetching = self._keeping.fetch(self._number, self._box, wanted)
-        self._fetches[wanted.digest] = asyncio.create_task(fetching, name="tasks.fetch")
+        self._fetches[wanted.digest] = asyncio.create_task(self._fetch(wanted), name="tasks.fetch")
 
     def drop(self, digest: bytes) -> None:
         """A buffer is not needed any more, or could not be had."""
@@ -85,6 +86,10 @@ class Fetches:
         """Stops what is under way."""
         for task in (*self._waiting.values(), *self._fetches.values()):
             await stopped(task)
+
+    async def _fetch(self, wanted: FetchBuffer | FetchStored) -> bool:
+        async with self._turn:
+            return await self._keeping.fetch(self._number, self._box, wanted)
 
     async def _wait(self, chunk: RunChunk, fetches: Mapping[bytes, asyncio.Task[bool]], ready: Ready) -> None:
         await asyncio.wait(fetches.values())

@@ -14,6 +14,7 @@ from croft.storage.formats import Entry, Version
 from croft.storage.linked_files import OpenedLink
 from croft.storage.links import LINK_PREFIX, VERIFY_PREFIX, Link, OwnLink, read_link
 from croft.storage.placement import Rule, rule_of
+from croft.storage.proposing import check_place
 from croft.storage.sharing import Named
 
 if TYPE_CHECKING:
@@ -141,9 +142,11 @@ class LinkDesk:
         return [Entry(link.name + b"/" + name if name else link.name, entry.versions) for name, entry in found.items()]
 
     async def rule(self, link: Link, names: Sequence[bytes]) -> Rule:
-        """Where what is written by a link may be, as its owner wants it. Raises Refused for whoever only reads."""
+        """Where what is written by a link may be, as its owner wants it. Raises Refused for who only reads, Usage."""
         opened = await self.open(link)
         self._parts.links.writer.check(opened)
+        for name in names:
+            check_place(name, is_folder=opened.is_folder)
         entries = [opened.entries[name] for name in names if name in opened.entries] or list(opened.entries.values())
         return rule_of(entries[0].versions[-1].bounds) if entries else Rule()
 

@@ -90,8 +90,9 @@ class StorageDesk:
         if is_linked:
             if opening.for_s:
                 raise Usage("a file behind a link goes when its owner says so", remedy="Put it without --for.")
+            owners_rule = await self._links.rule(*self._links.one(names))  # refuses before anything is sent
             if not (rule.on or rule.never):
-                rule = replace(await self._links.rule(*self._links.one(names)), layout=rule.layout)
+                rule = replace(owners_rule, layout=rule.layout)
         done, total = 0, sum(file.size for file in files) if files else -1
         made: dict[bytes, tuple[Pending, Attributes]] = {}
 

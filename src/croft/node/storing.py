@@ -41,9 +41,10 @@ class KnownMembers:
         is_ours = any(one.community == community for one in self._overlay.communities())
         return is_ours and is_within and community in known.serves(twin, frozenset([community]))
 
-    def is_revoked(self, device: bytes, twin: TwinId) -> bool:
-        """Whether a device is its twin's no more."""
-        return self._overlay.door.is_revoked(PeerId(device.hex()), twin)
+    def is_shut_out(self, device: bytes, twin: TwinId) -> bool:
+        """Whether a device is its twin's no more, or the owner of this peer has blocked the twin."""
+        overlay = self._overlay
+        return overlay.door.is_revoked(PeerId(device.hex()), twin) or overlay.contacts.is_blocked(twin)
 
 
 class StorageNetwork:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 AGAIN_S_MIN: Final = 60.0
 AGAIN_S_MAX: Final = 3_600.0
+ATTEMPTS_MAX: Final = 1_000
+"""Of which it is remembered that they failed."""
 TAKEN_KEPT: Final = 256
 """Devices of writers of which a link says what it has; the one that wrote longest ago is forgotten first."""
 
@@ -108,6 +110,8 @@ class LinkTaking:
             # What does not fit will not do so later, but what cannot be had now may.
             is_final = isinstance(problem, PeerMisbehaved | Failed | Usage)
             put_off_s = AGAIN_S_MAX if is_final else min(AGAIN_S_MAX, max(AGAIN_S_MIN, 2 * put_off_s))
+            if len(self._again) >= ATTEMPTS_MAX:
+                del self._again[next(iter(self._again))]
             self._again[attempt] = (now + put_off_s, put_off_s)
             log.warning("what %s wrote by a link is not taken in: %s", writer, problem)
             return 0

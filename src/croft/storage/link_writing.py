@@ -1,7 +1,7 @@
 """Writes files behind links of others: the shares are the writer's own, until the link's owner has taken the files in.
 
-What was written is kept beside the writer's files, so it is looked after as they are. It counts once a peer that knows
-the link has the proposal; the others that know it get it later, if they were away.
+What was written is kept beside the writer's files, so it is looked after as they are. It counts once so many peers that
+know the link have the proposal that it survives the loss of as many as its shares do; others get it when they are back.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from croft.errors import CroftError, PeerMisbehaved, Refused, Unreachable
-from croft.model.ids import CommunityId, PeerId, TwinId
+from croft.model.ids import CommunityId, PeerId
 from croft.ports import Clock, Entropy
 from croft.storage.contents import BytesSource, Putting
 from croft.storage.formats import FORMAT, Content, Version, decode_stored
@@ -26,12 +25,13 @@ from croft.storage.linked_files import ASK_S_MAX, LinkReader, OpenedLink, in_tim
 from croft.storage.links import Link, LinkedFile, LinkedFiles, LinkState, seal_target
 from croft.storage.messages import Done, PutProposal
 from croft.storage.permits import Permit, open_permit, sign_permit
-from croft.storage.proposals import PURPOSE, Members, Proposal, check_writes, sign_proposal
+from croft.storage.proposals import PURPOSE, Members, Proposal, Writer, check_writes, sign_proposal
 from croft.storage.proposing import check_place, check_proposed, next_number
 from croft.storage.sealing import NONCE_BYTES
 from croft.storage.service import HIDDEN, Storage
 from croft.storage.share_client import Holders
 from croft.storage.transfer import Network
+from croft.storage.upload import margin
 from croft.wire.codec import encode
 
 log = logging.getLogger(__name__)
@@ -52,15 +52,6 @@ class WrittenPlace(NamedTuple):
     def below(self, prefix: bytes) -> bytes:
         """The name."""
         return prefix + b"%016d/%012d/" % (self.sequence, self.number) + self.name
-
-
-@dataclass(frozen=True, slots=True)
-class _Oneself:
-    """Who writes, as holders see it."""
-
-    peer: PeerId
-    twin: TwinId
-    communities: frozenset[CommunityId]
 
 
 class LinkWriter:
@@ -93,12 +84,9 @@ class LinkWriter:
 
     def check(self, opened: OpenedLink) -> None:
         """Raises Refused unless this peer's owner may write by a link."""
-        named = (CommunityId(community.hex()) for community in opened.state.writing_communities)
+        named = (CommunityId(community.hex()) for community in open_permit(opened.state.permit).communities)
         within = frozenset(one for one in named if self._members.is_member(one, self._owner.twin))
-        permit = open_permit(opened.state.permit)
-        readable = (CommunityId(community.hex()) for community in permit.communities)
-        within |= frozenset(one for one in readable if self._members.is_member(one, self._owner.twin))
-        check_writes(opened.state, _Oneself(self._owner.peer, self._owner.twin, within), self._clock.now())
+        check_writes(opened.state, Writer(self._owner.peer, self._owner.twin, within), self._clock.now())
 
     async def write(self, link: Link, changes: Mapping[bytes, Version], putting: Putting) -> None:
         """Adds a version to each of these files, by their names below the link. All of it counts once this returns.
@@ -123,7 +111,8 @@ class LinkWriter:
             over = [place.below(prefix) for place in before if place.sequence <= taken]
             content = await self._keep(link, opened.is_folder, waiting | fresh, fresh, over, putting)
             try:
-                await self._propose(link, opened.state, sequence, content, opened.keepers)
+                needed = margin(putting.layout) + 1
+                await self._propose(link, opened.state, sequence, content, opened.keepers, needed)
             except CroftError:
                 await self._take_back(link, opened.is_folder, waiting, fresh)
                 raise
@@ -198,8 +187,15 @@ class LinkWriter:
         return replace(version, number=place.number, device=self._device, at=at, until=0, bounds=None)
 
     async def _propose(
-        self, link: Link, state: LinkState, sequence: int, content: Content, peers: Sequence[PeerId]
+        self,
+        link: Link,
+        state: LinkState,
+        sequence: int,
+        content: Content,
+        peers: Sequence[PeerId],
+        needed: int = 1,
     ) -> None:
+        """Tells peers what waits. Raises CroftError unless so many of them keep it, or all that are up."""
         owner, allowed = self._owner, open_permit(state.permit)
         permit = Permit(
             *(self._id, self._device, [], [state.owner, *allowed.twins], allowed.communities, False),
@@ -222,10 +218,13 @@ class LinkWriter:
                 refusals.append(error)
             return False
 
-        if not any(await in_time([put(peer) for peer in peers], bool)):
+        needed = min(needed, len(peers))
+        if sum(await in_time([put(peer) for peer in peers], bool, needed)) < needed:
             if refusals:
                 raise refusals[0]
-            raise Unreachable("no peer that knows this link answers", remedy="Try again when they do: `croft peers`.")
+            raise Unreachable(
+                "too few peers that know this link answer", remedy="Try again when they do: `croft peers`."
+            )
 
     async def _look_after(self, link: Link) -> None:
         prefix = self._prefix(link)

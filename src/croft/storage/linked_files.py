@@ -160,8 +160,8 @@ class LinkReader:
         return self._network.name(PeerId(proposal.device.hex()))
 
 
-async def in_time(asking: Sequence[Coroutine[Any, Any, T]], is_enough: Callable[[T], bool]) -> list[T]:
-    """What peers answer, without those that take long once one of them has said enough."""
+async def in_time(asking: Sequence[Coroutine[Any, Any, T]], is_good: Callable[[T], bool], enough: int = 1) -> list[T]:
+    """What peers answer, without those that take long once so many of them gave a good answer."""
     tasks = [asyncio.create_task(one, name="link.ask") for one in asking]
     waiting, found, patience_s = set(tasks), list[T](), None
     try:
@@ -170,7 +170,7 @@ async def in_time(asking: Sequence[Coroutine[Any, Any, T]], is_enough: Callable[
             if not done:
                 break
             found += [task.result() for task in done]
-            if any(map(is_enough, found)):
+            if sum(map(is_good, found)) >= enough:
                 patience_s = LATE_S
     finally:
         for task in waiting:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 4
 MOVING_BYTES: Final = 32 << 20
-MOVE_S_MAX: Final = 60.0
+MOVE_S_MAX: Final = 150.0
 MOVED_MAX: Final = 1_000_000
 
 

@@ -50,8 +50,8 @@ class Members(Protocol):
         """Whether somebody is a member of a community now, and no guest; False if it is not known here."""
         ...
 
-    def is_revoked(self, device: bytes, twin: TwinId) -> bool:
-        """Whether a device is its twin's no more."""
+    def is_shut_out(self, device: bytes, twin: TwinId) -> bool:
+        """Whether a device is its twin's no more, or the owner of this peer has blocked the twin."""
         ...
 
 
@@ -89,7 +89,7 @@ def names(writers: Sequence[bytes], communities: Sequence[bytes], bearer: Bearer
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Whose device signed a proposal, and in which of the link's communities they are, as far as it is known here."""
+    """Who writes by a link, and in which of its communities they are, as far as it is known here."""
 
     peer: PeerId
     twin: TwinId
@@ -97,10 +97,10 @@ class Writer:
 
 
 def writer_of(proposal: Proposal, communities: Sequence[bytes], members: Members) -> Writer:
-    """Who wrote it. Raises Refused if the device is not the writer's any more."""
+    """Who wrote it. Raises Refused if nothing of theirs is wanted here, or the device is not theirs any more."""
     twin = TwinId(proposal.owner.hex())
-    if members.is_revoked(proposal.device, twin):
-        raise Refused("what was written comes from a device that its owner revoked")
+    if members.is_shut_out(proposal.device, twin):
+        raise Refused("what was written comes from a device that was revoked, or from somebody who is blocked here")
     named = (CommunityId(community.hex()) for community in communities)
     within = frozenset(community for community in named if members.is_member(community, twin))
     return Writer(PeerId(proposal.device.hex()), twin, within)

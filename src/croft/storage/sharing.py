@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 ASK_S_MAX: Final = 5.0
 
+KEEPERS_MIN: Final = 2
+GONE_S: Final = 86_400.0
+"""Who has been away for so long is not counted on to keep a link's state."""
+
 Taken = list[tuple[bytes, int]]
 
 
@@ -58,7 +62,7 @@ class Named(NamedTuple):
 
 
 class Sharing:
-    """The links of one owner, and reading those of others."""
+    """The links of one owner."""
 
     def __init__(
         self,
@@ -152,7 +156,7 @@ class Sharing:
         plain = b"" if link.is_revoked else encode(await self._target(made))
         taken = [] if told is None else told.taken
         digest = b"" if link.is_revoked else blake3(plain + encode(taken)).digest()
-        if told is not None and told.digest == digest:
+        if told is not None and told.digest == digest and not self._is_thin(told.peers):
             return link
         async with await self._storage.listing() as putting:
             sealed, listed = b"", None
@@ -179,6 +183,11 @@ class Sharing:
         alive = {bytes.fromhex(peer) for peer in self._network.alive()}
         more = [] if len(alive & set(known)) >= len(chosen) else [bytes.fromhex(peer) for peer in chosen]
         return list(dict.fromkeys([*known, *more]))
+
+    def _is_thin(self, peers: Sequence[bytes]) -> bool:
+        """Whether too few of those who keep a link's state are here, or may come back."""
+        left = [peer for peer in _ids(peers) if self._network.away_s(peer) < GONE_S]
+        return len(left) < min(KEEPERS_MIN, len(self._network.alive()))
 
     def _sign(self, made: MadeLink, sequence: int, sealed: bytes, taken: Taken) -> tuple[LinkState, bytes]:
         owner, device = self._owner, bytes.fromhex(self._owner.peer)

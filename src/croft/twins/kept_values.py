@@ -114,21 +114,30 @@ class KeptValues:
         One that is not `is_lasting` goes with this run of the peer.
         """
         token, size, waiting, index = self._entropy.token(TOKEN_BYTES), 0, bytearray(), 0
+        putting: asyncio.Task[None] | None = None
         try:
             async for part in _each(parts):
                 size += len(part)
                 self._check_room(keeper, size)
                 waiting += part
                 while len(waiting) >= CHUNK_BYTES:
-                    await self._put(token, index, waiting[:CHUNK_BYTES])
+                    if putting is not None:
+                        await putting
+                    # What comes next is taken in while the disk is busy.
+                    data = bytes(memoryview(waiting)[:CHUNK_BYTES])
+                    putting = asyncio.create_task(self._put(token, index, data), name="values.put")
                     del waiting[:CHUNK_BYTES]
                     index += 1
+            if putting is not None:
+                await putting
             await self._put(token, index, waiting)
             row = token, keeper, size, self._clock.now()
             if is_lasting:
                 insert = "INSERT INTO kept_value VALUES (?, ?, ?, ?)"
                 await self._database.run(lambda db: db.execute(insert, row).rowcount)
         except BaseException:
+            if putting is not None:
+                await asyncio.gather(putting, return_exceptions=True)
             await asyncio.shield(self._chunks.delete(OWN_VALUES, _keys(token, size)))
             raise
         self._note(token, keeper, size, row[3])
