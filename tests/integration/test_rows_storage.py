@@ -229,7 +229,7 @@ def test_a_holder_that_has_lost_what_it_says_it_holds_is_found_out_and_made_up_f
     ada.ok("put", str(picture), "--on", "bob,cyd", "--keep", "copies=2")
     ada.ok("put", str(tmp_path / "picture"), "--as", "again", "--never", "tom", "--keep", "copies=2")
     for path in stored_files(bob):
-        if path.stat().st_size > 1 << 20:
+        if path.stat().st_size > 1 << 20 and not path.name.startswith("index."):
             with path.open("r+b") as file:
                 file.write(bytes(path.stat().st_size))
 

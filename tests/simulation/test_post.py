@@ -269,13 +269,7 @@ def test_all_devices_of_a_person_have_what_it_wrote_and_was_written(play: Play) 
         await write(world, "peer2", "peer1", "an answer")
         await until_read(world, "peer1", ["from the desk", "from the phone", "an answer"])
         await world.start("phone")
-        read: set[str] = set()
-        for _ in range(200):
-            read = set(await texts(world["phone"]))
-            if len(read) == 3:
-                break
-                await asyncio.sleep(0.3)
-        assert read == {"from the desk", "from the phone", "an answer"}
+        await until_read(world, "phone", ["from the desk", "from the phone", "an answer"])
 
     play(story)
 
