@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,12 +12,11 @@ import pytest
 
 import croft
 from support import peers
+from support.moved import settled_bytes
 from support.peers import RealPeer, two_lines, until
 
 BLOB_BYTES = 500_000_000
 MOVED_BYTES_MAX = 1_000_000
-COUNTED_EVERY_S = 1.0
-QUIET_BYTES = 50_000
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +24,6 @@ def four() -> Iterator[list[RealPeer]]:
     """Four peers of four people."""
     with peers.homes() as base:
         yield peers.community(base, ["ada", "bob", "cyd", "dan"], settings={"lend.disk": "2G"})
-
-
-def moved_bytes(peer: RealPeer) -> int:
-    """What this peer has sent to others and got from them."""
-    ways = peer.json("net")["ways"]
-    return sum(value for way in ways for name, value in way.items() if name.endswith(("sent_bytes", "received_bytes")))
-
-
-def settled_bytes(peer: RealPeer) -> int:
-    """The same once all that was moved is counted, which is done every other second."""
-    last = moved_bytes(peer)
-
-    def is_settled() -> bool:
-        nonlocal last
-        time.sleep(2 * COUNTED_EVERY_S)
-        before, last = last, moved_bytes(peer)
-        return last - before < QUIET_BYTES
-
-    until(is_settled, "what was moved is counted")
-    return last
 
 
 @pytest.fixture(scope="module")

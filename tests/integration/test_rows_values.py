@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,11 @@ import pytest
 
 import croft
 from support import peers
+from support.moved import settled_bytes
 from support.peers import RealPeer, until
 
 VALUE_BYTES = 8_000_000
 MOVED_BYTES_MAX = 1_000_000
-COUNTED_EVERY_S = 1.0
-QUIET_BYTES = 50_000
 ROUNDS = 4
 COPIES_MAX = 2.2
 
@@ -41,25 +39,6 @@ def trio() -> Iterator[list[RealPeer]]:
             other.api.join(ada.api.invite(is_spoken=False).line)
         peers.await_links([ada, *three])
         yield [ada, *three]
-
-
-def moved_bytes(peer: RealPeer) -> int:
-    ways = peer.json("net")["ways"]
-    return sum(value for way in ways for name, value in way.items() if name.endswith(("sent_bytes", "received_bytes")))
-
-
-def settled_bytes(peer: RealPeer) -> int:
-    """What this peer has sent and received, once it is all counted."""
-    last = moved_bytes(peer)
-
-    def is_settled() -> bool:
-        nonlocal last
-        time.sleep(2 * COUNTED_EVERY_S)
-        before, last = last, moved_bytes(peer)
-        return last - before < QUIET_BYTES
-
-    until(is_settled, "what was moved is counted")
-    return last
 
 
 def disk_bytes(peer: RealPeer) -> int:
