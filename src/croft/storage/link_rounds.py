@@ -48,6 +48,9 @@ class LinkRounds:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._due.wait()
                     await asyncio.sleep(SETTLE_S)
+            if not await self._may_have_links():
+                self._due.clear()
+                continue
             alive = set(self._network.alive())
             come, seen = alive - seen, alive
             if come or self._due.is_set() or loop.time() >= due_at:
@@ -55,10 +58,15 @@ class LinkRounds:
                 due_at = loop.time() + ROUND_EVERY_S
                 await self._round(come)
 
+    async def _may_have_links(self) -> bool:
+        """Whoever knows no list has none, and is not to ask everybody now and then, nor to count who is up."""
+        try:
+            return await self._storage.knows_list()
+        except CroftError:
+            return False  # the key is not here yet
+
     async def _round(self, come: set[PeerId]) -> None:
         try:
-            if not await self._storage.knows_list():
-                return  # no links, then; and whoever stores nothing is not to ask everybody now and then
             if come:
                 await self._sharing.retell(come)
                 await self._sharing.refresh()
